@@ -1,0 +1,35 @@
+"""One throw-away Postgres for each test process, started when the first test needs it."""
+
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def data_dir() -> Iterator[Path]:
+    """The data directory of this test process."""
+    folder = Path(os.environ["TIEBREAK_DATA"])
+    yield folder
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def postgres(data_dir: Path) -> Iterator[None]:
+    from webapp.embedded.postgres import THROWAWAY, Postgres
+
+    server = Postgres(data_dir, options=THROWAWAY)
+    server.prepare()
+    server.start()
+    yield
+    server.stop()
+
+
+@pytest.fixture(scope="session")
+def django_db_modify_db_settings(postgres: None) -> None:
+    """Called by pytest-django before it creates the test database."""

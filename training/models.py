@@ -1,0 +1,270 @@
+"""Models, snapshots, runs, checkpoints, matches and schedules as rows. Postgres holds the truth about every run."""
+
+from datetime import datetime, timedelta
+from typing import ClassVar
+
+from django.db import models
+from django.db.models import F, Q
+from django.urls import reverse
+
+from annotation.models import Comparison, Project, User
+
+
+class BaseModel(models.Model):
+    """A model that runs may start from: a folder on the workers' disk or a hub id. Runs name it, never its path."""
+
+    name = models.CharField(max_length=100, unique=True)
+    modality = models.CharField(max_length=8, choices=Project.Modality)
+    location = models.CharField(max_length=500, help_text="a folder that workers can read, or a hub id")
+    revision = models.CharField(max_length=100, blank=True, help_text="of a hub id")
+    created_by = models.ForeignKey(User, on_delete=models.PROTECT, related_name="+")
+    created_at = models.DateTimeField(auto_now_add=True)
+
+    def __str__(self) -> str:
+        return self.name
+
+
+class Snapshot(models.Model):
+    """The rows of a run, frozen once for all attempts: judgements before `cutoff`, later ones never change it.
+
+    `storage_key` is a zip of `train.jsonl`, `eval.jsonl` and `media/`, named by the SHA-256 of its content.
+    """
+
+    project = models.ForeignKey(Project, null=True, on_delete=models.PROTECT, related_name="snapshots")
+    cutoff = models.DateTimeField()
+    filters = models.JSONField(default=dict)
+    eval_fraction = models.FloatField(default=0.0)
+    seed = models.BigIntegerField(default=0)
+    shuffle_labels = models.BooleanField(default=False, help_text="a control: the same data with random labels")
+    sha256 = models.CharField(max_length=64, blank=True)
+    storage_key = models.CharField(max_length=200, blank=True)
+    counts = models.JSONField(default=dict, help_text="groups, judgements, annotators, train_groups, eval_groups")
+    frozen_at = models.DateTimeField(null=True, blank=True)
+    created_at = models.DateTimeField(auto_now_add=True)
+
+    class Meta:
+        constraints = [
+            models.CheckConstraint(condition=Q(eval_fraction__gte=0, eval_fraction__lt=1), name="snapshot_eval_fraction")
+        ]
+
+    def __str__(self) -> str:
+        return f"snapshot {self.pk}"
+
+
+class RunQuerySet(models.QuerySet["Run"]):
+    def visible_to(self, user: User) -> "RunQuerySet":
+        return self.filter(project__members__user=user)
+
+    def managed_by(self, user: User) -> "RunQuerySet":
+        return self.filter(project__members__user=user, project__members__role="manager")
+
+    def queued(self, *, device_kind: str) -> "RunQuerySet":
+        return self.filter(status=Run.Status.QUEUED, device_kind=device_kind)
+
+    def stale(self, *, now: datetime, after: timedelta) -> "RunQuerySet":
+        return self.filter(status=Run.Status.RUNNING, heartbeat_at__lt=now - after)
+
+
+class Run(models.Model):
+    """One training (or generation, or scoring) job with the run-directory contract, and all that is known of it.
+
+    draft → preparing → queued → running → done | failed | cancelled; a lost attempt goes back to queued.
+    Every write of a worker filters on `attempt`, so that a worker that was given up cannot write.
+    """
+
+    class Status(models.TextChoices):
+        DRAFT = "draft"  # its data is frozen and looked at; it waits for a person to start it
+        PREPARING = "preparing"
+        QUEUED = "queued"
+        RUNNING = "running"
+        DONE = "done"
+        FAILED = "failed"
+        CANCELLED = "cancelled"
+
+    ENDED = (Status.DONE, Status.FAILED, Status.CANCELLED)
+
+    project = models.ForeignKey(Project, on_delete=models.PROTECT, related_name="runs")
+    method = models.CharField(max_length=32)
+    base = models.ForeignKey(BaseModel, null=True, blank=True, on_delete=models.PROTECT, related_name="runs")
+    base_checkpoint = models.ForeignKey(
+        "Checkpoint", null=True, blank=True, on_delete=models.PROTECT, related_name="runs_from_here"
+    )
+    reward = models.JSONField(default=list)
+    config = models.JSONField(default=dict)
+    seed = models.BigIntegerField(default=0)
+    snapshot = models.ForeignKey(Snapshot, on_delete=models.PROTECT, related_name="runs")
+    start_when_ready = models.BooleanField(default=True)
+    status = models.CharField(max_length=10, choices=Status, default=Status.PREPARING)
+    device_kind = models.CharField(max_length=8, default="cpu")
+    code_version = models.CharField(max_length=64, blank=True)
+    # Who works on it
+    attempt = models.PositiveSmallIntegerField(default=0)
+    worker = models.CharField(max_length=100, blank=True)
+    queued_at = models.DateTimeField(null=True, blank=True)
+    started_at = models.DateTimeField(null=True, blank=True)
+    heartbeat_at = models.DateTimeField(null=True, blank=True)
+    progress_at = models.DateTimeField(null=True, blank=True)
+    finished_at = models.DateTimeField(null=True, blank=True)
+    cancel_requested_at = models.DateTimeField(null=True, blank=True)
+    # What it did
+    step = models.PositiveIntegerField(default=0)
+    total_steps = models.PositiveIntegerField(null=True, blank=True)
+    error = models.TextField(blank=True)
+    log_tail = models.TextField(blank=True)
+    preview = models.JSONField(null=True, blank=True, help_text="the data as the trainer will see it")
+    samples = models.JSONField(default=list, help_text="rows of samples.jsonl; images as media names")
+    schedule = models.ForeignKey("Schedule", null=True, blank=True, on_delete=models.SET_NULL, related_name="runs")
+    created_by = models.ForeignKey(User, on_delete=models.PROTECT, related_name="+")
+    created_at = models.DateTimeField(auto_now_add=True)
+
+    objects: ClassVar[RunQuerySet] = RunQuerySet.as_manager()  # type: ignore[assignment]
+
+    class Meta:
+        constraints = [
+            models.CheckConstraint(
+                condition=~(Q(base__isnull=False) & Q(base_checkpoint__isnull=False)), name="run_has_one_base"
+            ),
+        ]
+        indexes = [
+            models.Index(fields=["device_kind", "queued_at", "id"], condition=Q(status="queued"), name="run_queue"),
+            models.Index(fields=["heartbeat_at"], condition=Q(status="running"), name="run_heartbeat"),
+            models.Index(fields=["project", "-created_at"], name="run_of_project"),
+        ]
+
+    def __str__(self) -> str:
+        return f"run {self.pk} ({self.method})"
+
+    def get_absolute_url(self) -> str:
+        return reverse("training:run", args=[self.pk])
+
+    @property
+    def has_ended(self) -> bool:
+        return self.status in self.ENDED
+
+
+class Metric(models.Model):
+    """One row of metrics.jsonl; a resumed run replaces the rows after its checkpoint."""
+
+    run = models.ForeignKey(Run, on_delete=models.CASCADE, related_name="metrics")
+    step = models.PositiveIntegerField()
+    kind = models.CharField(max_length=8, default="train")  # train | eval
+    values = models.JSONField()
+
+    class Meta:
+        ordering = ["run", "step", "kind"]
+        constraints = [models.UniqueConstraint(fields=["run", "step", "kind"], name="metric_once_per_step")]
+
+    def __str__(self) -> str:
+        return f"run {self.run_id}, step {self.step}"
+
+
+class ResumePoint(models.Model):
+    """A `checkpoint-…/` folder of an unfinished run, zipped in the storage."""
+
+    run = models.ForeignKey(Run, on_delete=models.CASCADE, related_name="resume_points")
+    step = models.PositiveIntegerField()
+    storage_key = models.CharField(max_length=200)
+    sha256 = models.CharField(max_length=64)
+    created_at = models.DateTimeField(auto_now_add=True)
+
+    class Meta:
+        ordering = ["run", "step"]
+        constraints = [models.UniqueConstraint(fields=["run", "step"], name="resume_point_once_per_step")]
+
+    def __str__(self) -> str:
+        return f"run {self.run_id} at {self.step}"
+
+
+class CheckpointQuerySet(models.QuerySet["Checkpoint"]):
+    def visible_to(self, user: User) -> "CheckpointQuerySet":
+        return self.filter(run__project__members__user=user)
+
+    def managed_by(self, user: User) -> "CheckpointQuerySet":
+        return self.filter(run__project__members__user=user, run__project__members__role="manager")
+
+
+class Checkpoint(models.Model):
+    """The result of a finished run: a zip of `result/` in the storage, named by its SHA-256."""
+
+    run = models.OneToOneField(Run, on_delete=models.PROTECT, related_name="checkpoint")
+    storage_key = models.CharField(max_length=200)
+    sha256 = models.CharField(max_length=64)
+    size = models.BigIntegerField(help_text="bytes")
+    metadata = models.JSONField(default=dict, help_text="result/metadata.json")
+    created_at = models.DateTimeField(auto_now_add=True)
+
+    objects: ClassVar[CheckpointQuerySet] = CheckpointQuerySet.as_manager()  # type: ignore[assignment]
+
+    def __str__(self) -> str:
+        return f"checkpoint {self.pk}"
+
+
+class Match(models.Model):
+    """A blind comparison of two models on held-out prompts: two generation runs, then comparisons for people."""
+
+    class Status(models.TextChoices):
+        GENERATING = "generating"
+        JUDGING = "judging"
+        FAILED = "failed"
+
+    project = models.ForeignKey(Project, on_delete=models.PROTECT, related_name="matches")
+    left_run = models.ForeignKey(Run, on_delete=models.PROTECT, related_name="+", help_text="generates the left model's")
+    right_run = models.ForeignKey(Run, on_delete=models.PROTECT, related_name="+")
+    prompts = models.PositiveIntegerField(help_text="how many prompts were asked for")
+    status = models.CharField(max_length=10, choices=Status, default=Status.GENERATING)
+    error = models.TextField(blank=True)
+    created_by = models.ForeignKey(User, on_delete=models.PROTECT, related_name="+")
+    created_at = models.DateTimeField(auto_now_add=True)
+
+    class Meta:
+        constraints = [models.CheckConstraint(condition=~Q(left_run=F("right_run")), name="match_of_two")]
+
+    def __str__(self) -> str:
+        return f"match {self.pk}"
+
+    def get_absolute_url(self) -> str:
+        return reverse("training:match", args=[self.pk])
+
+
+class MatchComparison(models.Model):
+    """Which candidate of a comparison the left model wrote. Nothing in `annotation` knows this."""
+
+    match = models.ForeignKey(Match, on_delete=models.CASCADE, related_name="comparisons")
+    comparison = models.OneToOneField(Comparison, on_delete=models.CASCADE, related_name="+")
+    left_index = models.PositiveSmallIntegerField()
+
+    def __str__(self) -> str:
+        return f"comparison {self.comparison_id} of match {self.match_id}"
+
+
+class Schedule(models.Model):
+    """Starts the runs of its plan by itself: after every `every_judgements` new judgements, or on a cron line.
+
+    `plan` is a list of run specifications in order ({"method", "base", "config", …}); each starts when the one
+    before it is done, and a reward model made earlier in the plan is named by {"step": index}.
+    """
+
+    project = models.ForeignKey(Project, on_delete=models.CASCADE, related_name="schedules")
+    name = models.CharField(max_length=100)
+    every_judgements = models.PositiveIntegerField(null=True, blank=True)
+    cron = models.CharField(max_length=100, blank=True)
+    plan = models.JSONField()
+    enabled = models.BooleanField(default=True)
+    judgements_seen = models.PositiveIntegerField(default=0)
+    fired_at = models.DateTimeField(null=True, blank=True)
+    next_step = models.PositiveSmallIntegerField(null=True, blank=True, help_text="null: waiting for the next firing")
+    error = models.TextField(blank=True)
+    created_by = models.ForeignKey(User, on_delete=models.PROTECT, related_name="+")
+    created_at = models.DateTimeField(auto_now_add=True)
+
+    class Meta:
+        constraints = [
+            models.CheckConstraint(
+                condition=Q(every_judgements__isnull=False) ^ ~Q(cron=""), name="schedule_one_trigger"
+            )
+        ]
+
+    def __str__(self) -> str:
+        return self.name
+
+

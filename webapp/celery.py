@@ -1,0 +1,22 @@
+"""The Celery application, its queues and what runs periodically.
+
+Queues: `light` for short tasks (imports, exports, snapshots, statistics), `runs-<device kind>` for wake-ups of
+run workers. A message carries nothing that Postgres does not know; losing or doubling one is harmless.
+"""
+
+import os
+
+from celery import Celery
+
+import webapp.embedded.broker  # noqa: F401  registers the transport of the embedded default
+
+os.environ.setdefault("DJANGO_SETTINGS_MODULE", "webapp.settings")
+app = Celery("tiebreak")
+app.config_from_object("django.conf:settings", namespace="CELERY")
+app.autodiscover_tasks(["annotation", "training"])
+app.conf.beat_schedule = {
+    "reopen-expired-leases": {"task": "annotation.tasks.reopen_expired_leases", "schedule": 30.0},
+    "requeue-lost-runs": {"task": "training.tasks.requeue_lost_runs", "schedule": 15.0},
+    "run-schedules": {"task": "training.tasks.run_schedules", "schedule": 15.0},
+    "advance-matches": {"task": "training.tasks.advance_matches", "schedule": 10.0},
+}
