@@ -1,0 +1,1 @@
+"""Tuning: a run directory in, a checkpoint out. Plain PyTorch; knows no Django and no database."""

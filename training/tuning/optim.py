@@ -1,0 +1,48 @@
+"""Optimizers and learning rates. A learning rate is a function of the step, so resuming needs no state for it."""
+
+import math
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import nn
+
+from training.tuning.config import TrainConfig
+
+OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
+    "adamw": torch.optim.AdamW,
+    "rmsprop": torch.optim.RMSprop,
+    "adafactor": torch.optim.Adafactor,
+    "sgd": torch.optim.SGD,
+}
+
+
+def make_optimizer(parameters: Iterable[nn.Parameter], config: TrainConfig) -> torch.optim.Optimizer:
+    """The optimizer that the config names, over the parameters that require a gradient."""
+    trainable = [parameter for parameter in parameters if parameter.requires_grad]
+    return OPTIMIZERS[config.optimizer](trainable, lr=config.learning_rate, weight_decay=config.weight_decay)
+
+
+def learning_rate(config: TrainConfig, *, step: int, total_steps: int) -> float:
+    """The learning rate of step ``step`` in 1..total_steps: linear warm-up, then the config's schedule."""
+    warmup = round(config.warmup * total_steps) if config.warmup < 1 else int(config.warmup)
+    if step <= warmup:
+        return config.learning_rate * step / (warmup + 1)
+    left = 1 - (step - 1 - warmup) / max(1, total_steps - warmup)
+    shape = {"constant": 1.0, "linear": left, "cosine": (1 - math.cos(math.pi * left)) / 2}
+    return config.learning_rate * shape[config.scheduler]
+
+
+def update(
+    optimizer: torch.optim.Optimizer, config: TrainConfig, *, step: int, total_steps: int
+) -> dict[str, float]:
+    """Clip, step, and clear the gradients. Returns ``grad_norm`` (before clipping) and ``learning_rate``."""
+    rate = learning_rate(config, step=step, total_steps=total_steps)
+    parameters: list[Any] = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    for group in optimizer.param_groups:
+        group["lr"] = rate
+    limit = float("inf") if config.max_grad_norm is None else config.max_grad_norm
+    norm = torch.nn.utils.clip_grad_norm_(parameters, limit)
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+    return {"grad_norm": float(norm), "learning_rate": rate}

@@ -1,0 +1,129 @@
+"""The list of methods. Torch-free: ``train`` and ``inspect`` are dotted paths, loaded when a run starts."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Any, Literal
+
+from training.tuning.config import (
+    Config,
+    DPOConfig,
+    GenerateConfig,
+    RewardModelConfig,
+    ScoreConfig,
+    SFTConfig,
+)
+
+Modality = Literal["text", "image"]
+Feedback = Literal["choice", "ranking", "thumbs", "correction", "demonstration", "prompt", "candidates"]
+
+
+@dataclass(frozen=True)
+class Method:
+    """One entry. ``feedback`` says what a row must bring for the method to use it, one of these at least:
+
+    choice, ranking: judgements between candidates (also ``chosen``/``rejected`` columns); thumbs: a judgement
+    of one candidate (also ``label``); correction: a rewritten answer; demonstration: an answer without
+    judgement; prompt: a prompt is enough; candidates: candidates, judged or not.
+    """
+
+    name: str
+    title: str
+    paper: str | None
+    modality: Modality
+    feedback: tuple[Feedback, ...]
+    config: type[Config]
+    train: str
+    inspect: str
+    purpose: Literal["train", "job"]
+    summary: str
+
+    def load(self, which: Literal["train", "inspect"]) -> Callable[..., Any]:
+        """The function itself. Imports torch."""
+        module, name = getattr(self, which).rsplit(".", 1)
+        return getattr(import_module(module), name)
+
+    def describe(self) -> dict[str, Any]:
+        """What ``python -m training.tuning methods --json`` prints."""
+        return {
+            "name": self.name,
+            "title": self.title,
+            "paper": self.paper,
+            "modality": self.modality,
+            "feedback": list(self.feedback),
+            "purpose": self.purpose,
+            "summary": self.summary,
+            "config": self.config.model_json_schema(),
+        }
+
+
+METHODS = [
+    Method(
+        name="sft",
+        title="Supervised fine-tuning",
+        paper="arXiv:2203.02155",
+        modality="text",
+        feedback=("demonstration", "choice", "ranking", "thumbs", "correction"),
+        config=SFTConfig,
+        train="training.tuning.methods.sft.train",
+        inspect="training.tuning.methods.sft.inspect",
+        purpose="train",
+        summary="Imitates good answers. Use it first, when the model does not yet answer in the right form.",
+    ),
+    Method(
+        name="reward_model",
+        title="Reward model",
+        paper="arXiv:2009.01325",
+        modality="text",
+        feedback=("choice", "ranking"),
+        config=RewardModelConfig,
+        train="training.tuning.methods.reward_model.train",
+        inspect="training.tuning.methods.reward_model.inspect",
+        purpose="train",
+        summary="Learns to score an answer as your annotators would. Use it to rank, filter and monitor.",
+    ),
+    Method(
+        name="dpo",
+        title="Direct preference optimisation",
+        paper="arXiv:2305.18290",
+        modality="text",
+        feedback=("choice", "ranking"),
+        config=DPOConfig,
+        train="training.tuning.methods.dpo.train",
+        inspect="training.tuning.methods.dpo.inspect",
+        purpose="train",
+        summary="Makes preferred answers likelier, straight from comparisons. The first choice for tuning on them.",
+    ),
+    Method(
+        name="generate",
+        title="Write answers",
+        paper=None,
+        modality="text",
+        feedback=("prompt",),
+        config=GenerateConfig,
+        train="training.tuning.methods.generate.train",
+        inspect="training.tuning.methods.generate.inspect",
+        purpose="job",
+        summary="Answers prompts with a model, for the next comparison.",
+    ),
+    Method(
+        name="score",
+        title="Score answers",
+        paper=None,
+        modality="text",
+        feedback=("candidates",),
+        config=ScoreConfig,
+        train="training.tuning.methods.score.train",
+        inspect="training.tuning.methods.score.inspect",
+        purpose="job",
+        summary="Scores candidates with a reward model.",
+    ),
+]
+
+
+def get_method(name: str) -> Method:
+    """The method of this name. KeyError, naming what exists, if there is none."""
+    for method in METHODS:
+        if method.name == name:
+            return method
+    raise KeyError(f'there is no method "{name}"; there are {", ".join(method.name for method in METHODS)}')

@@ -1,0 +1,1 @@
+"""Text: templates and tokens, group batches, log-probabilities, models, generation."""
