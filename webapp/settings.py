@@ -14,6 +14,7 @@ import dj_database_url
 from csp.constants import NONE, SELF
 from django.core.exceptions import ImproperlyConfigured
 
+from webapp.embedded.broker import broker_url
 from webapp.embedded.postgres import database_url
 
 BASE_DIR = Path(__file__).resolve().parent.parent
@@ -208,16 +209,18 @@ REST_FRAMEWORK = {
 SPECTACULAR_SETTINGS = {"TITLE": "Tiebreak", "VERSION": "1", "SERVE_INCLUDE_SCHEMA": False, "SCHEMA_PATH_PREFIX": "/api/v1"}
 
 # Background work
-CELERY_BROKER_URL = os.environ.get("CELERY_BROKER_URL") or f"tiebreak+filesystem://{DATA_DIR / 'broker'}"
+CELERY_BROKER_URL = os.environ.get("CELERY_BROKER_URL") or broker_url(DATA_DIR / "broker")
 CELERY_TASK_IGNORE_RESULT = True
 CELERY_TASK_ACKS_LATE = False
 CELERY_TASK_DEFAULT_QUEUE = "light"
 CELERY_WORKER_HIJACK_ROOT_LOGGER = False
+CELERY_WORKER_ENABLE_REMOTE_CONTROL = False  # nothing depends on inspect or revoke
 CELERY_BROKER_CONNECTION_RETRY_ON_STARTUP = True
 CELERY_TIMEZONE = "UTC"
 
 # Training
 WORK_DIR = Path(os.environ.get("TIEBREAK_WORK_DIR", DATA_DIR / "work"))  # a worker's own disk
+RUN_DEVICE_KIND = os.environ.get("RUN_DEVICE_KIND", "cpu")  # whose queue new runs join: cpu, cuda
 RUN_STALE_AFTER = timedelta(seconds=60)
 RUN_STALL_AFTER = timedelta(minutes=30)
 RUN_MAX_ATTEMPTS = 3
