@@ -1,0 +1,17 @@
+"""Every address of the site. Pages belong to the apps, the API of both lies under /api/v1/."""
+
+from django.urls import include, path
+from drf_spectacular.views import SpectacularAPIView
+
+import annotation.api
+import training.api
+from webapp import health
+
+urlpatterns = [
+    path("healthz", health.healthz, name="healthz"),
+    path("readyz", health.readyz, name="readyz"),
+    path("api/schema/", SpectacularAPIView.as_view(), name="api-schema"),
+    path("api/v1/", include(annotation.api.urlpatterns + training.api.urlpatterns)),
+    path("", include("annotation.urls")),
+    path("", include("training.urls")),
+]
