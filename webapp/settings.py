@@ -55,8 +55,8 @@ def _secret_key() -> str:
 def _storage(url: str | None) -> dict[str, object]:
     """`None`: files in the data directory. `s3://KEY:SECRET@bucket/prefix?endpoint=https://…&region=…`."""
     if not url:
-        options = {"location": str(DATA_DIR / "storage")}
-        return {"BACKEND": "django.core.files.storage.FileSystemStorage", "OPTIONS": options}
+        folder = str(DATA_DIR / "storage")
+        return {"BACKEND": "django.core.files.storage.FileSystemStorage", "OPTIONS": {"location": folder}}
     parts = urlsplit(url)
     if parts.scheme == "file":
         return {"BACKEND": "django.core.files.storage.FileSystemStorage", "OPTIONS": {"location": parts.path}}
@@ -65,7 +65,7 @@ def _storage(url: str | None) -> dict[str, object]:
     query = {name: values[0] for name, values in parse_qs(parts.query).items()}
     if unknown := query.keys() - {"endpoint", "region"}:
         raise ImproperlyConfigured(f"STORAGE_URL has an unknown parameter {sorted(unknown)[0]!r}.")
-    options = {"bucket_name": parts.hostname, "location": parts.path.strip("/"), "file_overwrite": True}
+    options: dict[str, object] = {"bucket_name": parts.hostname, "location": parts.path.strip("/"), "file_overwrite": True}
     options |= {"access_key": unquote(parts.username)} if parts.username else {}
     options |= {"secret_key": unquote(parts.password)} if parts.password else {}
     options |= {"endpoint_url": query["endpoint"]} if "endpoint" in query else {}
