@@ -1,0 +1,1 @@
+"""Images: pipeline families, denoising errors, data, generation, rewards."""

@@ -1,0 +1,66 @@
+"""What ``base`` of an image run names: a pipeline, or an adapter and the pipeline under it."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from training.tuning.errors import BadInput
+
+LORA_FILE = "pytorch_lora_weights.safetensors"
+GENERATION_FILE = "generation_config.json"
+GENERATION_KEYS = {"num_inference_steps", "guidance_scale", "height", "width"}
+
+
+@dataclass(frozen=True)
+class ImageBase:
+    """``pipeline`` is a local folder or hub id; ``adapter`` a file of LoRA weights for it, or None."""
+
+    pipeline: str
+    adapter: Path | None = None
+
+
+def resolve_base(base: str | None) -> ImageBase:
+    """The pipeline and adapter behind ``base``.
+
+    An adapter folder holds ``pytorch_lora_weights.safetensors`` and a ``metadata.json`` whose key ``base``
+    names what the adapter was trained from: the pipeline, or an adapter folder that it went on from (it then
+    contains that one, and only the pipeline below both matters). A relative path is relative to the adapter
+    folder.
+    """
+    if not base:
+        raise BadInput(
+            "an image model is needed: a diffusers folder or a hub id", file="run.json", field="base"
+        )
+    folder = Path(base)
+    if not (folder / LORA_FILE).is_file():
+        return ImageBase(base)
+    metadata = folder / "metadata.json"
+    if not metadata.is_file():
+        raise BadInput(f"the folder has {LORA_FILE} but no metadata.json that names its base", file=folder)
+    named = json.loads(metadata.read_text(encoding="utf-8")).get("base")
+    if not isinstance(named, str) or not named:
+        raise BadInput("must name the pipeline that the adapter belongs to", file=metadata, field="base")
+    below = folder / named if (folder / named).exists() else Path(named)
+    return ImageBase(resolve_base(str(below) if below.exists() else named).pipeline, folder / LORA_FILE)
+
+
+def generation_defaults(pipeline: str) -> dict[str, Any]:
+    """How a model likes to be sampled: its ``generation_config.json``, checked; diffusers' own values if
+    there is none.
+
+    Keys: num_inference_steps, guidance_scale, height, width.
+    """
+    defaults = {"num_inference_steps": 50, "guidance_scale": 7.5, "height": None, "width": None}
+    path = Path(pipeline) / GENERATION_FILE
+    if not path.is_file():
+        return defaults
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise BadInput(f"not JSON: {error}", file=path) from None
+    if unknown := sorted(set(found) - GENERATION_KEYS):
+        raise BadInput(
+            f"unknown key; known are {', '.join(sorted(GENERATION_KEYS))}", file=path, field=unknown[0]
+        )
+    return defaults | found

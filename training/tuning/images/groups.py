@@ -1,0 +1,118 @@
+"""Rows of data as an image method sees them: groups that can be trained on, and why others cannot."""
+
+import hashlib
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from PIL import Image
+
+from training.tuning.config import PairKeys
+from training.tuning.data import Group, plain_text
+from training.tuning.images.data import Frame
+from training.tuning.pairs import Pair, make_pairs, why_no_pairs
+
+
+@dataclass(frozen=True)
+class ImageGroup:
+    """One prompt, the pictures that its pairs name, and the pairs, as positions in ``files``.
+
+    ``name`` is unique in a run (part and line). ``frame`` is the size that all pictures are brought to.
+    """
+
+    name: str
+    prompt: str
+    files: list[Path]
+    pairs: list[Pair]
+    frame: Frame
+
+    @property
+    def pixels(self) -> int:
+        """Of all pictures together."""
+        return len(self.files) * self.frame.height * self.frame.width
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a model can take. None is no limit."""
+
+    longest_prompt: int | None
+    count_tokens: Callable[[str], int]
+
+
+@dataclass(frozen=True)
+class Framing:
+    """How sizes are settled: a fixed square, or each group's own size, a multiple of ``multiple``."""
+
+    resolution: int | None
+    random_crop: bool
+    multiple: int
+    seed: int
+
+
+def select_groups(
+    groups: Sequence[Group], *, part: str, media: Path, keys: PairKeys, limits: Limits, framing: Framing
+) -> tuple[list[ImageGroup], list[str | None]]:
+    """The groups that can be trained on, and for every row the reason if it cannot."""
+    kept: list[ImageGroup] = []
+    reasons: list[str | None] = []
+    for group in groups:
+        found = _select(
+            group, name=f"{part}:{group.line}", media=media, keys=keys, limits=limits, framing=framing
+        )
+        reasons.append(found if isinstance(found, str) else None)
+        if isinstance(found, ImageGroup):
+            kept.append(found)
+    return kept, reasons
+
+
+def count_reasons(reasons: Sequence[str | None]) -> dict[str, int]:
+    """How many rows were dropped for each reason."""
+    return dict(Counter(reason for reason in reasons if reason is not None))
+
+
+def _select(
+    group: Group, *, name: str, media: Path, keys: PairKeys, limits: Limits, framing: Framing
+) -> ImageGroup | str:
+    pairs = make_pairs(group, keys)
+    if not pairs:
+        return why_no_pairs(group)
+    prompt = plain_text(group.prompt)
+    if limits.longest_prompt is not None and limits.count_tokens(prompt) > limits.longest_prompt:
+        return f"prompt longer than {limits.longest_prompt} tokens"
+    used = sorted({index for pair in pairs for index in (pair.chosen, pair.rejected)})
+    files = [media / str(group.candidates[index].image) for index in used]
+    frame = _frame(files, name=name, framing=framing)
+    if isinstance(frame, str):
+        return frame
+    place = {index: position for position, index in enumerate(used)}
+    moved = [Pair(place[pair.chosen], place[pair.rejected], pair.weight, pair.target) for pair in pairs]
+    return ImageGroup(name, prompt, files, moved, frame)
+
+
+def _frame(files: Sequence[Path], *, name: str, framing: Framing) -> Frame | str:
+    """One frame for all pictures of a group, or why there is none."""
+    if framing.resolution is not None:
+        across, down = _crop_place(name, framing.seed) if framing.random_crop else (0.5, 0.5)
+        return Frame(framing.resolution, framing.resolution, across, down)
+    sizes = {upright_size(file) for file in files}
+    if len(sizes) > 1:
+        return "pictures of different sizes; set a resolution"
+    width, height = sizes.pop()
+    if width % framing.multiple or height % framing.multiple:
+        return f"size is not a multiple of {framing.multiple} pixels; set a resolution"
+    return Frame(height, width)
+
+
+def upright_size(path: Path) -> tuple[int, int]:
+    """Width and height of a picture as it is to be seen, without decoding it."""
+    sideways = {5, 6, 7, 8}  # EXIF orientations that swap the axes
+    with Image.open(path) as image:
+        width, height = image.size
+        return (height, width) if image.getexif().get(0x0112) in sideways else (width, height)
+
+
+def _crop_place(name: str, seed: int) -> tuple[float, float]:
+    digest = hashlib.sha256(f"{seed}\0crop\0{name}".encode()).digest()
+    return digest[0] / 255, digest[1] / 255

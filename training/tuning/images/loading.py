@@ -1,0 +1,43 @@
+"""From a run's base and config to models on a device."""
+
+import torch
+
+from training.tuning.config import LoraConfig
+from training.tuning.errors import BadInput
+from training.tuning.images.bases import resolve_base
+from training.tuning.images.pipelines import StableDiffusion, load_stable_diffusion
+from training.tuning.images.policies import (
+    UnetPolicy,
+    load_adapter,
+    train_all_weights,
+    train_fresh_adapter,
+    train_saved_adapter,
+)
+
+
+def load_for_sampling(base: str | None, *, device: torch.device) -> StableDiffusion:
+    """The pipeline behind ``base``, with its adapter if it names one, ready to draw."""
+    found = resolve_base(base)
+    family = load_stable_diffusion(found.pipeline, device=device)
+    if found.adapter is not None:
+        load_adapter(family, found.adapter)
+    return family
+
+
+def load_for_training(
+    base: str | None, *, lora: LoraConfig | None, keep_copy: bool, seed: int, device: torch.device
+) -> UnetPolicy:
+    """The policy behind ``base``: a fresh adapter, the adapter that ``base`` names, or all weights.
+
+    An adapter keeps its own rank and layers, so ``lora`` must be set for it but is not looked at further.
+    """
+    found = resolve_base(base)
+    family = load_stable_diffusion(found.pipeline, device=device)
+    if lora is None:
+        if found.adapter is not None:
+            message = "full fine-tuning cannot start from an adapter; set lora, and it is trained on"
+            raise BadInput(message, file=base, field="config.lora")
+        return train_all_weights(family, keep_copy=keep_copy)
+    if found.adapter is not None:
+        return train_saved_adapter(family, found.adapter)
+    return train_fresh_adapter(family, lora, seed=seed)

@@ -1,0 +1,129 @@
+"""The U-Net that is trained, and the way from it to its reference."""
+
+import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from diffusers import StableDiffusionPipeline
+from diffusers.utils import convert_state_dict_to_diffusers
+from peft import LoraConfig as PeftLoraConfig
+from peft import get_peft_model_state_dict
+from torch import nn
+
+from training.tuning.config import LoraConfig
+from training.tuning.errors import BadInput
+from training.tuning.images.bases import LORA_FILE
+from training.tuning.images.pipelines import StableDiffusion
+
+POLICY, REFERENCE = "policy", "reference"
+
+
+class UnetPolicy:
+    """What is trained of a pipeline's U-Net: an adapter, or all of it.
+
+    The reference is
+
+    - adapters off, for a fresh adapter;
+    - the adapter as it was, for one that is trained on;
+    - a frozen copy of the weights, for full fine-tuning, if one was kept. Without it there is no way back
+    once
+      training began, and the reference's errors must be computed before.
+    """
+
+    def __init__(self, family: StableDiffusion, *, adapter: bool, copied: nn.Module | None = None) -> None:
+        self.family = family
+        self.unet = family.unet
+        self.adapter = adapter
+        self._copied = copied
+
+    @property
+    def has_live_reference(self) -> bool:
+        """Whether ``as_reference`` works at any time."""
+        return self.adapter or self._copied is not None
+
+    @contextmanager
+    def as_reference(self) -> Iterator[nn.Module]:
+        """The module that computes the reference. Afterwards, also after an exception, the policy is back."""
+        if self._copied is not None:
+            yield self._copied
+            return
+        if not self.adapter:
+            raise RuntimeError("full fine-tuning without a copy has no live reference")
+        frozen = REFERENCE in self.unet.peft_config
+        try:
+            if frozen:
+                self.unet.set_adapter(REFERENCE)
+            else:
+                self.unet.disable_adapters()
+            yield self.unet
+        finally:
+            if frozen:
+                self.unet.set_adapter(POLICY)
+            else:
+                self.unet.enable_adapters()
+
+    def save(self, folder: Path) -> None:
+        """Write what diffusers loads: LoRA weights for ``load_lora_weights``, or the whole pipeline."""
+        if not self.adapter:
+            self.family.pipeline.save_pretrained(folder, safe_serialization=True)
+            return
+        layers = get_peft_model_state_dict(self.unet, adapter_name=POLICY)
+        StableDiffusionPipeline.save_lora_weights(
+            folder,
+            unet_lora_layers=convert_state_dict_to_diffusers(
+                {name: value.detach().cpu().contiguous() for name, value in layers.items()}
+            ),
+            unet_lora_adapter_metadata=_adapter_metadata(self.unet.peft_config[POLICY]),
+            weight_name=LORA_FILE,
+        )
+
+
+def train_fresh_adapter(family: StableDiffusion, lora: LoraConfig, *, seed: int) -> UnetPolicy:
+    """A new LoRA adapter on the U-Net: A random from ``seed``, B zero, so that it changes nothing yet."""
+    targets = lora.target_modules
+    if targets == "all-linear":
+        targets = [name for name, module in family.unet.named_modules() if isinstance(module, nn.Linear)]
+    config = PeftLoraConfig(r=lora.r, lora_alpha=lora.alpha, target_modules=targets)
+    try:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            family.unet.add_adapter(config, adapter_name=POLICY)
+    except ValueError as error:
+        raise BadInput(str(error), field="config.lora.target_modules") from error
+    return UnetPolicy(family, adapter=True)
+
+
+def train_saved_adapter(family: StableDiffusion, file: Path) -> UnetPolicy:
+    """Train the adapter in ``file`` on; as it is now, it is its own reference."""
+    for name in (REFERENCE, POLICY):
+        load_adapter(family, file, name=name)
+    family.unet.set_adapter(POLICY)
+    for name, weight in family.unet.named_parameters():
+        weight.requires_grad_(f".{POLICY}." in name)
+    return UnetPolicy(family, adapter=True)
+
+
+def train_all_weights(family: StableDiffusion, *, keep_copy: bool) -> UnetPolicy:
+    """Full fine-tuning of the U-Net; the autoencoder and the text encoder stay as they are."""
+    copied = copy.deepcopy(family.unet) if keep_copy else None
+    family.unet.requires_grad_(True)
+    return UnetPolicy(family, adapter=False, copied=copied)
+
+
+def load_adapter(family: StableDiffusion, file: Path, *, name: str = POLICY) -> None:
+    """Put saved LoRA weights, in float32, on the pipeline, frozen."""
+    family.pipeline.load_lora_weights(
+        file.parent, weight_name=file.name, adapter_name=name, local_files_only=True, use_safetensors=True
+    )
+    for weight_name, weight in family.unet.named_parameters():
+        if f".{name}." in weight_name:
+            weight.data = weight.data.float()
+            weight.requires_grad_(False)
+
+
+def _adapter_metadata(config: PeftLoraConfig) -> dict[str, object]:
+    """The adapter's settings for the header of its file: without them a loader takes alpha for r."""
+    settings = config.to_dict()
+    return {key: sorted(value) if isinstance(value, set) else value for key, value in settings.items()}

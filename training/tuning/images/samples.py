@@ -1,0 +1,47 @@
+"""Pictures drawn before and after training at the same prompts and seeds."""
+
+import json
+from typing import Any
+
+from training.tuning.config_images import SamplingKeys
+from training.tuning.data import plain_text
+from training.tuning.images.bases import generation_defaults, resolve_base
+from training.tuning.images.generation import Sampling, generate_images, plan_requests
+from training.tuning.images.pipelines import StableDiffusion
+from training.tuning.run import Run
+
+
+def sampling_for(config: SamplingKeys, base: str | None) -> Sampling:
+    """The config's values, and where it leaves them empty the model's own."""
+    chosen: dict[str, Any] = generation_defaults(resolve_base(base).pipeline)
+    given = config.model_dump(include={"num_inference_steps", "guidance_scale", "height", "width"})
+    return Sampling(**(chosen | {key: value for key, value in given.items() if value is not None}))
+
+
+def draw_samples(run: Run, family: StableDiffusion, *, step: int, when: str) -> None:
+    """Draw the first held-out prompts (without held-out data: training prompts) into ``samples/``.
+
+    Rows: ``prompt``, ``seed`` and ``image``, a path in the run directory. Pictures that an earlier attempt
+    drew at this point are not drawn again.
+    """
+    groups = run.eval or run.train
+    prompts = list(dict.fromkeys(plain_text(group.prompt) for group in groups))[: run.config.samples]
+    requests = [row[0] for row in plan_requests(prompts, samples_per_prompt=1, seed=run.seed)]
+    known = _drawn(run, when=when)
+    names = [f"samples/{when}-{number}.png" for number in range(len(requests))]
+    missing = [number for number, name in enumerate(names) if name not in known]
+    (run.dir.path / "samples").mkdir(exist_ok=True)
+    sampling = sampling_for(run.config, run.base)
+    for number in missing:
+        run.check_stop()
+        request = requests[number]
+        (image,) = generate_images(family, [request], sampling)
+        image.save(run.dir.path / names[number])
+        run.sample(step, when, {"prompt": request.prompt, "seed": request.seed, "image": names[number]})
+
+
+def _drawn(run: Run, *, when: str) -> set[str]:
+    if not run.dir.samples_file.exists():
+        return set()
+    rows = [json.loads(line) for line in run.dir.samples_file.read_text(encoding="utf-8").splitlines()]
+    return {row["image"] for row in rows if row["when"] == when}
