@@ -6,6 +6,7 @@ slot and no annotator is counted twice, whatever the services do.
 """
 
 import uuid
+from datetime import datetime
 from typing import ClassVar
 
 from django.contrib.auth.models import AbstractUser
@@ -24,7 +25,9 @@ class User(AbstractUser):
     role = models.CharField(max_length=16, choices=Role, default=Role.ANNOTATOR)
 
     class Meta:
-        constraints = [models.CheckConstraint(condition=Q(role__in=["manager", "annotator"]), name="user_role_known")]
+        constraints = [
+            models.CheckConstraint(condition=Q(role__in=["manager", "annotator"]), name="user_role_known")
+        ]
 
     @property
     def is_manager(self) -> bool:
@@ -40,6 +43,19 @@ class ApiToken(models.Model):
 
     def __str__(self) -> str:
         return f"token of {self.user_id}"
+
+
+class FailedSignIn(models.Model):
+    """A wrong password. Whose and from where is kept as a keyed digest, and only as long as it counts."""
+
+    key = models.CharField(max_length=64)
+    created_at = models.DateTimeField()
+
+    class Meta:
+        indexes = [models.Index(fields=["key", "created_at"], name="failed_sign_in_recent")]
+
+    def __str__(self) -> str:
+        return f"failed sign-in at {self.created_at}"
 
 
 class ProjectQuerySet(models.QuerySet["Project"]):
@@ -72,7 +88,9 @@ class Project(models.Model):
     class Meta:
         constraints = [
             models.CheckConstraint(condition=Q(labels_per_comparison__gte=1), name="project_asks_somebody"),
-            models.CheckConstraint(condition=Q(modality__in=["text", "image"]), name="project_modality_known"),
+            models.CheckConstraint(
+                condition=Q(modality__in=["text", "image"]), name="project_modality_known"
+            ),
         ]
 
     def __str__(self) -> str:
@@ -133,8 +151,15 @@ class Comparison(models.Model):
     project = models.ForeignKey(Project, on_delete=models.CASCADE, related_name="comparisons")
     rank = models.BigIntegerField()
     prompt = models.JSONField(help_text="a text, or a list of {role, content} messages")
-    prompt_key = models.CharField(max_length=64, help_text="SHA-256 of the prompt; splits keep equal prompts together")
-    held_out = models.BooleanField(default=False, help_text="for evaluation only: never part of a training snapshot")
+    prompt_key = models.CharField(
+        max_length=64, help_text="SHA-256 of the prompt; splits keep equal prompts together"
+    )
+    content_key = models.CharField(
+        max_length=64, blank=True, help_text="SHA-256 of the prompt and its candidates"
+    )
+    held_out = models.BooleanField(
+        default=False, help_text="for evaluation only: never part of a training snapshot"
+    )
     needed = models.PositiveSmallIntegerField()
     open_slots = models.PositiveSmallIntegerField()
     meta = models.JSONField(default=dict)
@@ -148,10 +173,14 @@ class Comparison(models.Model):
     class Meta:
         constraints = [
             models.UniqueConstraint(fields=["project", "rank"], name="comparison_rank_once"),
-            models.CheckConstraint(condition=Q(open_slots__lte=F("needed")), name="comparison_open_slots_within_needed"),
+            models.CheckConstraint(
+                condition=Q(open_slots__lte=F("needed")), name="comparison_open_slots_within_needed"
+            ),
         ]
         indexes = [
-            models.Index(fields=["project", "rank"], condition=Q(open_slots__gt=0), name="comparison_open_queue"),
+            models.Index(
+                fields=["project", "rank"], condition=Q(open_slots__gt=0), name="comparison_open_queue"
+            ),
             models.Index(fields=["project", "prompt_key"], name="comparison_prompt"),
         ]
 
@@ -160,7 +189,7 @@ class Comparison(models.Model):
 
 
 class Candidate(models.Model):
-    """One answer to a comparison's prompt, a text or an image. `source` never reaches an annotator's browser."""
+    """One answer to a comparison's prompt: text or image. `source` never reaches an annotator's browser."""
 
     comparison = models.ForeignKey(Comparison, on_delete=models.CASCADE, related_name="candidates")
     index = models.PositiveSmallIntegerField(help_text="the canonical position, zero-based")
@@ -185,6 +214,18 @@ class LeaseQuerySet(models.QuerySet["Lease"]):
     def live(self) -> "LeaseQuerySet":
         return self.filter(state__in=Lease.LIVE)
 
+    def open_of(self, *, project: int, annotator: int) -> "LeaseQuerySet":
+        """What this person holds in this project, oldest first, ready to be presented."""
+        mine = self.filter(state=Lease.State.OPEN, annotator=annotator, comparison__project=project)
+        return mine.to_present().order_by("created_at", "pk")
+
+    def lapsed(self, *, now: datetime) -> "LeaseQuerySet":
+        return self.filter(state=Lease.State.OPEN, expires_at__lt=now)
+
+    def to_present(self) -> "LeaseQuerySet":
+        """With all that `annotation.services.present` reads."""
+        return self.select_related("comparison__project").prefetch_related("comparison__candidates__image")
+
 
 class Lease(models.Model):
     """One slot of a comparison in one person's hands, with the order that they see (a permutation)."""
@@ -197,6 +238,7 @@ class Lease(models.Model):
         UNDONE = "undone"
 
     LIVE = (State.OPEN, State.JUDGED)
+    HAD = (State.OPEN, State.JUDGED, State.SKIPPED)  # the comparison does not come to this person again
 
     id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
     comparison = models.ForeignKey(Comparison, on_delete=models.CASCADE, related_name="leases")
@@ -214,15 +256,26 @@ class Lease(models.Model):
     class Meta:
         constraints = [
             models.UniqueConstraint(
-                fields=["comparison", "annotator"], condition=Q(state__in=["open", "judged"]), name="lease_one_each"
+                fields=["comparison", "annotator"],
+                condition=Q(state__in=["open", "judged"]),
+                name="lease_one_each",
             ),
             models.UniqueConstraint(
-                fields=["comparison", "slot"], condition=Q(state__in=["open", "judged"]), name="lease_slot_once"
+                fields=["comparison", "slot"],
+                condition=Q(state__in=["open", "judged"]),
+                name="lease_slot_once",
             ),
         ]
         indexes = [
             models.Index(fields=["expires_at"], condition=Q(state="open"), name="lease_expiry"),
-            models.Index(fields=["annotator", "created_at"], condition=Q(state="open"), name="lease_open_of_annotator"),
+            models.Index(
+                fields=["annotator", "created_at"], condition=Q(state="open"), name="lease_open_of_annotator"
+            ),
+            models.Index(
+                fields=["comparison", "annotator"],
+                condition=Q(state__in=["open", "judged", "skipped"]),
+                name="lease_had",
+            ),
         ]
 
     def __str__(self) -> str:
@@ -236,6 +289,10 @@ class JudgementQuerySet(models.QuerySet["Judgement"]):
     def standing(self) -> "JudgementQuerySet":
         """Those that were not taken back."""
         return self.filter(undone_at=None)
+
+    def standing_at(self, moment: datetime) -> "JudgementQuerySet":
+        """Those that stood at that moment, whatever happened later."""
+        return self.filter(Q(undone_at=None) | Q(undone_at__gte=moment), created_at__lt=moment)
 
 
 class Judgement(models.Model):
@@ -251,20 +308,28 @@ class Judgement(models.Model):
 
     comparison = models.ForeignKey(Comparison, on_delete=models.CASCADE, related_name="judgements")
     annotator = models.ForeignKey(User, on_delete=models.PROTECT, related_name="judgements")
-    lease = models.OneToOneField(Lease, null=True, blank=True, on_delete=models.PROTECT, related_name="judgement")
+    lease = models.OneToOneField(
+        Lease, null=True, blank=True, on_delete=models.PROTECT, related_name="judgement"
+    )
     kind = models.CharField(max_length=16, choices=Kind, default=Kind.REGULAR)
-    order = models.JSONField()
+    order = models.JSONField(null=True, help_text="as shown; unknown for some imported judgements")
     choice = models.JSONField(null=True, help_text='a candidate index, "tie" or "both_bad"')
     strength = models.PositiveSmallIntegerField(null=True, blank=True)
     answers = models.JSONField(default=dict, help_text="the template's other answers")
     template_version = models.PositiveIntegerField()
-    seconds = models.FloatField(null=True, blank=True, help_text="from the lease's first display to the answer")
+    seconds = models.FloatField(
+        null=True, blank=True, help_text="from the lease's first display to the answer"
+    )
     created_at = models.DateTimeField()
     undone_at = models.DateTimeField(null=True, blank=True)
     # A repeated request gets the same reply.
     client_id = models.UUIDField()
     request_digest = models.CharField(max_length=64)
+    wanted_next = models.BooleanField(default=False)
     next_lease = models.ForeignKey(Lease, null=True, blank=True, on_delete=models.SET_NULL, related_name="+")
+    next_expires_at = models.DateTimeField(
+        null=True, blank=True, help_text="of the next lease, as it was told"
+    )
 
     objects: ClassVar[JudgementQuerySet] = JudgementQuerySet.as_manager()  # type: ignore[assignment]
 
@@ -272,7 +337,9 @@ class Judgement(models.Model):
         constraints = [
             models.UniqueConstraint(fields=["annotator", "client_id"], name="judgement_client_id_once"),
             models.UniqueConstraint(
-                fields=["comparison", "annotator", "kind"], condition=Q(undone_at=None), name="judgement_one_each"
+                fields=["comparison", "annotator", "kind"],
+                condition=Q(undone_at=None),
+                name="judgement_one_each",
             ),
             models.CheckConstraint(
                 condition=Q(strength=None) | Q(strength__range=(1, 3)), name="judgement_strength_1_to_3"
@@ -304,17 +371,27 @@ class Job(models.Model):
     error = models.TextField(blank=True)
     created_by = models.ForeignKey(User, on_delete=models.PROTECT, related_name="+")
     created_at = models.DateTimeField(auto_now_add=True)
+    touched_at = models.DateTimeField(auto_now_add=True, help_text="the last sign of life")
     finished_at = models.DateTimeField(null=True, blank=True)
 
     class Meta:
         abstract = True
 
+    UNFINISHED = (Status.QUEUED, Status.RUNNING)
+
 
 class ImportJob(Job):
     """A file of groups that becomes comparisons; every rejected row is kept with its reason."""
 
+    held_out = models.BooleanField(default=False, help_text="its comparisons are for evaluation only")
     accepted = models.PositiveIntegerField(default=0)
     rejected = models.PositiveIntegerField(default=0)
+    duplicates = models.PositiveIntegerField(
+        default=0, help_text="accepted rows that equal another of this file"
+    )
+    # How far it is; committed together with the rows before it, so that a second attempt goes on from there.
+    position = models.BigIntegerField(default=0, help_text="bytes of the (unpacked) rows that are done")
+    line = models.PositiveIntegerField(default=0, help_text="lines that are done")
 
     def __str__(self) -> str:
         return f"import {self.pk}"
@@ -338,6 +415,7 @@ class ExportJob(Job):
 
     filters = models.JSONField(default=dict)
     rows = models.PositiveIntegerField(default=0)
+    left_out = models.JSONField(default=dict, help_text="what the format cannot hold, counted by reason")
 
     def __str__(self) -> str:
         return f"export {self.pk}"

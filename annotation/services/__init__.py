@@ -1,0 +1,30 @@
+"""Every write that touches several rows or has side effects; views, API and tasks make one call each."""
+
+from annotation.services.accounts import create_user, issue_token, sign_in, sign_in_link
+from annotation.services.comparisons import add_comparisons
+from annotation.services.judging import submit_judgement, undo_judgement
+from annotation.services.presenting import lease_image, present, progress
+from annotation.services.projects import add_member, create_project, remove_member, update_project
+from annotation.services.queue import lease_of, next_lease, renew_lease, reopen_expired_leases, skip_lease
+
+__all__ = [
+    "add_comparisons",
+    "add_member",
+    "create_project",
+    "create_user",
+    "issue_token",
+    "lease_image",
+    "lease_of",
+    "next_lease",
+    "present",
+    "progress",
+    "remove_member",
+    "renew_lease",
+    "reopen_expired_leases",
+    "sign_in",
+    "sign_in_link",
+    "skip_lease",
+    "submit_judgement",
+    "undo_judgement",
+    "update_project",
+]

@@ -1,0 +1,204 @@
+"""Answers: storing one exactly once, and taking one back."""
+
+import hashlib
+import json
+import uuid
+from datetime import datetime
+from typing import Any, Final
+
+from django.db import IntegrityError, transaction
+from django.db.models import F
+
+from annotation.errors import Conflict, NotFound
+from annotation.models import Comparison, Judgement, Lease, Member, User
+from annotation.questions import check_answer
+from annotation.services import queue
+
+MAX_OPEN_AFTER_UNDO: Final = 10
+SAME_ID_OTHER_ANSWER: Final = (
+    "Another answer was stored under this client_id; send each answer with a new one."
+)
+
+
+class _TakenBack(Exception):
+    """The lease expired and its slot was reopened: the comparison has to be locked before the member."""
+
+
+def submit_judgement(
+    *,
+    lease_id: uuid.UUID,
+    annotator: User,
+    client_id: uuid.UUID,
+    choice: int | str | None,
+    strength: int | None = None,
+    answers: dict[str, Any] | None = None,
+    now: datetime,
+    want_next: bool = False,
+    after: uuid.UUID | None = None,
+) -> tuple[Judgement, Lease | None]:
+    """Store one answer and, if wanted, hand out the next comparison, all in one transaction.
+
+    `choice` is a presented position, "tie" or "both_bad". The same `client_id` with the same body gives the
+    same judgement and next lease again; with another body it is a `Conflict`, as is an answer that came after
+    its slot went to others. An expired lease is honoured while a slot is open. `after` names a lease that the
+    caller already holds: the next one is the one behind it.
+    """
+    answers = answers or {}
+    given = {"choice": choice, "strength": strength, **answers}
+    digest = _digest({"lease": str(lease_id), **given})
+    comparison, project = _place_of(lease_id, annotator)
+
+    def work(*, reclaim: bool) -> tuple[Judgement, Lease | None]:
+        if reclaim:
+            _lock_comparison(comparison)
+        member = queue.lock_member(project=project, user=annotator.pk)
+        earlier = Judgement.objects.filter(annotator=annotator, client_id=client_id).first()
+        if earlier is not None:
+            return _repeat(earlier, digest, given)
+        lease = Lease.objects.select_related("comparison").get(pk=lease_id)
+        questions = member.project.questions
+        check_answer(
+            questions, candidates=len(lease.order), choice=choice, strength=strength, answers=answers
+        )
+        _close(lease, reclaim=reclaim, given=given, now=now)
+        judgement = Judgement(
+            comparison=lease.comparison,
+            annotator=annotator,
+            lease=lease,
+            order=lease.order,
+            choice=lease.order[choice] if isinstance(choice, int) else choice,
+            strength=strength,
+            answers=answers,
+            template_version=member.project.template_version,
+            seconds=_seconds_since_shown(lease, now),
+            created_at=now,
+            client_id=client_id,
+            request_digest=digest,
+            wanted_next=want_next,
+        )
+        if want_next:
+            _hand_out_next(judgement, member, after=after, now=now)
+        judgement.save(force_insert=True)
+        return judgement, judgement.next_lease
+
+    try:
+        return queue.run(lambda: work(reclaim=False), project=project, now=now)
+    except _TakenBack:
+        return queue.run(lambda: work(reclaim=True), project=project, now=now)
+    except IntegrityError as error:
+        # The same client_id at the same moment in another project: nothing but the constraint can see that.
+        if "judgement_client_id_once" not in str(error):
+            raise
+        raise Conflict(SAME_ID_OTHER_ANSWER, answer=given) from error
+
+
+def undo_judgement(*, judgement_id: int, annotator: User, now: datetime) -> Lease:
+    """Take an answer back, once: the row stays with `undone_at`; a lease with the same order comes back."""
+    lease_id = (
+        Judgement.objects.filter(pk=judgement_id, annotator=annotator).values_list("lease", flat=True).first()
+    )
+    if lease_id is None:
+        raise NotFound("There is no such judgement of yours.")
+    _, project = _place_of(lease_id, annotator)
+    with transaction.atomic():
+        member = queue.lock_member(project=project, user=annotator.pk)
+        judgement = Judgement.objects.get(pk=judgement_id)
+        if judgement.undone_at is not None:
+            raise Conflict("This judgement was taken back already.")
+        if Lease.objects.open_of(project=project, annotator=annotator.pk).count() >= MAX_OPEN_AFTER_UNDO:
+            raise Conflict(
+                f"{MAX_OPEN_AFTER_UNDO} comparisons are open already; answer one before taking back more."
+            )
+        judgement.undone_at = now
+        judgement.save(update_fields=["undone_at"])
+        old = Lease.objects.get(pk=lease_id)
+        old.state = Lease.State.UNDONE
+        old.save(update_fields=["state"])
+        new = Lease.objects.create(
+            comparison_id=old.comparison_id,
+            annotator=annotator,
+            slot=old.slot,
+            order=old.order,
+            created_at=old.created_at,  # so that it is the oldest, and comes first
+            expires_at=queue.expiry(member.project, now),
+        )
+    return Lease.objects.to_present().get(pk=new.pk)
+
+
+def _place_of(lease_id: uuid.UUID, annotator: User) -> tuple[int, int]:
+    """The comparison and project of a lease that is this person's own."""
+    mine = Lease.objects.filter(pk=lease_id, annotator=annotator)
+    found = mine.values_list("comparison", "comparison__project").first()
+    if found is None:
+        raise NotFound("There is no such lease.")
+    return found
+
+
+def _lock_comparison(comparison: int) -> None:
+    Comparison.objects.select_for_update(no_key=True).get(pk=comparison)
+
+
+def _repeat(earlier: Judgement, digest: str, given: dict[str, Any]) -> tuple[Judgement, Lease | None]:
+    if earlier.request_digest != digest:
+        raise Conflict(SAME_ID_OTHER_ANSWER, answer=given)
+    if earlier.next_lease_id is None or earlier.next_expires_at is None:
+        return earlier, None
+    lease = Lease.objects.to_present().get(pk=earlier.next_lease_id)
+    lease.expires_at = earlier.next_expires_at  # as it was told; it may have been renewed since
+    return earlier, lease
+
+
+def _close(lease: Lease, *, reclaim: bool, given: dict[str, Any], now: datetime) -> None:
+    """Mark the lease judged. The member is locked, so nobody else changes it."""
+    if lease.state == Lease.State.EXPIRED:
+        if not reclaim:
+            raise _TakenBack
+        lease.slot = _slot_again(lease, given)
+    elif lease.state != Lease.State.OPEN:
+        raise Conflict(
+            f"This comparison is no longer in your hands: its lease is {lease.state}.", answer=given
+        )
+    lease.state, lease.closed_at = Lease.State.JUDGED, now
+    lease.save(update_fields=["slot", "state", "closed_at"])
+
+
+def _slot_again(lease: Lease, given: dict[str, Any]) -> int:
+    """A slot for an answer that came after its time. The comparison is locked."""
+    live = list(Lease.objects.live().filter(comparison=lease.comparison_id).order_by("slot"))
+    own = next((other for other in live if other.annotator_id == lease.annotator_id), None)
+    if own is not None and own.state == Lease.State.JUDGED:
+        raise Conflict("You have answered this comparison already, with a later lease.", answer=given)
+    if own is not None:
+        own.state = Lease.State.EXPIRED
+        own.save(update_fields=["state"])
+        return own.slot
+    if lease.comparison.open_slots == 0:
+        raise Conflict(
+            "Your time ran out and others have taken the comparison; nothing was stored.", answer=given
+        )
+    Comparison.objects.filter(pk=lease.comparison_id).update(open_slots=F("open_slots") - 1)
+    taken = {other.slot for other in live}
+    return next(slot for slot in range(lease.comparison.needed) if slot not in taken)
+
+
+def _hand_out_next(judgement: Judgement, member: Member, *, after: uuid.UUID | None, now: datetime) -> None:
+    behind = None
+    if after is not None:
+        behind = Lease.objects.filter(pk=after, annotator=judgement.annotator).first()
+        if behind is None:
+            raise NotFound("There is no such lease as `after` names.")
+    judgement.next_lease = queue.take_next(member=member, after=behind, now=now)
+    if judgement.next_lease is not None:
+        judgement.next_expires_at = judgement.next_lease.expires_at
+
+
+def _seconds_since_shown(lease: Lease, now: datetime) -> float:
+    """A comparison that was fetched ahead is looked at from the moment the one before it was answered."""
+    before = Judgement.objects.filter(annotator=lease.annotator_id).order_by("-created_at")
+    last = before.values_list("created_at", flat=True).first()
+    shown = max(lease.created_at, last) if last is not None else lease.created_at
+    return max(0.0, (now - shown).total_seconds())
+
+
+def _digest(body: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()

@@ -1,0 +1,50 @@
+"""A project with a manager, an annotator and an outsider, and an API client for each."""
+
+import pytest
+from rest_framework.test import APIClient
+
+from annotation import services
+from tests.annotation import factories
+
+
+@pytest.fixture
+def manager(db):
+    return factories.make_user("manager", username="mona")
+
+
+@pytest.fixture
+def project(manager):
+    return factories.make_project(by=manager)
+
+
+@pytest.fixture
+def annotator(project):
+    user = factories.make_user(username="anna")
+    services.add_member(project=project, username="anna", role="annotator", by=project.created_by)
+    return user
+
+
+@pytest.fixture
+def outsider(db):
+    return factories.make_user("manager", username="otto")
+
+
+def api_client(user) -> APIClient:
+    client = APIClient()
+    client.credentials(HTTP_AUTHORIZATION=f"Token {services.issue_token(user=user)}")
+    return client
+
+
+@pytest.fixture
+def as_manager(manager):
+    return api_client(manager)
+
+
+@pytest.fixture
+def as_annotator(annotator):
+    return api_client(annotator)
+
+
+@pytest.fixture
+def as_outsider(outsider):
+    return api_client(outsider)
