@@ -1,6 +1,7 @@
 """The HTTP API of projects, imports, judging and exports, under /api/v1/. One service call each."""
 
 import uuid
+from typing import Any
 
 from django.urls import path
 from django.utils import timezone
@@ -13,12 +14,13 @@ from rest_framework.response import Response
 
 from annotation import serializers, services
 from annotation.errors import Invalid, NotAllowed, NotFound
-from annotation.models import Member, Project
+from annotation.models import Lease, Member, Project
 
 AFTER = OpenApiParameter("after", OpenApiTypes.UUID, description="a lease in hand: give the one behind it")
 NEXT = OpenApiParameter(
     "next", OpenApiTypes.INT, enum=[1], description="the reply carries the next comparison"
 )
+HTML = OpenApiParameter("html", OpenApiTypes.INT, enum=[1], description="texts also as safe HTML")
 
 
 def find_project(request: Request, pk: int, *, manage: bool = False) -> Project:
@@ -40,8 +42,12 @@ def _after(request: Request) -> uuid.UUID | None:
         raise Invalid({"after": f"{value!r} is not the id of a lease."}) from error
 
 
+def _present(request: Request, lease: Lease) -> dict[str, Any]:
+    return services.present(lease, html=request.query_params.get("html") == "1")
+
+
 @extend_schema(
-    request=None, parameters=[AFTER], responses={200: serializers.PresentedLeaseSerializer, 204: None}
+    request=None, parameters=[AFTER, HTML], responses={200: serializers.PresentedLeaseSerializer, 204: None}
 )
 @api_view(["POST"])
 def next_comparison(request: Request, pk: int) -> Response:
@@ -52,12 +58,12 @@ def next_comparison(request: Request, pk: int) -> Response:
     lease = services.next_lease(project=Project(pk=pk), user=request.user, after=after, now=timezone.now())
     if lease is None:
         return Response(status=status.HTTP_204_NO_CONTENT)
-    return Response(services.present(lease))
+    return Response(_present(request, lease))
 
 
 @extend_schema(
     request=serializers.AnswerSerializer,
-    parameters=[NEXT, AFTER],
+    parameters=[NEXT, AFTER, HTML],
     responses={201: serializers.JudgementReplySerializer},
 )
 @api_view(["POST"])
@@ -73,7 +79,7 @@ def judgement(request: Request, lease: uuid.UUID) -> Response:
         after=_after(request),
         **serializer.validated_data,
     )
-    reply = serializers.judgement_reply(stored, services.present(following) if following else None)
+    reply = serializers.judgement_reply(stored, _present(request, following) if following else None)
     return Response(reply, status=status.HTTP_201_CREATED)
 
 
@@ -96,12 +102,12 @@ def skip(request: Request, lease: uuid.UUID) -> Response:
     return Response(serializers.LeaseStateSerializer(skipped).data)
 
 
-@extend_schema(request=None, responses=serializers.PresentedLeaseSerializer)
+@extend_schema(request=None, parameters=[HTML], responses=serializers.PresentedLeaseSerializer)
 @api_view(["POST"])
 def undo(request: Request, pk: int) -> Response:
     """Take a judgement back, once; the same comparison comes back in the same order."""
     lease = services.undo_judgement(judgement_id=pk, annotator=request.user, now=timezone.now())
-    return Response(services.present(lease))
+    return Response(_present(request, lease))
 
 
 urlpatterns = [

@@ -70,7 +70,7 @@ class _Renderer(RendererHTML):
         source = escape(str(tokens[index].attrs.get("src", "")))
         return f'<a href="{source}">{escape(tokens[index].content) or source}</a>'
 
-    def renderToken(self, tokens, index, options, env):  # type: ignore[no-untyped-def] # noqa: N802
+    def renderToken(self, tokens, index, options, env):  # type: ignore[no-untyped-def]
         token = tokens[index]
         if token.type in {"heading_open", "heading_close"}:
             token.tag = f"h{min(int(token.tag[1]) + 2, 6)}"

@@ -113,6 +113,7 @@ class SkipSerializer(StrictSerializer):
 class PresentedCandidateSerializer(serializers.Serializer):
     position = serializers.IntegerField()
     text = serializers.JSONField(required=False, help_text="a text, or a list of messages")
+    html = serializers.CharField(required=False, help_text="the text as safe HTML, with `?html=1`")
     image = serializers.CharField(required=False, help_text="where the picture lies, for this lease")
     width = serializers.IntegerField(required=False)
     height = serializers.IntegerField(required=False)
@@ -125,6 +126,7 @@ class PresentedLeaseSerializer(serializers.Serializer):
     expires_at = serializers.DateTimeField()
     comparison = serializers.IntegerField()
     prompt = serializers.JSONField(help_text="a text, or a list of messages")
+    prompt_html = serializers.CharField(required=False, help_text="with `?html=1`")
     candidates = PresentedCandidateSerializer(many=True)
     questions = serializers.JSONField(help_text="the task template")
 

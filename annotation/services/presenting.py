@@ -7,13 +7,14 @@ from typing import Any
 from django.db.models import Sum
 from django.urls import reverse
 
+from annotation.markdown import render_content
 from annotation.models import Candidate, Comparison, Judgement, Lease, Media, Project, User
 
 
 def present(lease: Lease) -> dict[str, Any]:
     """Keys: lease, expires_at, comparison, prompt, candidates in presented order, questions."""
     candidates = {candidate.index: candidate for candidate in lease.comparison.candidates.all()}
-    return {
+    shown = {
         "lease": str(lease.pk),
         "expires_at": lease.expires_at,
         "comparison": lease.comparison_id,
@@ -24,6 +25,12 @@ def present(lease: Lease) -> dict[str, Any]:
         ],
         "questions": lease.comparison.project.questions,
     }
+    if html:
+        shown["prompt_html"] = render_content(lease.comparison.prompt)
+        for candidate in shown["candidates"]:
+            if "text" in candidate:
+                candidate["html"] = render_content(candidate["text"])
+    return shown
 
 
 def _content(lease: Lease, position: int, candidate: Candidate) -> dict[str, Any]:
