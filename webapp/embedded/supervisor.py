@@ -131,8 +131,9 @@ class Supervisor:
             self.services = []
             if self._listener:
                 self._listener.close()
-            if self.postgres:
+            if self.postgres and self.postgres.process:
                 self.postgres.stop()
+                self.say("postgres stopped")
         self._stopped.set()
         if self._watcher.is_alive():
             self._watcher.join()
