@@ -13,6 +13,12 @@ from training.tuning.config import (
     ScoreConfig,
     SFTConfig,
 )
+from training.tuning.config_images import (
+    DiffusionDPOConfig,
+    ImageGenerateConfig,
+    ImageRewardModelConfig,
+    ImageScoreConfig,
+)
 
 Modality = Literal["text", "image"]
 Feedback = Literal["choice", "ranking", "thumbs", "correction", "demonstration", "prompt", "candidates"]
@@ -117,6 +123,54 @@ METHODS = [
         inspect="training.tuning.methods.score.inspect",
         purpose="job",
         summary="Scores candidates with a reward model.",
+    ),
+    Method(
+        name="image_reward_model",
+        title="Image reward model",
+        paper="arXiv:2305.01569",
+        modality="image",
+        feedback=("choice", "ranking"),
+        config=ImageRewardModelConfig,
+        train="training.tuning.methods.image_reward_model.train",
+        inspect="training.tuning.methods.image_reward_model.inspect",
+        purpose="train",
+        summary="Learns to score a picture as your annotators would. Without a base it starts from nothing.",
+    ),
+    Method(
+        name="diffusion_dpo",
+        title="Diffusion-DPO",
+        paper="arXiv:2311.12908",
+        modality="image",
+        feedback=("choice", "ranking"),
+        config=DiffusionDPOConfig,
+        train="training.tuning.methods.diffusion_dpo.train",
+        inspect="training.tuning.methods.diffusion_dpo.inspect",
+        purpose="train",
+        summary="Makes an image model draw more of what was preferred, straight from comparisons.",
+    ),
+    Method(
+        name="image_generate",
+        title="Draw pictures",
+        paper=None,
+        modality="image",
+        feedback=("prompt",),
+        config=ImageGenerateConfig,
+        train="training.tuning.methods.image_generate.train",
+        inspect="training.tuning.methods.image_generate.inspect",
+        purpose="job",
+        summary="Draws pictures for prompts with a model, for the next comparison.",
+    ),
+    Method(
+        name="image_score",
+        title="Score pictures",
+        paper=None,
+        modality="image",
+        feedback=("candidates",),
+        config=ImageScoreConfig,
+        train="training.tuning.methods.image_score.train",
+        inspect="training.tuning.methods.image_score.inspect",
+        purpose="job",
+        summary="Scores pictures with an image reward model.",
     ),
 ]
 

@@ -45,6 +45,11 @@ def resolve_base(base: str | None) -> ImageBase:
     return ImageBase(resolve_base(str(below) if below.exists() else named).pipeline, folder / LORA_FILE)
 
 
+def pickled_weights(folder: Path) -> list[Path]:
+    """Files in a folder that hold weights as a pickle."""
+    return sorted(path for path in folder.glob("*") if path.suffix in {".bin", ".pt", ".pth", ".ckpt"})
+
+
 def generation_defaults(pipeline: str) -> dict[str, Any]:
     """How a model likes to be sampled: its ``generation_config.json``, checked; diffusers' own values if
     there is none.

@@ -7,12 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from training.tuning.images.data import Frame, TensorCache, open_image, to_pixels, weights_hash
 from training.tuning.images.errors import Draw, NoisyGroups, draw_for_group
 from training.tuning.images.groups import ImageGroup
+from training.tuning.images.pair_index import PairIndex, index_pairs
 from training.tuning.images.pipelines import StableDiffusion
 
 ENCODE_PIXELS = 2**20  # pictures are encoded this many pixels at a time
@@ -26,37 +27,6 @@ class DrawSettings:
     timesteps: Sequence[int]
     flip: bool
     caption_dropout: float
-
-
-@dataclass(frozen=True)
-class PairIndex:
-    """The P pairs of a micro-batch, all (P,): positions among its candidates, weights, targets (see
-    ``pairs``).
-    """
-
-    chosen: Int[Tensor, " P"]
-    rejected: Int[Tensor, " P"]
-    weight: Float[Tensor, " P"]
-    target: Float[Tensor, " P"]
-
-
-def index_pairs(groups: Sequence[ImageGroup], *, device: torch.device) -> PairIndex:
-    """The pairs of several groups, whose candidates lie one after another."""
-    chosen, rejected, weight, target = [], [], [], []
-    start = 0
-    for group in groups:
-        for pair in group.pairs:
-            chosen.append(start + pair.chosen)
-            rejected.append(start + pair.rejected)
-            weight.append(pair.weight)
-            target.append(pair.target)
-        start += len(group.files)
-    return PairIndex(
-        torch.tensor(chosen, device=device),
-        torch.tensor(rejected, device=device),
-        torch.tensor(weight, device=device),
-        torch.tensor(target, device=device),
-    )
 
 
 class PreparedGroups:
@@ -97,6 +67,15 @@ class PreparedGroups:
     def weight(self, indices: Sequence[int]) -> float:
         """The sum of the weights of these groups' pairs."""
         return sum(pair.weight for index in indices for pair in self.groups[index].pairs)
+
+    def pairs(self, indices: Sequence[int]) -> PairIndex:
+        """The pairs of these groups, as positions among the candidates of ``batch``."""
+        groups = [self.groups[index] for index in indices]
+        return index_pairs(
+            [group.pairs for group in groups],
+            [len(group.files) for group in groups],
+            device=self.family.device,
+        )
 
     def speed(self, micro_batches: Sequence[Sequence[int]], *, seconds: float) -> dict[str, float]:
         """Pictures per second, and positions of their latents, which are what an image model has for

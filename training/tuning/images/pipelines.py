@@ -23,6 +23,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from training.tuning.errors import BadInput
+from training.tuning.images.bases import pickled_weights
 
 SUPPORTED = "supported: StableDiffusionPipeline (UNet2DConditionModel with AutoencoderKL or AutoencoderTiny)"
 PREDICTIONS = ("epsilon", "v_prediction", "sample")
@@ -149,15 +150,9 @@ def check_model_folder(folder: Path) -> None:
     for part in ("unet", "vae", "text_encoder"):
         if any((folder / part).glob("*.safetensors")):
             continue
-        pickles = [
-            path
-            for path in sorted((folder / part).glob("*"))
-            if path.suffix in {".bin", ".pt", ".ckpt", ".pth"}
-        ]
-        if pickles:
-            raise BadInput(
-                "weights are a pickle, which can run code; only safetensors are read", file=pickles[0]
-            )
+        if pickles := pickled_weights(folder / part):
+            message = "weights are a pickle, which can run code; only safetensors are read"
+            raise BadInput(message, file=pickles[0])
         raise BadInput(f"{part} has no weights (*.safetensors)", file=folder / part)
 
 

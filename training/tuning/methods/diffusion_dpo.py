@@ -18,9 +18,10 @@ from torch import Tensor
 
 from training.tuning.config_images import DiffusionDPOConfig
 from training.tuning.errors import BadInput
-from training.tuning.images.batches import PairIndex, PreparedGroups, index_pairs
+from training.tuning.images.batches import PreparedGroups
 from training.tuning.images.errors import denoising_errors
 from training.tuning.images.loading import load_for_sampling, load_for_training
+from training.tuning.images.pair_index import PairIndex
 from training.tuning.images.policies import UnetPolicy
 from training.tuning.images.preparation import (
     ReferenceErrors,
@@ -32,6 +33,7 @@ from training.tuning.images.preparation import (
 from training.tuning.images.preview import preview
 from training.tuning.images.samples import draw_samples
 from training.tuning.losses.diffusion_dpo import diffusion_dpo_loss, implicit_reward
+from training.tuning.metrics import Means, pair_metrics
 from training.tuning.optim import make_optimizer, update
 from training.tuning.pairs import make_pairs
 from training.tuning.plan import Plan, make_plan, split
@@ -77,21 +79,20 @@ def train(run: Run) -> None:
         draw_samples(run, policy.family, step=0, when="before")
     for step in range(done + 1, plan.total_steps + 1):
         started = time.perf_counter()
-        metrics: dict[str, float] = {}
+        means = Means()
         total_weight = sum(train_set.weight(micro) for micro in plan.step(step))
         for number, micro in enumerate(plan.step(step)):
-            batch = train_set.batch(micro, epoch=epoch_of(plan, step))
+            batch, pairs = train_set.batch(micro, epoch=epoch_of(plan, step)), train_set.pairs(micro)
             errors = denoising_errors(policy.family, policy.unet, batch, autocast=autocast(config))
             if cached is not None:
                 reference = cached[step, number].to(errors.device)
             else:
                 with torch.no_grad(), policy.as_reference() as unet:
                     reference = denoising_errors(policy.family, unet, batch, autocast=autocast(config))
-            pairs = index_pairs([train_set.groups[index] for index in micro], device=errors.device)
-            loss, values = pair_losses(errors, reference, pairs, beta=config.beta)
-            (loss.sum() / total_weight).backward()
-            accumulate(metrics, values, scale=1 / total_weight)
-        metrics |= update(optimizer, config, step=step, total_steps=plan.total_steps)
+            losses, values = pair_losses(errors, reference, pairs, beta=config.beta)
+            ((losses * pairs.weight).sum() / total_weight).backward()
+            means.add(values, pairs.weight)
+        metrics = means.result() | update(optimizer, config, step=step, total_steps=plan.total_steps)
         metrics |= train_set.speed(plan.step(step), seconds=time.perf_counter() - started)
         run.log(step, metrics)
         if eval_set.groups and run.due(config.eval_every, step):
@@ -116,22 +117,18 @@ def inspect(run: Run) -> dict[str, Any]:
 def pair_losses(
     errors: Errors, reference: Errors, pairs: PairIndex, *, beta: float
 ) -> tuple[Float[Tensor, " P"], dict[str, Float[Tensor, " P"]]]:
-    """Each pair's loss, and all that is logged of it, both times its weight. A tie counts half."""
+    """Each pair's loss, and what is logged of it."""
     chosen, rejected = errors[pairs.chosen], errors[pairs.rejected]
     reference_chosen, reference_rejected = reference[pairs.chosen], reference[pairs.rejected]
     for_chosen = diffusion_dpo_loss(chosen, rejected, reference_chosen, reference_rejected, beta=beta)
     for_rejected = diffusion_dpo_loss(rejected, chosen, reference_rejected, reference_chosen, beta=beta)
     losses = pairs.target * for_chosen + (1 - pairs.target) * for_rejected
-    reward_chosen = implicit_reward(chosen, reference_chosen, beta=beta)
-    reward_rejected = implicit_reward(rejected, reference_rejected, beta=beta)
-    margin = reward_chosen - reward_rejected
-    agrees = (margin.sign() + 1) / 2
+    rewards = pair_metrics(
+        implicit_reward(chosen, reference_chosen, beta=beta),
+        implicit_reward(rejected, reference_rejected, beta=beta),
+        pairs.target,
+    )
     values = {
-        "loss": losses,
-        "rewards/chosen": reward_chosen,
-        "rewards/rejected": reward_rejected,
-        "rewards/margin": margin,
-        "rewards/accuracy": pairs.target * agrees + (1 - pairs.target) * (1 - agrees),
         # A diffusion model has no exact log-probability; minus the error takes its place.
         "logps/chosen": -chosen,
         "logps/rejected": -rejected,
@@ -140,13 +137,7 @@ def pair_losses(
         "errors/reference_chosen": reference_chosen,
         "errors/reference_rejected": reference_rejected,
     }
-    return pairs.weight * losses, {name: pairs.weight * value.detach() for name, value in values.items()}
-
-
-def accumulate(metrics: dict[str, float], values: dict[str, Tensor], *, scale: float) -> None:
-    """Add the values of a micro-batch to the means of its step."""
-    for name, value in values.items():
-        metrics[name] = metrics.get(name, 0.0) + value.sum().item() * scale
+    return losses, {"loss": losses, **rewards, **values}
 
 
 @torch.no_grad()
@@ -158,15 +149,13 @@ def evaluate(
     config: DiffusionDPOConfig,
 ) -> dict[str, float]:
     """The training values, but for speed, on held-out groups: always at the same noises and timesteps."""
-    metrics: dict[str, float] = {}
-    total_weight = EVAL_DRAWS * sum(groups.weight(micro) for micro in micro_batches)
+    means = Means()
     for key, micro, draw in repeated(micro_batches):
-        batch = groups.batch(micro, epoch=draw)
+        batch, pairs = groups.batch(micro, epoch=draw), groups.pairs(micro)
         errors = denoising_errors(policy.family, policy.unet, batch, autocast=autocast(config))
-        pairs = index_pairs([groups.groups[index] for index in micro], device=errors.device)
         _, values = pair_losses(errors, reference[key].to(errors.device), pairs, beta=config.beta)
-        accumulate(metrics, values, scale=1 / total_weight)
-    return metrics
+        means.add(values, pairs.weight)
+    return means.result()
 
 
 def epoch_of(plan: Plan, step: int) -> int:

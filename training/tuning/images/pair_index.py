@@ -1,0 +1,42 @@
+"""The pairs of several groups as tensors."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from training.tuning.pairs import Pair
+
+
+@dataclass(frozen=True)
+class PairIndex:
+    """P pairs of a micro-batch, all (P,): positions among its candidates, weights and targets (see
+    ``pairs``).
+    """
+
+    chosen: Int[Tensor, " P"]
+    rejected: Int[Tensor, " P"]
+    weight: Float[Tensor, " P"]
+    target: Float[Tensor, " P"]
+
+
+def index_pairs(
+    pairs: Sequence[Sequence[Pair]], candidates: Sequence[int], *, device: torch.device
+) -> PairIndex:
+    """Join the pairs of groups whose candidates, so many in each group, lie one after another."""
+    chosen, rejected, weight, target = [], [], [], []
+    start = 0
+    for group, count in zip(pairs, candidates, strict=True):
+        chosen += [start + pair.chosen for pair in group]
+        rejected += [start + pair.rejected for pair in group]
+        weight += [pair.weight for pair in group]
+        target += [pair.target for pair in group]
+        start += count
+    return PairIndex(
+        torch.tensor(chosen, device=device),
+        torch.tensor(rejected, device=device),
+        torch.tensor(weight, device=device),
+        torch.tensor(target, device=device),
+    )

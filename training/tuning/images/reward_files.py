@@ -1,0 +1,168 @@
+"""Image reward models on disk: fresh ones, pretrained ones, and results."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import LoraConfig as PeftLoraConfig
+from peft import get_peft_model
+from safetensors.torch import load_file, save_file
+from transformers import AutoTokenizer, CLIPModel
+
+from training.tuning.config import LoraConfig
+from training.tuning.config_images import ImageRewardModelConfig
+from training.tuning.errors import BadInput
+from training.tuning.images.bases import pickled_weights
+from training.tuning.images.reward import Backbone, ClipBackbone, ImageReward, RewardHead, SmallBackbone
+
+FORMAT = "tiebreak-image-reward"
+WEIGHTS = "reward.safetensors"
+SMALL = "small"
+BUCKETS = 2048  # of the small backbone's words
+CLIP_MEAN = [0.48145466, 0.4578275, 0.40821073]
+CLIP_STD = [0.26862954, 0.26130258, 0.27577711]
+
+
+def reward_for_training(base: str | None, config: ImageRewardModelConfig, *, seed: int) -> ImageReward:
+    """The model to train: a small one from nothing (no base, or "small"), a CLIP, or an earlier result.
+
+    What is new starts from ``seed``. Raises BadInput for LoRA on a model that has nothing pretrained.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = _reward_for_training(base, config)
+        if config.lora is None:
+            return model
+        if not isinstance(model.backbone, ClipBackbone):
+            message = "the small backbone has nothing pretrained to adapt; set lora to null"
+            raise BadInput(message, file="run.json", field="config.lora")
+        model.backbone.clip = add_adapter(model.backbone.clip, config.lora)
+        return model
+
+
+def refuse_small_keys(base: str, config: ImageRewardModelConfig, *keys: str) -> None:
+    """BadInput if the config sets what a pretrained model decides itself."""
+    for key in keys:
+        if getattr(config, key) != type(config).model_fields[key].default:
+            message = f"{base} has its own; this is for a model that is trained from nothing"
+            raise BadInput(message, file="run.json", field=f"config.{key}")
+
+
+def _reward_for_training(base: str | None, config: ImageRewardModelConfig) -> ImageReward:
+    if base is None or base == SMALL:
+        backbone = SmallBackbone(image_size=config.image_size, width=config.width, buckets=BUCKETS)
+        return ImageReward(backbone, RewardHead(config.width, hidden=config.hidden, scale=1.0)).eval()
+    if is_image_reward(Path(base)):
+        refuse_small_keys(base, config, "image_size", "width", "hidden")
+        return load_image_reward(base)
+    refuse_small_keys(base, config, "image_size", "width")
+    clip = load_clip(base)
+    scale = clip.clip.logit_scale.exp().item()
+    return ImageReward(clip, RewardHead(clip.width, hidden=config.hidden, scale=scale)).eval()
+
+
+def add_adapter(clip: CLIPModel, lora: LoraConfig) -> Any:
+    """CLIP with a fresh LoRA adapter; only the adapter is trained."""
+    config = PeftLoraConfig(r=lora.r, lora_alpha=lora.alpha, target_modules=lora.target_modules)
+    try:
+        return get_peft_model(clip, config)
+    except ValueError as error:
+        raise BadInput(str(error), file="run.json", field="config.lora.target_modules") from error
+
+
+def merge_adapter(model: ImageReward) -> ImageReward:
+    """The same model with its LoRA adapter, if it has one, added into the weights. Changes ``model``."""
+    if isinstance(model.backbone, ClipBackbone) and hasattr(model.backbone.clip, "merge_and_unload"):
+        model.backbone.clip = model.backbone.clip.merge_and_unload()
+    return model
+
+
+def load_clip(base: str) -> ClipBackbone:
+    """CLIPModel with tokenizer, float32. Raises BadInput for other models, pickles and a missing
+    tokenizer.
+    """
+    folder = Path(base)
+    local = folder.exists()
+    if local and not any(folder.glob("*.safetensors")):
+        if pickles := pickled_weights(folder):
+            message = "weights are a pickle, which can run code; only safetensors are read"
+            raise BadInput(message, file=pickles[0])
+        raise BadInput("no weights (*.safetensors); give a CLIP folder, or no base to start anew", file=base)
+    if local and json.loads((folder / "config.json").read_text()).get("model_type") != "clip":
+        raise BadInput(
+            "not a CLIPModel; give a CLIP folder, or no base to start anew", file=folder / "config.json"
+        )
+    try:
+        clip = CLIPModel.from_pretrained(
+            base,
+            dtype=torch.float32,
+            use_safetensors=True,
+            local_files_only=local,
+            attn_implementation="sdpa",
+        )
+    except (OSError, ValueError) as error:
+        raise BadInput(f"the CLIP model cannot be loaded: {error}", file=base) from error
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(base, local_files_only=local)
+    except (OSError, ValueError) as error:
+        raise BadInput(f"the folder has no tokenizer that can be loaded: {error}", file=base) from error
+    return ClipBackbone(clip, tokenizer, **read_preprocessing(folder))
+
+
+def read_preprocessing(folder: Path) -> dict[str, list[float]]:
+    """Mean and standard deviation of the channels from preprocessor_config.json; without one, CLIP's."""
+    path = folder / "preprocessor_config.json"
+    settings = json.loads(path.read_text()) if path.is_file() else {}
+    return {"mean": settings.get("image_mean", CLIP_MEAN), "std": settings.get("image_std", CLIP_STD)}
+
+
+def save_image_reward(model: ImageReward, folder: Path) -> None:
+    """Write ``config.json`` and ``reward.safetensors``; a CLIP goes to ``backbone/`` in transformers format.
+
+    In ``reward.safetensors``, names that begin with ``head.`` are the head (see ``reward.py``), and those
+    with ``backbone.`` the small backbone.
+    """
+    backbone = model.backbone
+    config = {
+        "format": FORMAT,
+        "backbone": {"kind": backbone.kind, **backbone.settings},
+        "head": model.head.settings,
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+    weights = model.state_dict()
+    if isinstance(backbone, ClipBackbone):
+        backbone.clip.save_pretrained(folder / "backbone", safe_serialization=True)
+        backbone.tokenizer.save_pretrained(folder / "backbone")
+        weights = {name: value for name, value in weights.items() if name.startswith("head.")}
+    save_file({name: value.detach().cpu().contiguous() for name, value in weights.items()}, folder / WEIGHTS)
+
+
+def is_image_reward(folder: Path) -> bool:
+    """Whether ``save_image_reward`` wrote this folder."""
+    path = folder / "config.json"
+    return path.is_file() and json.loads(path.read_text()).get("format") == FORMAT
+
+
+def load_image_reward(folder: str | Path) -> ImageReward:
+    """The reward model in a result folder, on the CPU, in evaluation mode. Raises BadInput for other
+    folders.
+    """
+    folder = Path(folder)
+    if not is_image_reward(folder):
+        raise BadInput("not an image reward model (a result of the method image_reward_model)", file=folder)
+    config = json.loads((folder / "config.json").read_text())
+    settings = dict(config["backbone"])
+    backbone: Backbone
+    if settings.pop("kind") == ClipBackbone.kind:
+        clip = load_clip(str(folder / "backbone"))
+        backbone = ClipBackbone(clip.clip, clip.tokenizer, **settings)
+    else:
+        backbone = SmallBackbone(**settings)
+    model = ImageReward(backbone, RewardHead(backbone.width, scale=1.0, **config["head"]))
+    missing, unexpected = model.load_state_dict(load_file(folder / WEIGHTS), strict=False)
+    wrong = [*unexpected, *(name for name in missing if not name.startswith("backbone.clip."))]
+    if wrong:
+        raise BadInput(f"weights do not fit the model: {', '.join(wrong[:3])}", file=folder / WEIGHTS)
+    return model.eval()
