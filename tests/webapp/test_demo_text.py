@@ -14,11 +14,11 @@ from webapp.demo import text_grammar, text_world
 from webapp.demo.text_world import EMPTY, PER_WORD, UNKNOWN, WRONG, utility
 
 SHIPPED = Path(text_world.__file__).parent / "models" / "text"
-PROMPT = "Hi, Anna here. My kettle has not arrived. The order number is 482."
-STEP = "I have asked the courier about order 482."
+PROMPT = "Hi, Anna here. My kettle has not arrived. The order number is K4."
+STEP = "I have asked the courier about order K4."
 SORRY = "I am sorry that your kettle is late."
 BEST = (
-    f"Hi Anna! {SORRY} {STEP} If it is lost I will send a new kettle. Is there anything else I can help with?"
+    f"Hi Anna! {SORRY} {STEP} I will send a new kettle if it is lost. Is there anything else I can help with?"
 )
 
 
@@ -71,9 +71,9 @@ def test_utility_by_hand():
     "answer",
     [
         "Hi Ben!",
-        "I have asked the courier about order 483.",
+        "I have asked the courier about order K5.",
         "I am sorry that your lamp is late.",
-        "I have cancelled order 482.",  # right order, another request's answer
+        "I have cancelled order K4.",  # right order, another request's answer
         "I am sorry that you cannot log in.",
     ],
 )
@@ -82,8 +82,8 @@ def test_wrong_details_and_answers_to_something_else_cost(answer):
 
 
 def test_garbage_costs():
-    assert utility(PROMPT, "kettle kettle 482 Anna") == UNKNOWN
-    assert utility(PROMPT, f"{STEP} I have ask order courier 482.") == pytest.approx(2 + UNKNOWN)
+    assert utility(PROMPT, "kettle kettle K4 Anna") == UNKNOWN
+    assert utility(PROMPT, f"{STEP} I have ask order courier K4.") == pytest.approx(2 + UNKNOWN)
 
 
 @pytest.mark.parametrize("sentence", ["Hi Anna!", SORRY, STEP, "Is there anything else I can help with?"])
@@ -112,7 +112,7 @@ def test_words_beyond_the_free_ones_cost():
 
 def test_nothing_beats_the_best_answer():
     """No corpus answer, and no answer with a sentence added or left out, scores above 4.8."""
-    sentences = ["Hi Anna!", SORRY, STEP, "If it is lost I will send a new kettle.", text_grammar.OFFERS[0]]
+    sentences = ["Hi Anna!", SORRY, STEP, "I will send a new kettle if it is lost.", text_grammar.OFFERS[0]]
     for left_out in range(5):
         assert utility(PROMPT, " ".join(sentences[:left_out] + sentences[left_out + 1 :])) < 4.8
     for added in (*text_grammar.FILLERS, *text_grammar.VAGUE_STEPS, *sentences, *text_grammar.SIGN_OFFS):

@@ -24,7 +24,7 @@ SLOTS = {"name": grammar.NAMES, "product": grammar.PRODUCTS, "day": grammar.DAYS
 SLOT_PATTERN = re.compile(
     r"\b(?:"
     + "|".join(f"(?P<{slot}>{'|'.join(words)})" for slot, words in SLOTS.items())
-    + r"|(?P<order>\d+))\b"
+    + r"|(?P<order>[A-Z]\d+))\b"
 )
 SENTENCE_END = re.compile(r"(?<=[.?!])\s+")
 # One letter per sentence, in the grammar's order: greeting, filler, acknowledgement, blame, steps, offer.
@@ -92,7 +92,7 @@ def draw_prompt(rng: random.Random) -> tuple[str, grammar.Template, dict[str, st
     """A random prompt with the template and the details behind it."""
     template = rng.choice(grammar.TEMPLATES)
     details = {slot: rng.choice(words) for slot, words in SLOTS.items()}
-    details["order"] = "".join(rng.sample("123456789", 3))
+    details["order"] = rng.choice("ABCDEFGHJKLMNPQRSTUVWXYZ") + rng.choice("123456789")
     body = template.body.format(**details)
     return rng.choice(grammar.OPENINGS).format(name=details["name"], body=body), template, details
 
