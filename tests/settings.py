@@ -13,3 +13,4 @@ from webapp.settings import *  # noqa: E402, F403
 PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]  # fast
 STORAGES["staticfiles"] = {"BACKEND": "django.contrib.staticfiles.storage.StaticFilesStorage"}  # noqa: F405
 CELERY_BROKER_URL = "memory://"
+STATIC_ROOT.mkdir(parents=True)  # noqa: F405  whitenoise warns about a missing folder
