@@ -1,4 +1,4 @@
-"""Models, snapshots, runs, checkpoints, matches and schedules as rows. Postgres holds the truth about every run."""
+"""Models, snapshots, runs, checkpoints, matches, schedules. Postgres holds the truth about every run."""
 
 from datetime import datetime, timedelta
 from typing import ClassVar
@@ -8,15 +8,17 @@ from django.db.models import F, Q
 from django.urls import reverse
 
 from annotation.models import Comparison, Project, User
+from training.tuning.registry import METHODS
+
+JOBS = [method.name for method in METHODS if method.purpose == "job"]  # their results are no models
 
 
 class BaseModel(models.Model):
-    """A model that runs may start from: a folder on the workers' disk or a hub id. Runs name it, never its path."""
+    """A model to start from: a folder on the workers' disk or a hub id. Runs name it, never its path."""
 
     name = models.CharField(max_length=100, unique=True)
     modality = models.CharField(max_length=8, choices=Project.Modality)
     location = models.CharField(max_length=500, help_text="a folder that workers can read, or a hub id")
-    revision = models.CharField(max_length=100, blank=True, help_text="of a hub id")
     created_by = models.ForeignKey(User, on_delete=models.PROTECT, related_name="+")
     created_at = models.DateTimeField(auto_now_add=True)
 
@@ -25,9 +27,10 @@ class BaseModel(models.Model):
 
 
 class Snapshot(models.Model):
-    """The rows of a run, frozen once for all attempts: judgements before `cutoff`, later ones never change it.
+    """The rows of a run, frozen once for all attempts: judgements before `cutoff`, never later ones.
 
-    `storage_key` is a zip of `train.jsonl`, `eval.jsonl` and `media/`, named by the SHA-256 of its content.
+    `storage_key` is a zip of `train.jsonl`, `eval.jsonl` and `media/`. `sha256` is the hash of its content:
+    of the names and bytes of these files, however they were packed.
     """
 
     project = models.ForeignKey(Project, null=True, on_delete=models.PROTECT, related_name="snapshots")
@@ -35,16 +38,22 @@ class Snapshot(models.Model):
     filters = models.JSONField(default=dict)
     eval_fraction = models.FloatField(default=0.0)
     seed = models.BigIntegerField(default=0)
-    shuffle_labels = models.BooleanField(default=False, help_text="a control: the same data with random labels")
+    shuffle_labels = models.BooleanField(
+        default=False, help_text="a control: the same data with random labels"
+    )
     sha256 = models.CharField(max_length=64, blank=True)
     storage_key = models.CharField(max_length=200, blank=True)
-    counts = models.JSONField(default=dict, help_text="groups, judgements, annotators, train_groups, eval_groups")
+    counts = models.JSONField(
+        default=dict, help_text="groups, judgements, annotators, train_groups, eval_groups"
+    )
     frozen_at = models.DateTimeField(null=True, blank=True)
     created_at = models.DateTimeField(auto_now_add=True)
 
     class Meta:
         constraints = [
-            models.CheckConstraint(condition=Q(eval_fraction__gte=0, eval_fraction__lt=1), name="snapshot_eval_fraction")
+            models.CheckConstraint(
+                condition=Q(eval_fraction__gte=0, eval_fraction__lt=1), name="snapshot_eval_fraction"
+            )
         ]
 
     def __str__(self) -> str:
@@ -61,12 +70,18 @@ class RunQuerySet(models.QuerySet["Run"]):
     def queued(self, *, device_kind: str) -> "RunQuerySet":
         return self.filter(status=Run.Status.QUEUED, device_kind=device_kind)
 
-    def stale(self, *, now: datetime, after: timedelta) -> "RunQuerySet":
-        return self.filter(status=Run.Status.RUNNING, heartbeat_at__lt=now - after)
+    def lost(self, *, now: datetime, stale_after: timedelta, stall_after: timedelta) -> "RunQuerySet":
+        """Running, but no worker or no progress has been seen for too long."""
+        silent = Q(heartbeat_at__lt=now - stale_after) | Q(progress_at__lt=now - stall_after)
+        return self.filter(silent, status=Run.Status.RUNNING)
+
+    def held_by(self, run: "Run") -> "RunQuerySet":
+        """The run as long as this attempt may write to it. Every write of a worker goes through here."""
+        return self.filter(pk=run.pk, attempt=run.attempt, status=Run.Status.RUNNING)
 
 
 class Run(models.Model):
-    """One training (or generation, or scoring) job with the run-directory contract, and all that is known of it.
+    """One training (or generation, or scoring) job with a run directory, and all that is known of it.
 
     draft → preparing → queued → running → done | failed | cancelled; a lost attempt goes back to queued.
     Every write of a worker filters on `attempt`, so that a worker that was given up cannot write.
@@ -98,7 +113,15 @@ class Run(models.Model):
     device_kind = models.CharField(max_length=8, default="cpu")
     code_version = models.CharField(max_length=64, blank=True)
     # Who works on it
-    attempt = models.PositiveSmallIntegerField(default=0)
+    preparations = models.PositiveSmallIntegerField(
+        default=0, help_text="how often its data was begun to be frozen"
+    )
+    attempt = models.PositiveIntegerField(
+        default=0, help_text="grows with every claim; older attempts cannot write"
+    )
+    lost_attempts = models.PositiveSmallIntegerField(
+        default=0, help_text="whose worker or trainer died or stalled"
+    )
     worker = models.CharField(max_length=100, blank=True)
     queued_at = models.DateTimeField(null=True, blank=True)
     started_at = models.DateTimeField(null=True, blank=True)
@@ -113,7 +136,11 @@ class Run(models.Model):
     log_tail = models.TextField(blank=True)
     preview = models.JSONField(null=True, blank=True, help_text="the data as the trainer will see it")
     samples = models.JSONField(default=list, help_text="rows of samples.jsonl; images as media names")
-    schedule = models.ForeignKey("Schedule", null=True, blank=True, on_delete=models.SET_NULL, related_name="runs")
+    schedule = models.ForeignKey(
+        "Schedule", null=True, blank=True, on_delete=models.SET_NULL, related_name="runs"
+    )
+    schedule_round = models.PositiveIntegerField(null=True, blank=True)
+    schedule_step = models.PositiveSmallIntegerField(null=True, blank=True)
     created_by = models.ForeignKey(User, on_delete=models.PROTECT, related_name="+")
     created_at = models.DateTimeField(auto_now_add=True)
 
@@ -124,9 +151,14 @@ class Run(models.Model):
             models.CheckConstraint(
                 condition=~(Q(base__isnull=False) & Q(base_checkpoint__isnull=False)), name="run_has_one_base"
             ),
+            models.UniqueConstraint(
+                fields=["schedule", "schedule_round", "schedule_step"], name="run_once_per_schedule_step"
+            ),
         ]
         indexes = [
-            models.Index(fields=["device_kind", "queued_at", "id"], condition=Q(status="queued"), name="run_queue"),
+            models.Index(
+                fields=["device_kind", "queued_at", "id"], condition=Q(status="queued"), name="run_queue"
+            ),
             models.Index(fields=["heartbeat_at"], condition=Q(status="running"), name="run_heartbeat"),
             models.Index(fields=["project", "-created_at"], name="run_of_project"),
         ]
@@ -140,6 +172,11 @@ class Run(models.Model):
     @property
     def has_ended(self) -> bool:
         return self.status in self.ENDED
+
+    @property
+    def is_job(self) -> bool:
+        """Generation or scoring: its result holds rows, not weights."""
+        return self.method in JOBS
 
 
 class Metric(models.Model):
@@ -159,7 +196,7 @@ class Metric(models.Model):
 
 
 class ResumePoint(models.Model):
-    """A `checkpoint-…/` folder of an unfinished run, zipped in the storage."""
+    """A `checkpoint-…/` folder of an unfinished run, zipped in the storage: the newest two and the best."""
 
     run = models.ForeignKey(Run, on_delete=models.CASCADE, related_name="resume_points")
     step = models.PositiveIntegerField()
@@ -182,6 +219,10 @@ class CheckpointQuerySet(models.QuerySet["Checkpoint"]):
     def managed_by(self, user: User) -> "CheckpointQuerySet":
         return self.filter(run__project__members__user=user, run__project__members__role="manager")
 
+    def of_models(self) -> "CheckpointQuerySet":
+        """Those that runs may start from: not the rows that generation and scoring made."""
+        return self.exclude(run__method__in=JOBS)
+
 
 class Checkpoint(models.Model):
     """The result of a finished run: a zip of `result/` in the storage, named by its SHA-256."""
@@ -199,8 +240,13 @@ class Checkpoint(models.Model):
         return f"checkpoint {self.pk}"
 
 
+class MatchQuerySet(models.QuerySet["Match"]):
+    def managed_by(self, user: User) -> "MatchQuerySet":
+        return self.filter(project__members__user=user, project__members__role="manager")
+
+
 class Match(models.Model):
-    """A blind comparison of two models on held-out prompts: two generation runs, then comparisons for people."""
+    """A blind comparison of two models on held-out prompts: two generations, then people's comparisons."""
 
     class Status(models.TextChoices):
         GENERATING = "generating"
@@ -208,13 +254,20 @@ class Match(models.Model):
         FAILED = "failed"
 
     project = models.ForeignKey(Project, on_delete=models.PROTECT, related_name="matches")
-    left_run = models.ForeignKey(Run, on_delete=models.PROTECT, related_name="+", help_text="generates the left model's")
+    left_run = models.ForeignKey(
+        Run, on_delete=models.PROTECT, related_name="+", help_text="generates the left model's"
+    )
     right_run = models.ForeignKey(Run, on_delete=models.PROTECT, related_name="+")
     prompts = models.PositiveIntegerField(help_text="how many prompts were asked for")
+    identical = models.PositiveIntegerField(
+        default=0, help_text="pairs that nobody need see: both wrote the same"
+    )
     status = models.CharField(max_length=10, choices=Status, default=Status.GENERATING)
     error = models.TextField(blank=True)
     created_by = models.ForeignKey(User, on_delete=models.PROTECT, related_name="+")
     created_at = models.DateTimeField(auto_now_add=True)
+
+    objects: ClassVar[MatchQuerySet] = MatchQuerySet.as_manager()  # type: ignore[assignment]
 
     class Meta:
         constraints = [models.CheckConstraint(condition=~Q(left_run=F("right_run")), name="match_of_two")]
@@ -237,11 +290,16 @@ class MatchComparison(models.Model):
         return f"comparison {self.comparison_id} of match {self.match_id}"
 
 
-class Schedule(models.Model):
-    """Starts the runs of its plan by itself: after every `every_judgements` new judgements, or on a cron line.
+class ScheduleQuerySet(models.QuerySet["Schedule"]):
+    def managed_by(self, user: User) -> "ScheduleQuerySet":
+        return self.filter(project__members__user=user, project__members__role="manager")
 
-    `plan` is a list of run specifications in order ({"method", "base", "config", …}); each starts when the one
-    before it is done, and a reward model made earlier in the plan is named by {"step": index}.
+
+class Schedule(models.Model):
+    """Starts the runs of its plan by itself: after `every_judgements` new judgements, or on a cron line.
+
+    `plan` is a list of run specifications in order ({"method", "base", "config", …}); each starts when the
+    one before it is done. What an earlier step made is named by {"step": index}, as base or as reward.
     """
 
     project = models.ForeignKey(Project, on_delete=models.CASCADE, related_name="schedules")
@@ -250,12 +308,19 @@ class Schedule(models.Model):
     cron = models.CharField(max_length=100, blank=True)
     plan = models.JSONField()
     enabled = models.BooleanField(default=True)
-    judgements_seen = models.PositiveIntegerField(default=0)
+    judgements_seen = models.PositiveIntegerField(
+        default=0, help_text="how many there were at the last firing"
+    )
+    round = models.PositiveIntegerField(default=0, help_text="how often it fired")
     fired_at = models.DateTimeField(null=True, blank=True)
-    next_step = models.PositiveSmallIntegerField(null=True, blank=True, help_text="null: waiting for the next firing")
+    next_step = models.PositiveSmallIntegerField(
+        null=True, blank=True, help_text="null: waiting for the next firing"
+    )
     error = models.TextField(blank=True)
     created_by = models.ForeignKey(User, on_delete=models.PROTECT, related_name="+")
     created_at = models.DateTimeField(auto_now_add=True)
+
+    objects: ClassVar[ScheduleQuerySet] = ScheduleQuerySet.as_manager()  # type: ignore[assignment]
 
     class Meta:
         constraints = [
@@ -266,5 +331,3 @@ class Schedule(models.Model):
 
     def __str__(self) -> str:
         return self.name
-
-

@@ -1,0 +1,267 @@
+"""The HTTP API of models, runs, checkpoints, matches and schedules, under /api/v1/. For managers."""
+
+import hashlib
+import json
+from typing import Any
+
+from django.db.models import QuerySet
+from django.http import FileResponse, HttpResponse
+from django.urls import path
+from drf_spectacular.types import OpenApiTypes
+from drf_spectacular.utils import OpenApiParameter, OpenApiResponse, extend_schema
+from rest_framework import status
+from rest_framework.decorators import api_view
+from rest_framework.request import Request
+from rest_framework.response import Response
+
+from annotation.api import find_project
+from annotation.errors import Invalid, NotAllowed, NotFound
+from annotation.models import Project
+from training import serializers, services
+from training.models import BaseModel, Checkpoint, Match, Run, Schedule
+
+AFTER = OpenApiParameter("after", OpenApiTypes.INT, description="rows of later steps only")
+PROJECT = OpenApiParameter("project", OpenApiTypes.INT, description="of this project only")
+ZIP = OpenApiResponse(OpenApiTypes.BINARY, description="a zip of result/")
+PAGE = 200  # newest rows of a list
+
+
+def find(request: Request, rows: QuerySet[Any], pk: int, *, through: str, what: str) -> Any:
+    """The row `pk`, whose project lies at `through`: 404 for outsiders, 403 for members who don't manage it."""
+    found = rows.filter(pk=pk).first()
+    if found is None:
+        raise NotFound(f"There is no such {what}.")
+    project: Any = found
+    for name in through.split("."):
+        project = getattr(project, name)
+    try:
+        find_project(request, project.pk, manage=True)
+    except NotFound:
+        raise NotFound(f"There is no such {what}.") from None
+    return found
+
+
+def listed(request: Request, model: Any, *related: str) -> QuerySet[Any]:
+    """The newest rows in the projects that this user manages, perhaps of one project."""
+    rows = model.objects.managed_by(request.user).select_related(*related)
+    if (project := request.query_params.get("project")) is not None:
+        if not project.isdecimal() or len(project) > 18:
+            raise Invalid({"project": f"{project!r} is not the id of a project."})
+        rows = rows.filter(project=project)
+    return rows.order_by("-pk")[:PAGE]
+
+
+def valid(serializer: Any) -> dict[str, Any]:
+    serializer.is_valid(raise_exception=True)
+    return dict(serializer.validated_data)
+
+
+def own_project(request: Request, data: dict[str, Any]) -> Project:
+    try:
+        return find_project(request, data.pop("project"), manage=True)
+    except NotFound as error:
+        raise Invalid({"project": str(error)}) from None
+
+
+RUN_ROWS = ("base", "base_checkpoint", "snapshot", "checkpoint", "project")
+
+
+@extend_schema(methods=["GET"], parameters=[PROJECT], responses=serializers.RunSerializer(many=True))
+@extend_schema(
+    methods=["POST"],
+    request=serializers.RunRequestSerializer,
+    responses={201: serializers.RunSerializer},
+)
+@api_view(["GET", "POST"])
+def runs(request: Request) -> Response:
+    """The runs of the projects that you manage, newest first; or start one."""
+    if request.method == "GET":
+        return Response(serializers.RunSerializer(listed(request, Run, *RUN_ROWS), many=True).data)
+    data = valid(serializers.RunRequestSerializer(data=request.data))
+    project = own_project(request, data)
+    run = services.create_run(by=request.user, project=project, over_http=True, **data)
+    return Response(serializers.RunSerializer(run).data, status=status.HTTP_201_CREATED)
+
+
+@extend_schema(responses=serializers.RunSerializer)
+@api_view(["GET"])
+def run(request: Request, pk: int) -> Response:
+    """A run, and how far it is."""
+    found = find(request, Run.objects.select_related(*RUN_ROWS), pk, through="project", what="run")
+    return Response(serializers.RunSerializer(found).data)
+
+
+@extend_schema(parameters=[AFTER], responses={200: serializers.MetricsSerializer, 304: None})
+@api_view(["GET"])
+def metrics(request: Request, pk: int) -> HttpResponse:
+    """The run's metrics; with an ETag, so that asking again costs little."""
+    found = find(request, Run.objects.select_related("project"), pk, through="project", what="run")
+    body = {
+        "status": found.status,
+        "step": found.step,
+        "total_steps": found.total_steps,
+        "metrics": services.metrics_of(found, after=_step(request)),
+    }
+    tag = f'"{hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()[:32]}"'
+    headers = {"ETag": tag, "Cache-Control": "private, no-cache"}
+    if request.headers.get("If-None-Match") == tag:
+        return HttpResponse(status=status.HTTP_304_NOT_MODIFIED, headers=headers)
+    return Response(body, headers=headers)
+
+
+@extend_schema(request=None, responses={202: serializers.RunSerializer})
+@api_view(["POST"])
+def cancel(request: Request, pk: int) -> Response:
+    """Cancel a run: at once if it waits; a running one saves and stops."""
+    return _change(request, pk, services.cancel_run)
+
+
+@extend_schema(request=None, responses={202: serializers.RunSerializer})
+@api_view(["POST"])
+def start(request: Request, pk: int) -> Response:
+    """Start a draft."""
+    return _change(request, pk, services.start_run)
+
+
+@extend_schema(request=None, responses={202: serializers.RunSerializer})
+@api_view(["POST"])
+def retry(request: Request, pk: int) -> Response:
+    """Run a failed or cancelled run again, from its newest checkpoint."""
+    return _change(request, pk, services.retry_run)
+
+
+def _change(request: Request, pk: int, change: Any) -> Response:
+    found = find(request, Run.objects.select_related(*RUN_ROWS), pk, through="project", what="run")
+    change(run=found)
+    return Response(serializers.RunSerializer(found).data, status=status.HTTP_202_ACCEPTED)
+
+
+@extend_schema(parameters=[PROJECT], responses=serializers.CheckpointSerializer(many=True))
+@api_view(["GET"])
+def checkpoints(request: Request) -> Response:
+    """The models that came out of your projects' runs, newest first."""
+    found = Checkpoint.objects.managed_by(request.user).of_models()
+    if (project := request.query_params.get("project")) is not None:
+        if not project.isdecimal() or len(project) > 18:
+            raise Invalid({"project": f"{project!r} is not the id of a project."})
+        found = found.filter(run__project=project)
+    return Response(serializers.CheckpointSerializer(found.order_by("-pk")[:PAGE], many=True).data)
+
+
+@extend_schema(responses={(200, "application/zip"): ZIP})
+@api_view(["GET"])
+def download(request: Request, pk: int) -> FileResponse:
+    """The result as a zip: weights, tokenizer, model card."""
+    rows = Checkpoint.objects.select_related("run__project")
+    found = find(request, rows, pk, through="run.project", what="checkpoint")
+    file, name = services.open_checkpoint(found)
+    return FileResponse(file, as_attachment=True, filename=name, content_type="application/zip")
+
+
+@extend_schema(methods=["GET"], responses=serializers.BaseModelSerializer(many=True))
+@extend_schema(
+    methods=["POST"],
+    request=serializers.BaseModelRequestSerializer,
+    responses={201: serializers.BaseModelSerializer},
+)
+@api_view(["GET", "POST"])
+def models(request: Request) -> Response:
+    """The registered models that runs may start from; or register one."""
+    if not request.user.is_manager:
+        raise NotAllowed("Only managers see and register models.")
+    if request.method == "GET":
+        return Response(serializers.BaseModelSerializer(BaseModel.objects.order_by("name"), many=True).data)
+    data = valid(serializers.BaseModelRequestSerializer(data=request.data))
+    registered = services.register_base_model(by=request.user, **data)
+    return Response(serializers.BaseModelSerializer(registered).data, status=status.HTTP_201_CREATED)
+
+
+MATCH_ROWS = ("project", "left_run__base", "right_run__base")
+
+
+@extend_schema(methods=["GET"], parameters=[PROJECT], responses=serializers.MatchSerializer(many=True))
+@extend_schema(
+    methods=["POST"],
+    request=serializers.MatchRequestSerializer,
+    responses={201: serializers.MatchSerializer},
+)
+@api_view(["GET", "POST"])
+def matches(request: Request) -> Response:
+    """Blind comparisons of two models; or queue one."""
+    if request.method == "GET":
+        return Response(serializers.MatchSerializer(listed(request, Match, *MATCH_ROWS), many=True).data)
+    data = valid(serializers.MatchRequestSerializer(data=request.data))
+    project = own_project(request, data)
+    made = services.create_match(by=request.user, project=project, **data)
+    return Response(serializers.MatchSerializer(made).data, status=status.HTTP_201_CREATED)
+
+
+@extend_schema(responses=serializers.MatchSerializer)
+@api_view(["GET"])
+def match(request: Request, pk: int) -> Response:
+    """A match and its win rate, with an interval."""
+    found = find(request, Match.objects.select_related(*MATCH_ROWS), pk, through="project", what="match")
+    return Response(serializers.MatchSerializer(found).data)
+
+
+@extend_schema(methods=["GET"], parameters=[PROJECT], responses=serializers.ScheduleSerializer(many=True))
+@extend_schema(
+    methods=["POST"],
+    request=serializers.ScheduleRequestSerializer,
+    responses={201: serializers.ScheduleSerializer},
+)
+@api_view(["GET", "POST"])
+def schedules(request: Request) -> Response:
+    """Plans of runs that start by themselves; or make one."""
+    if request.method == "GET":
+        return Response(serializers.ScheduleSerializer(listed(request, Schedule), many=True).data)
+    data = valid(serializers.ScheduleRequestSerializer(data=request.data))
+    project = own_project(request, data)
+    made = services.create_schedule(by=request.user, project=project, **data)
+    return Response(serializers.ScheduleSerializer(made).data, status=status.HTTP_201_CREATED)
+
+
+@extend_schema(methods=["GET"], responses=serializers.ScheduleSerializer)
+@extend_schema(
+    methods=["PATCH"],
+    request=serializers.ScheduleChangeSerializer,
+    responses=serializers.ScheduleSerializer,
+)
+@extend_schema(methods=["DELETE"], responses={204: None})
+@api_view(["GET", "PATCH", "DELETE"])
+def schedule(request: Request, pk: int) -> Response:
+    """A schedule; switch it on or off, or remove it."""
+    rows = Schedule.objects.select_related("project")
+    found = find(request, rows, pk, through="project", what="schedule")
+    if request.method == "DELETE":
+        services.delete_schedule(schedule=found)
+        return Response(status=status.HTTP_204_NO_CONTENT)
+    if request.method == "PATCH":
+        data = valid(serializers.ScheduleChangeSerializer(data=request.data))
+        services.set_enabled(schedule=found, enabled=data["enabled"])
+    return Response(serializers.ScheduleSerializer(found).data)
+
+
+def _step(request: Request) -> int:
+    value = request.query_params.get("after", "-1")
+    try:
+        return max(-1, min(int(value), 2**31 - 1))
+    except ValueError:
+        raise Invalid({"after": f"{value!r} is not a step."}) from None
+
+
+urlpatterns = [
+    path("runs/", runs, name="api-runs"),
+    path("runs/<int:pk>/", run, name="api-run"),
+    path("runs/<int:pk>/metrics/", metrics, name="api-run-metrics"),
+    path("runs/<int:pk>/cancel/", cancel, name="api-run-cancel"),
+    path("runs/<int:pk>/start/", start, name="api-run-start"),
+    path("runs/<int:pk>/retry/", retry, name="api-run-retry"),
+    path("checkpoints/", checkpoints, name="api-checkpoints"),
+    path("checkpoints/<int:pk>/download/", download, name="api-checkpoint-download"),
+    path("models/", models, name="api-models"),
+    path("matches/", matches, name="api-matches"),
+    path("matches/<int:pk>/", match, name="api-match"),
+    path("schedules/", schedules, name="api-schedules"),
+    path("schedules/<int:pk>/", schedule, name="api-schedule"),
+]

@@ -1,0 +1,252 @@
+"""Rows become snapshot files: the only bridge from what people said to what the trainer reads.
+
+A snapshot holds `train.jsonl`, perhaps `eval.jsonl`, and images under `media/`. It is split by prompt, so
+that no prompt is in both parts, and depends on nothing but the judgements, the filters and the seed.
+"""
+
+import hashlib
+import json
+import random
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
+
+from annotation.errors import Invalid
+from training import storage
+from training.models import Snapshot
+from training.tuning.data import Group
+
+FOLDER = "snapshots"
+
+
+class Filters(BaseModel):
+    """Which judgements a run learns from. Left out: all of them."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    annotators: list[str] | None = Field(None, min_length=1, description="only theirs, by user name")
+    without_annotators: list[str] | None = Field(None, min_length=1, description="not theirs")
+    since: AwareDatetime | None = Field(None, description="only those given at this time or later")
+    kinds: list[Literal["regular", "gold", "repeat", "review", "qualification", "judge"]] | None = Field(
+        None, min_length=1, description="only these; left out: regular ones"
+    )
+    min_seconds: float | None = Field(None, ge=0, description="not those given faster than this")
+    min_agreement: float | None = Field(
+        None, ge=0, le=1, description="only comparisons whose commonest choice has this share of the votes"
+    )
+
+
+class EmptySnapshot(Exception):
+    """There is nothing to learn from; the sentence says why."""
+
+
+@dataclass(frozen=True)
+class Frozen:
+    """A stored snapshot: where, the hash of its content, and how much it holds."""
+
+    storage_key: str
+    sha256: str
+    counts: dict[str, int]
+
+
+def check_filters(filters: dict[str, Any]) -> dict[str, Any]:
+    """The filters in their stored form. Invalid with paths such as filters.since."""
+    if not isinstance(filters, dict):
+        raise Invalid({"filters": "must be an object."})
+    try:
+        return Filters.model_validate(filters).model_dump(mode="json", exclude_none=True)
+    except ValidationError as error:
+        raise Invalid({_field_of(item): _message_of(item) for item in error.errors()}) from None
+
+
+def store_snapshot(snapshot: Snapshot) -> Frozen:
+    """Freeze the project's judgements before the cut-off. Raises EmptySnapshot, with a sentence."""
+    from annotation.services import judged_groups
+
+    assert snapshot.project is not None
+    groups = judged_groups(project=snapshot.project, before=snapshot.cutoff, filters={})
+    kept = keep(groups, Filters.model_validate(snapshot.filters))
+    if snapshot.shuffle_labels:
+        kept = shuffle_labels(kept, seed=snapshot.seed)
+    frozen = _store(kept, eval_fraction=snapshot.eval_fraction, seed=snapshot.seed)
+    if not frozen.counts["groups"]:
+        raise EmptySnapshot(
+            "No judgement passes the filters of this run; loosen them."
+            if snapshot.filters
+            else "There are no judgements to learn from yet; collect some and start the run again."
+        )
+    return frozen
+
+
+def store_rows(rows: Iterable[dict[str, Any]]) -> Frozen:
+    """Freeze given rows, prompts or groups, in their order. Invalid for a row that is no group."""
+    return _store(_checked(rows), eval_fraction=0.0, seed=0)
+
+
+def keep(groups: Iterable[dict[str, Any]], filters: Filters) -> Iterator[dict[str, Any]]:
+    """The groups with the judgements that pass; groups that are left with none are left out."""
+    for group in groups:
+        judgements = [judgement for judgement in group["judgements"] if _passes(judgement, filters)]
+        if judgements and _agreement(judgements) >= (filters.min_agreement or 0):
+            yield {**group, "judgements": judgements}
+
+
+def shuffle_labels(groups: Iterable[dict[str, Any]], *, seed: int) -> Iterator[dict[str, Any]]:
+    """Every judgement with the candidates' names permuted at random: a choice is then any of them.
+
+    All are equally likely; ties stay ties. A model trained on such labels must not get better than chance;
+    one that does has a leak.
+    """
+    generator = random.Random(f"shuffled labels {seed}")
+    for group in groups:
+        count = len(group["candidates"])
+        judgements = [
+            permute(judgement, generator.sample(range(count), count)) for judgement in group["judgements"]
+        ]
+        yield {**group, "judgements": judgements}
+
+
+def permute(judgement: dict[str, Any], places: list[int]) -> dict[str, Any]:
+    """The judgement as if candidate i had been candidate places[i]. What was seen (`order`) stays."""
+    changed = dict(judgement)
+    if isinstance(judgement.get("choice"), int):
+        changed["choice"] = places[judgement["choice"]]
+    if judgement.get("ranking"):
+        changed["ranking"] = [sorted(places[index] for index in tier) for tier in judgement["ranking"]]
+    if judgement.get("marks"):
+        changed["marks"] = [{**mark, "candidate": places[mark["candidate"]]} for mark in judgement["marks"]]
+    for name in ("ratings", "thumbs", "corrections"):
+        if judgement.get(name):
+            changed[name] = [judgement[name][places.index(index)] for index in range(len(places))]
+    return changed
+
+
+def split_score(prompt: Any, *, seed: int) -> float:
+    """A number in 0..1 that depends on prompt and seed alone; prompts below eval_fraction are held out."""
+    digest = hashlib.sha256(f"{seed}:{canonical(prompt)}".encode()).digest()
+    return int.from_bytes(digest[:8], "big") / 2**64
+
+
+def split_cut(scores: set[float], eval_fraction: float) -> float:
+    """Prompts whose score is below this are held out: about `eval_fraction` of them.
+
+    There is at least one on each side. Raises EmptySnapshot if one prompt is all there is.
+    """
+    if eval_fraction == 0 or not scores:
+        return 0.0
+    ordered = sorted(scores)
+    if len(ordered) == 1:
+        raise EmptySnapshot(
+            "All judgements are about one prompt, so none can be held out; set eval_fraction to 0."
+        )
+    return min(max(eval_fraction, ordered[1]), ordered[-1])
+
+
+def canonical(value: Any) -> str:
+    """JSON with sorted keys and without spaces: equal values, equal text."""
+    return json.dumps(value, ensure_ascii=False, sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+def _store(rows: Iterable[dict[str, Any]], *, eval_fraction: float, seed: int) -> Frozen:
+    with storage.scratch_folder() as scratch:
+        every, folder = scratch / "rows.jsonl", scratch / "snapshot"
+        folder.mkdir()
+        counts, scores = _write_all(rows, every, folder / "media", seed=seed)
+        cut = split_cut(set(scores), eval_fraction)
+        counts |= _write_parts(every, scores, cut, folder)
+        every.unlink()
+        stored = storage.put_zip(folder, folder=FOLDER)
+        return Frozen(stored.key, content_hash(folder), counts)
+
+
+def content_hash(folder: Path) -> str:
+    """SHA-256 over names and hashes of all files of a snapshot, sorted by name."""
+    files = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+    lines = [f"{name} {storage.hash_file(folder / name)}\n" for name in files]
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
+def _write_all(
+    rows: Iterable[dict[str, Any]], path: Path, media: Path, *, seed: int
+) -> tuple[dict[str, int], list[float]]:
+    """Write every row once, and its images. Returns counts, and each row's split score."""
+    judgements, annotators, scores = 0, set(), []
+    with path.open("w", encoding="utf-8") as file:
+        for row in rows:
+            file.write(canonical(_with_images(row, media)) + "\n")
+            scores.append(split_score(row["prompt"], seed=seed))
+            judgements += len(row.get("judgements", ()))
+            annotators.update(judgement.get("annotator") for judgement in row.get("judgements", ()))
+    counts = {"groups": len(scores), "judgements": judgements, "annotators": len(annotators - {None})}
+    return counts | {"prompts": len(set(scores))}, scores
+
+
+def _write_parts(every: Path, scores: list[float], cut: float, folder: Path) -> dict[str, int]:
+    """Deal the rows out to train.jsonl and eval.jsonl."""
+    held_out = [score < cut for score in scores]
+    with every.open(encoding="utf-8") as rows, (folder / "train.jsonl").open("w", encoding="utf-8") as train:
+        if not any(held_out):
+            train.writelines(rows)
+        else:
+            with (folder / "eval.jsonl").open("w", encoding="utf-8") as evaluation:
+                for row, is_held_out in zip(rows, held_out, strict=True):
+                    (evaluation if is_held_out else train).write(row)
+    return {"train_groups": held_out.count(False), "eval_groups": held_out.count(True)}
+
+
+def _with_images(row: dict[str, Any], media: Path) -> dict[str, Any]:
+    """Copy the row's images beside the rows; the row without what only the site knows of them."""
+    candidates = []
+    for candidate in row.get("candidates", ()):
+        if "storage_key" in candidate:
+            target = media / candidate["image"]
+            if not target.exists():
+                target.parent.mkdir(parents=True, exist_ok=True)
+                storage.copy_to(candidate["storage_key"], target)
+            candidate = {name: value for name, value in candidate.items() if name != "storage_key"}
+        candidates.append(candidate)
+    return {**row, "candidates": candidates} if "candidates" in row else row
+
+
+def _checked(rows: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    for number, row in enumerate(rows):
+        bare = {**row, "candidates": [_bare(candidate) for candidate in row.get("candidates", ())]}
+        try:
+            Group.model_validate(bare)
+        except ValidationError as error:
+            item = error.errors()[0]
+            field = ".".join(["rows", str(number), *(str(part) for part in item["loc"])])
+            raise Invalid({field: _message_of(item)}) from None
+        yield row
+
+
+def _bare(candidate: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in candidate.items() if name != "storage_key"}
+
+
+def _passes(judgement: dict[str, Any], filters: Filters) -> bool:
+    annotator, seconds = judgement.get("annotator"), judgement.get("seconds")
+    return (
+        judgement.get("kind", "regular") in (filters.kinds or ["regular"])
+        and (filters.annotators is None or annotator in filters.annotators)
+        and (filters.without_annotators is None or annotator not in filters.without_annotators)
+        and (filters.since is None or datetime.fromisoformat(judgement["at"]) >= filters.since)
+        and (filters.min_seconds is None or seconds is None or seconds >= filters.min_seconds)
+    )
+
+
+def _agreement(judgements: list[dict[str, Any]]) -> float:
+    votes = [canonical(judgement.get("choice")) for judgement in judgements]
+    return max(votes.count(vote) for vote in votes) / len(votes)
+
+
+def _field_of(item: Any) -> str:
+    return ".".join(["filters", *(str(part) for part in item["loc"])])
+
+
+def _message_of(item: Any) -> str:
+    return "unknown key" if item["type"] == "extra_forbidden" else item["msg"].removeprefix("Value error, ")

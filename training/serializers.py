@@ -1,0 +1,139 @@
+"""The shapes of requests and replies of the training API. An unknown key is an error, never ignored."""
+
+from typing import Any
+
+from drf_spectacular.utils import extend_schema_field
+from rest_framework import serializers
+
+from annotation.models import Project
+from annotation.serializers import StrictSerializer
+from training.models import BaseModel, Checkpoint, Match, Run, Schedule
+from training.services import name_of_base, win_rate
+
+
+class RunRequestSerializer(StrictSerializer):
+    project = serializers.IntegerField()
+    method = serializers.CharField(max_length=32)
+    base = serializers.CharField(max_length=120, help_text='a registered model, or "checkpoint:<id>"')
+    reward = serializers.ListField(child=serializers.JSONField(), required=False, default=list)
+    config = serializers.DictField(required=False, default=dict, help_text="keys of the method's schema")
+    filters = serializers.DictField(required=False, default=dict, help_text="annotators, since, kinds, …")
+    eval_fraction = serializers.FloatField(required=False, default=0.0, min_value=0)
+    seed = serializers.IntegerField(required=False, default=0)
+    shuffle_labels = serializers.BooleanField(required=False, default=False, help_text="a control run")
+    start = serializers.BooleanField(required=False, default=True, help_text="false: wait as a draft")
+
+
+class CheckpointSerializer(serializers.ModelSerializer):
+    name = serializers.SerializerMethodField(help_text="as a run's base names it")
+
+    class Meta:
+        model = Checkpoint
+        fields = ["id", "name", "run", "sha256", "size", "metadata", "created_at"]
+
+    def get_name(self, checkpoint: Checkpoint) -> str:
+        return f"checkpoint:{checkpoint.pk}"
+
+
+class RunSerializer(serializers.ModelSerializer):
+    base = serializers.SerializerMethodField()
+    filters = serializers.JSONField(source="snapshot.filters")
+    eval_fraction = serializers.FloatField(source="snapshot.eval_fraction")
+    shuffle_labels = serializers.BooleanField(source="snapshot.shuffle_labels")
+    data = serializers.SerializerMethodField(help_text="hash and counts of the frozen data; null before")
+    checkpoint = serializers.SerializerMethodField(help_text="the result's id; null before it is done")
+
+    class Meta:
+        model = Run
+        fields = [
+            "id", "project", "method", "base", "reward", "config", "filters", "eval_fraction", "seed",
+            "shuffle_labels", "status", "step", "total_steps", "error", "attempt", "data", "checkpoint",
+            "code_version", "created_at", "queued_at", "started_at", "finished_at",
+        ]  # fmt: skip
+
+    def get_base(self, run: Run) -> str:
+        return name_of_base(run)
+
+    @extend_schema_field(serializers.DictField(allow_null=True))
+    def get_data(self, run: Run) -> dict[str, Any] | None:
+        snapshot = run.snapshot
+        return {"sha256": snapshot.sha256, **snapshot.counts} if snapshot.frozen_at else None
+
+    @extend_schema_field(serializers.IntegerField(allow_null=True))
+    def get_checkpoint(self, run: Run) -> int | None:
+        return run.checkpoint.pk if hasattr(run, "checkpoint") else None
+
+
+class MetricsSerializer(serializers.Serializer):
+    status = serializers.CharField()
+    step = serializers.IntegerField()
+    total_steps = serializers.IntegerField(allow_null=True)
+    metrics = serializers.ListField(child=serializers.DictField(), help_text="rows of metrics.jsonl")
+
+
+class BaseModelSerializer(serializers.ModelSerializer):
+    class Meta:
+        model = BaseModel
+        fields = ["id", "name", "modality", "location", "created_at"]
+
+
+class BaseModelRequestSerializer(StrictSerializer):
+    name = serializers.CharField(max_length=100)
+    modality = serializers.ChoiceField(Project.Modality.choices)
+    location = serializers.CharField(max_length=500, help_text="a folder on the workers' disk, or a hub id")
+
+
+class MatchRequestSerializer(StrictSerializer):
+    project = serializers.IntegerField()
+    left = serializers.CharField(max_length=120)
+    right = serializers.CharField(max_length=120)
+    prompts = serializers.ListField(
+        child=serializers.JSONField(), required=False, allow_null=True, default=None
+    )
+    samples_per_prompt = serializers.IntegerField(required=False, default=1, min_value=1, max_value=100)
+    config = serializers.DictField(required=False, default=dict)
+    seed = serializers.IntegerField(required=False, default=0, min_value=0)
+
+
+class MatchSerializer(serializers.ModelSerializer):
+    left = serializers.SerializerMethodField()
+    right = serializers.SerializerMethodField()
+    win_rate = serializers.SerializerMethodField(help_text="of the left model; ties count one half")
+
+    class Meta:
+        model = Match
+        fields = [
+            "id", "project", "left", "right", "left_run", "right_run", "prompts", "status", "error",
+            "win_rate", "created_at",
+        ]  # fmt: skip
+
+    def get_left(self, match: Match) -> str:
+        return name_of_base(match.left_run)
+
+    def get_right(self, match: Match) -> str:
+        return name_of_base(match.right_run)
+
+    @extend_schema_field(serializers.DictField())
+    def get_win_rate(self, match: Match) -> dict[str, Any]:
+        return win_rate(match)
+
+
+class ScheduleRequestSerializer(StrictSerializer):
+    project = serializers.IntegerField()
+    name = serializers.CharField(max_length=100)
+    plan = serializers.ListField(child=serializers.JSONField(), help_text='runs; {"step": 0} names a result')
+    every_judgements = serializers.IntegerField(required=False, allow_null=True, default=None, min_value=1)
+    cron = serializers.CharField(required=False, allow_blank=True, default="", max_length=100)
+
+
+class ScheduleChangeSerializer(StrictSerializer):
+    enabled = serializers.BooleanField()
+
+
+class ScheduleSerializer(serializers.ModelSerializer):
+    class Meta:
+        model = Schedule
+        fields = [
+            "id", "project", "name", "every_judgements", "cron", "plan", "enabled", "round", "fired_at",
+            "next_step", "error", "created_at",
+        ]  # fmt: skip

@@ -1,0 +1,77 @@
+"""Everything that changes a run, a match or a schedule; and what workers do with them."""
+
+from training.services.creating import (
+    cancel_run,
+    create_generation,
+    create_run,
+    create_scoring,
+    feedback_of,
+    retry_run,
+    start_run,
+)
+from training.services.executing import ask_to_stop, execute, stop_was_asked
+from training.services.matches import (
+    advance_matches,
+    create_match,
+    held_out_prompts,
+    wilson_interval,
+    win_rate,
+)
+from training.services.naming import name_of_base, register_base_model
+from training.services.preparing import freeze_snapshot, inspect_run, prepare_run
+from training.services.queue import (
+    claim_next,
+    database_now,
+    prepare_waiting,
+    requeue_lost_runs,
+    wake_waiting,
+)
+from training.services.results import (
+    generations_of,
+    metrics_of,
+    open_checkpoint,
+    open_result,
+    open_sample_image,
+    scores_of,
+)
+from training.services.schedules import create_schedule, delete_schedule, run_schedules, set_enabled
+from training.services.workspace import tidy_work_dir
+
+__all__ = [
+    "advance_matches",
+    "ask_to_stop",
+    "cancel_run",
+    "claim_next",
+    "create_generation",
+    "create_match",
+    "create_run",
+    "create_schedule",
+    "create_scoring",
+    "database_now",
+    "delete_schedule",
+    "execute",
+    "feedback_of",
+    "freeze_snapshot",
+    "generations_of",
+    "held_out_prompts",
+    "inspect_run",
+    "metrics_of",
+    "name_of_base",
+    "open_checkpoint",
+    "open_result",
+    "open_sample_image",
+    "prepare_run",
+    "prepare_waiting",
+    "register_base_model",
+    "requeue_lost_runs",
+    "retry_run",
+    "run_schedules",
+    "scores_of",
+    "set_enabled",
+    "start_run",
+    "stop_was_asked",
+    "tidy_work_dir",
+    "wake_waiting",
+    "wilson_interval",
+    "win_rate",
+]

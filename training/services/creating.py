@@ -1,0 +1,263 @@
+"""Runs: asked for, started, cancelled, tried again. The workers' side is in `executing`."""
+
+from collections.abc import Iterable, Sequence
+from functools import partial
+from typing import Any
+
+from django.conf import settings
+from django.db import transaction
+from django.db.models import Q
+from django.db.models.functions import Now
+from pydantic import ValidationError
+
+from annotation.errors import Conflict, Invalid
+from annotation.models import Comparison, Judgement, Project, User
+from training import datasets
+from training.models import Run, Schedule, Snapshot
+from training.services import naming, queue
+from training.tuning.registry import Method
+
+MAX_SEED = 2**63 - 1
+JUDGED = {"choice", "ranking"}
+
+
+@transaction.atomic
+def create_run(
+    *,
+    by: User,
+    project: Project,
+    method: str,
+    base: str | None,
+    config: dict[str, Any],
+    reward: Sequence[Any] = (),
+    filters: dict[str, Any] | None = None,
+    eval_fraction: float = 0.0,
+    seed: int = 0,
+    shuffle_labels: bool = False,
+    start: bool = True,
+    schedule: Schedule | None = None,
+    over_http: bool = False,
+) -> Run:
+    """A training run on what was judged until now. Raises Invalid with field paths ("config.beta").
+
+    `base` is a registered name or "checkpoint:<id>". With `start` it runs as soon as its data is frozen;
+    otherwise it becomes a draft whose data can be looked at, until `start_run`.
+    """
+    chosen = naming.method_for(project, method)
+    given = check_config(chosen, config)
+    check_seed(seed)
+    naming.check_reward(reward=list(reward), method=chosen, over_http=over_http)
+    source = naming.find_base(by=by, name=base, method=chosen)
+    wanted = datasets.check_filters(filters or {})
+    if not 0 <= eval_fraction < 1:
+        raise Invalid({"eval_fraction": "must be at least 0 and less than 1."})
+    check_feedback(project, chosen)
+    snapshot = Snapshot.objects.create(
+        project=project,
+        cutoff=queue.database_now(),
+        filters=wanted,
+        eval_fraction=eval_fraction,
+        seed=seed,
+        shuffle_labels=shuffle_labels,
+    )
+    plan = {}
+    if schedule is not None:
+        plan = {"schedule": schedule, "schedule_round": schedule.round, "schedule_step": schedule.next_step}
+    run = Run.objects.create(
+        project=project,
+        method=chosen.name,
+        reward=list(reward),
+        config=given,
+        seed=seed,
+        snapshot=snapshot,
+        start_when_ready=start,
+        status=Run.Status.PREPARING,
+        device_kind=settings.RUN_DEVICE_KIND,
+        created_by=by,
+        **source,
+        **plan,
+    )
+    transaction.on_commit(partial(_prepare, run.pk))
+    return run
+
+
+def create_generation(
+    *,
+    by: User,
+    project: Project,
+    base: str,
+    prompts: Sequence[Any],
+    config: dict[str, Any] | None = None,
+    seed: int = 0,
+) -> Run:
+    """A run that answers these prompts with a model; `generations_of` reads what it wrote."""
+    name = "generate" if project.modality == Project.Modality.TEXT else "image_generate"
+    if not prompts:
+        raise Invalid({"prompts": "There are no prompts to answer."})
+    rows = ({"prompt": prompt} for prompt in prompts)
+    return _create_job(by=by, project=project, name=name, base=base, rows=rows, config=config, seed=seed)
+
+
+def create_scoring(
+    *,
+    by: User,
+    project: Project,
+    base: str,
+    groups: Sequence[dict[str, Any]],
+    config: dict[str, Any] | None = None,
+    seed: int = 0,
+) -> Run:
+    """A run that scores the candidates of these group rows with a reward model; `scores_of` reads them.
+
+    Images are given as in `judged_groups`: {"image": name, "storage_key": …}.
+    """
+    name = "score" if project.modality == Project.Modality.TEXT else "image_score"
+    if not groups:
+        raise Invalid({"groups": "There are no candidates to score."})
+    return _create_job(by=by, project=project, name=name, base=base, rows=groups, config=config, seed=seed)
+
+
+def _create_job(
+    *,
+    by: User,
+    project: Project,
+    name: str,
+    base: str,
+    rows: Iterable[dict[str, Any]],
+    config: dict[str, Any] | None,
+    seed: int,
+) -> Run:
+    method = naming.method_for(project, name, purpose="job")
+    given = check_config(method, config or {})
+    check_seed(seed)
+    source = naming.find_base(by=by, name=base, method=method)
+    frozen = datasets.store_rows(rows)
+    with transaction.atomic():
+        snapshot = Snapshot.objects.create(
+            project=project,
+            cutoff=Now(),
+            seed=seed,
+            sha256=frozen.sha256,
+            storage_key=frozen.storage_key,
+            counts=frozen.counts,
+            frozen_at=Now(),
+        )
+        run = Run.objects.create(
+            project=project,
+            method=method.name,
+            config=given,
+            seed=seed,
+            snapshot=snapshot,
+            status=Run.Status.DRAFT,
+            device_kind=settings.RUN_DEVICE_KIND,
+            created_by=by,
+            **source,
+        )
+        queue.enqueue(Run.objects.filter(pk=run.pk))
+    run.refresh_from_db()
+    return run
+
+
+@transaction.atomic
+def start_run(*, run: Run) -> None:
+    """Queue a draft. Conflict if it is none."""
+    drafts = Run.objects.filter(pk=run.pk, status=Run.Status.DRAFT)
+    if not queue.enqueue(drafts):
+        raise Conflict(f"Run {run.pk} is no draft; it was started before.")
+    run.refresh_from_db()
+
+
+@transaction.atomic
+def cancel_run(*, run: Run) -> None:
+    """Cancel at once what does not run yet; ask the worker of a running one. Conflict if it has ended."""
+    this = Run.objects.filter(pk=run.pk)
+    waiting = [Run.Status.DRAFT, Run.Status.PREPARING, Run.Status.QUEUED]
+    if not this.filter(status__in=waiting).update(
+        status=Run.Status.CANCELLED, cancel_requested_at=Now(), finished_at=Now()
+    ):
+        running = this.filter(status=Run.Status.RUNNING)
+        if (
+            not running.filter(cancel_requested_at=None).update(cancel_requested_at=Now())
+            and not running.exists()
+        ):
+            raise Conflict(f"Run {run.pk} has ended; there is nothing to cancel.")
+    run.refresh_from_db()
+
+
+@transaction.atomic
+def retry_run(*, run: Run) -> None:
+    """Queue a failed or cancelled run again; it goes on from its newest checkpoint. Conflict otherwise."""
+    this = Run.objects.filter(pk=run.pk, status__in=[Run.Status.FAILED, Run.Status.CANCELLED])
+    fresh: dict[str, Any] = {"error": "", "lost_attempts": 0, "preparations": 0}
+    fresh |= {"cancel_requested_at": None, "finished_at": None, "queued_at": None}
+    frozen = Snapshot.objects.filter(runs=run.pk).exclude(frozen_at=None).exists()
+    if not this.update(**fresh, status=Run.Status.DRAFT if frozen else Run.Status.PREPARING):
+        raise Conflict(f"Run {run.pk} neither failed nor was cancelled.")
+    if frozen:
+        queue.enqueue(Run.objects.filter(pk=run.pk))
+    else:
+        transaction.on_commit(partial(_prepare, run.pk))
+    run.refresh_from_db()
+
+
+def check_config(method: Method, config: dict[str, Any]) -> dict[str, Any]:
+    """The method's whole config, with today's defaults. Invalid with paths such as config.lora.r."""
+    if not isinstance(config, dict):
+        raise Invalid({"config": "must be an object."})
+    try:
+        return method.config.model_validate(config).model_dump(mode="json")
+    except ValidationError as error:
+        raise Invalid(dict(_field_error(item) for item in error.errors())) from None
+
+
+def check_seed(seed: int) -> None:
+    """Raise Invalid unless it is a seed that every part understands."""
+    if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed <= MAX_SEED:
+        raise Invalid({"seed": f"must be a whole number from 0 to {MAX_SEED}."})
+
+
+def check_feedback(project: Project, method: Method) -> None:
+    """Raise Invalid, in a sentence, if nothing that was collected can be used by the method."""
+    collected = feedback_of(project)
+    if collected & set(method.feedback):
+        return
+    wants = " or ".join(FEEDBACK_WORDS[kind] for kind in method.feedback)
+    has = " and ".join(FEEDBACK_WORDS[kind] for kind in sorted(collected)) or "nothing of the kind yet"
+    raise Invalid({"method": f"{method.name} learns from {wants}; this project has {has}."})
+
+
+FEEDBACK_WORDS = {
+    "choice": "choices between candidates",
+    "ranking": "rankings",
+    "thumbs": "thumbs up or down",
+    "correction": "corrections",
+    "demonstration": "answers without judgement",
+    "prompt": "prompts",
+    "candidates": "candidates",
+}
+
+
+def feedback_of(project: Project) -> set[str]:
+    """Which kinds of feedback the project has collected, in the words of the methods' `feedback`."""
+    comparisons = Comparison.objects.filter(project=project, held_out=False)
+    judged = Judgement.objects.standing().filter(comparison__in=comparisons, choice__isnull=False)
+    single = ~Q(candidates__index=1)
+    found = set()
+    if judged.filter(comparison__candidates__index=1).exists():
+        found.add("choice")
+    if judged.filter(comparison__in=comparisons.filter(single)).exists():
+        found.add("thumbs")
+    return found
+
+
+def _field_error(item: Any) -> tuple[str, str]:
+    field = ".".join(["config", *(str(part) for part in item["loc"])])
+    return field, "unknown key" if item["type"] == "extra_forbidden" else item["msg"].removeprefix(
+        "Value error, "
+    )
+
+
+def _prepare(run_id: int) -> None:
+    from training import tasks
+
+    tasks.prepare_run.delay(run_id=run_id)

@@ -1,0 +1,193 @@
+"""Blind comparisons of two models: both answer the same prompts, people say which answer is better."""
+
+import io
+import json
+import math
+import random
+import zipfile
+from collections.abc import Sequence
+from contextlib import ExitStack
+from typing import Any
+
+from django.db import transaction
+
+from annotation.errors import Invalid
+from annotation.models import Comparison, Judgement, Project, User
+from annotation.services import add_comparisons
+from training import storage
+from training.models import Checkpoint, Match, MatchComparison, Run
+from training.services.creating import create_generation
+from training.services.naming import name_of_base
+from training.services.results import open_result, rows_of
+
+Z_95 = 1.959963984540054  # the normal distribution's 97.5 % point
+
+
+@transaction.atomic
+def create_match(
+    *,
+    by: User,
+    project: Project,
+    left: str,
+    right: str,
+    prompts: Sequence[Any] | None = None,
+    samples_per_prompt: int = 1,
+    config: dict[str, Any] | None = None,
+    seed: int = 0,
+) -> Match:
+    """Queue a blind comparison of two models; they are named as bases of runs are.
+
+    Without `prompts` they answer those that were held out when the left (or right) checkpoint was trained,
+    else the project's held-out prompts. The two sample independently: their seeds differ.
+    """
+    if left == right:
+        raise Invalid({"right": "A model cannot be compared with itself; name another one."})
+    chosen = list(prompts) if prompts is not None else held_out_prompts(project, [left, right])
+    if not chosen:
+        raise Invalid({"prompts": NO_PROMPTS})
+    config = {**(config or {}), "samples_per_prompt": samples_per_prompt}
+    sides = {}
+    for offset, (side, name) in enumerate((("left", left), ("right", right))):
+        try:
+            sides[f"{side}_run"] = create_generation(
+                by=by, project=project, base=name, prompts=chosen, config=config, seed=seed + offset
+            )
+        except Invalid as error:
+            renamed = {side if field == "base" else field: text for field, text in error.errors.items()}
+            raise Invalid(renamed) from None
+    return Match.objects.create(project=project, prompts=len(chosen), created_by=by, **sides)
+
+
+NO_PROMPTS = (
+    "There are no held-out prompts: train with an eval_fraction, import comparisons as held out, "
+    "or give prompts."
+)
+
+
+def held_out_prompts(project: Project, names: Sequence[str]) -> list[Any]:
+    """Prompts that neither model was trained on, each once."""
+    for name in names:
+        number = name.removeprefix("checkpoint:")
+        if name != number and number.isdecimal():
+            checkpoint = Checkpoint.objects.filter(pk=number, run__project=project).first()
+            if checkpoint and (found := _eval_prompts(checkpoint)):
+                return found
+    held_out = Comparison.objects.filter(project=project, held_out=True).order_by("rank", "pk")
+    found = dict(held_out.values_list("prompt_key", "prompt"))
+    return list(found.values())
+
+
+def _eval_prompts(checkpoint: Checkpoint) -> list[Any]:
+    snapshot = checkpoint.run.snapshot
+    if not snapshot.counts.get("eval_groups"):
+        return []
+    with storage.local_copy(snapshot.storage_key) as path, zipfile.ZipFile(path) as archive:
+        prompts = [row["prompt"] for row in rows_of(archive, "eval.jsonl")]
+    return list({json.dumps(prompt, sort_keys=True): prompt for prompt in prompts}.values())
+
+
+def advance_matches() -> int:
+    """Turn finished generations into comparisons; how many matches went on."""
+    count = 0
+    waiting = Match.objects.filter(status=Match.Status.GENERATING)
+    for pk in waiting.order_by("pk").values_list("pk", flat=True):
+        with transaction.atomic():
+            match = waiting.select_for_update(skip_locked=True, no_key=True).filter(pk=pk).first()
+            count += match is not None and _advance(match)
+    return count
+
+
+def _advance(match: Match) -> bool:
+    runs = [match.left_run, match.right_run]
+    ended_badly = [run for run in runs if run.status in (Run.Status.FAILED, Run.Status.CANCELLED)]
+    if ended_badly:
+        run = ended_badly[0]
+        match.error = f"Run {run.pk} ({name_of_base(run)}) was {run.status}. {run.error}".strip()
+        match.status = Match.Status.FAILED
+        match.save(update_fields=["status", "error"])
+        return True
+    if any(run.status != Run.Status.DONE for run in runs):
+        return False
+    groups, left_indices, identical = _pair_up(match)
+    comparisons = add_comparisons(project=match.project, groups=groups, held_out=True, shuffle_seed=match.pk)
+    MatchComparison.objects.bulk_create(
+        MatchComparison(match=match, comparison=comparison, left_index=index)
+        for comparison, index in zip(comparisons, left_indices, strict=True)
+    )
+    match.identical, match.status = identical, Match.Status.JUDGING
+    match.save(update_fields=["identical", "status"])
+    return True
+
+
+def _pair_up(match: Match) -> tuple[list[dict[str, Any]], list[int], int]:
+    """The groups to judge, which candidate of each is the left model's, and how many pairs were identical."""
+    generator = random.Random(f"sides of match {match.pk}")
+    groups, left_indices, identical = [], [], 0
+    with ExitStack() as stack:
+        sides = []
+        for run in (match.left_run, match.right_run):
+            result = stack.enter_context(open_result(run))
+            sides.append((result, name_of_base(run), list(rows_of(result, "generations.jsonl"))))
+        for left_row, right_row in zip(sides[0][2], sides[1][2], strict=True):
+            for pair in zip(left_row["candidates"], right_row["candidates"], strict=True):
+                contents = [_content(side[0], candidate) for side, candidate in zip(sides, pair, strict=True)]
+                if contents[0] == contents[1]:
+                    identical += 1
+                    continue
+                candidates = [{**item, "source": side[1]} for item, side in zip(contents, sides, strict=True)]
+                left_index = generator.randrange(2)
+                groups.append(
+                    {
+                        "prompt": left_row["prompt"],
+                        "candidates": candidates[::-1] if left_index else candidates,
+                        "meta": {"match": match.pk},
+                    }
+                )
+                left_indices.append(left_index)
+    return groups, left_indices, identical
+
+
+def _content(result: zipfile.ZipFile, candidate: dict[str, Any]) -> dict[str, Any]:
+    """{"text"} or {"image": Media}; pictures of the same bytes are the same Media."""
+    if "image" not in candidate:
+        return {"text": candidate["text"]}
+    from annotation.services import store_image
+
+    return {"image": store_image(io.BytesIO(result.read(f"media/{candidate['image']}")))}
+
+
+def win_rate(match: Match) -> dict[str, Any]:
+    """How often people preferred the left model.
+
+    `wins`, `losses`, `ties` and `both_bad` count judgements; `identical` pairs nobody had to see. A
+    comparison's score is the mean of its judgements (win 1, loss 0, tie and both-bad ½), and ½ for an identical
+    pair. `rate` is the mean over `n` comparisons, (`low`, `high`) its 95 % Wilson interval; all three are None
+    while n is 0. Ties make the Wilson interval a little too wide, never too narrow.
+    """
+    judged = Judgement.objects.standing().filter(kind=Judgement.Kind.REGULAR, choice__isnull=False)
+    left_of = dict(match.comparisons.values_list("comparison_id", "left_index"))
+    counts = {"wins": 0, "losses": 0, "ties": 0, "both_bad": 0}
+    scores: dict[int, list[float]] = {}
+    for comparison, choice in judged.filter(comparison__in=left_of).values_list("comparison_id", "choice"):
+        if isinstance(choice, int):
+            won = choice == left_of[comparison]
+            counts["wins" if won else "losses"] += 1
+            scores.setdefault(comparison, []).append(float(won))
+        else:
+            counts["ties" if choice == "tie" else "both_bad"] += 1
+            scores.setdefault(comparison, []).append(0.5)
+    means = [sum(values) / len(values) for values in scores.values()] + [0.5] * match.identical
+    found: dict[str, Any] = {**counts, "identical": match.identical, "n": len(means)}
+    if not means:
+        return {**found, "rate": None, "low": None, "high": None}
+    rate = sum(means) / len(means)
+    low, high = wilson_interval(rate, len(means))
+    return {**found, "rate": rate, "low": low, "high": high}
+
+
+def wilson_interval(rate: float, n: int, *, z: float = Z_95) -> tuple[float, float]:
+    """The score interval of Wilson (1927) for a share `rate` of `n` trials."""
+    centre = rate + z * z / (2 * n)
+    spread = z * math.sqrt(rate * (1 - rate) / n + z * z / (4 * n * n))
+    scale = 1 + z * z / n
+    return (centre - spread) / scale, (centre + spread) / scale

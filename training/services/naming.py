@@ -1,0 +1,121 @@
+"""How runs name what they start from: `demo-text` is a registered model, `checkpoint:12` a result."""
+
+from pathlib import Path
+from typing import Any
+
+from annotation.errors import Invalid
+from annotation.models import Project, User
+from training.models import BaseModel, Checkpoint, Run
+from training.tuning.registry import METHODS, Method
+
+REWARD_MODELS = ("reward_model", "image_reward_model")
+SCORERS = ("score", "image_score")
+PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
+
+
+def register_base_model(*, by: User, name: str, modality: str, location: str) -> BaseModel:
+    """A model that runs may start from: a folder in transformers or diffusers format, or a hub id.
+
+    A folder is looked at: it must exist, hold a model, and hold its weights as safetensors.
+    """
+    errors = {}
+    name, location = name.strip(), location.strip()
+    if not name or ":" in name or len(name) > 100:
+        errors["name"] = "must have 1 to 100 characters and no colon."
+    elif BaseModel.objects.filter(name=name).exists():
+        errors["name"] = f'A model named "{name}" is registered already; choose another name.'
+    if modality not in Project.Modality.values:
+        errors["modality"] = f"{modality!r} is no modality; use text or image."
+    if problem := _problem_of(location):
+        errors["location"] = problem
+    if errors:
+        raise Invalid(errors)
+    return BaseModel.objects.create(name=name, modality=modality, location=location, created_by=by)
+
+
+def _problem_of(location: str) -> str:
+    """What is wrong with a location, or nothing. Hub ids are not looked up: workers may be elsewhere."""
+    folder = Path(location)
+    if not folder.is_absolute():
+        is_hub_id = 0 < len(location.split("/")) <= 2 and all(part for part in location.split("/"))
+        return "" if is_hub_id and not location.startswith(".") else "must be an absolute path or a hub id."
+    if not folder.is_dir():
+        return f"There is no folder {location}."
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    if any(path.suffix == ".safetensors" for path in files):
+        return ""
+    if pickles := [path for path in files if path.suffix in PICKLES]:
+        return f"{pickles[0]} is a pickle, which can run code when it is read; convert it to safetensors."
+    return f"{location} holds no .safetensors file; give the folder of a model in the public format."
+
+
+def method_for(project: Project, name: str, *, purpose: str = "train") -> Method:
+    """The method of this name that works on the project's material."""
+    methods = [method for method in METHODS if method.purpose == purpose]
+    fitting = [method.name for method in methods if method.modality == project.modality]
+    for method in methods:
+        if method.name == name and method.modality == project.modality:
+            return method
+        if method.name == name:
+            message = f"{name} works on {method.modality}s, and this project collects {project.modality}s; "
+            raise Invalid({"method": f"{message}use {' or '.join(fitting)}."})
+    raise Invalid({"method": f'There is no method "{name}"; there are {", ".join(fitting)}.'})
+
+
+def find_base(*, by: User, name: str | None, method: Method, field: str = "base") -> dict[str, Any]:
+    """`{"base": BaseModel}` or `{"base_checkpoint": Checkpoint}`; Invalid if none is there or fits."""
+    if not name:
+        raise Invalid({field: f"{method.name} needs a model to start from; name a registered one."})
+    if name.startswith("checkpoint:"):
+        return {"base_checkpoint": _find_checkpoint(by=by, name=name, method=method, field=field)}
+    base = BaseModel.objects.filter(name=name).first()
+    if base is None:
+        known = BaseModel.objects.filter(modality=method.modality).order_by("name")
+        names = ", ".join(known.values_list("name", flat=True)[:20]) or "none yet"
+        raise Invalid({field: f'No model named "{name}" is registered; there are: {names}.'})
+    if base.modality != method.modality:
+        raise Invalid(
+            {field: f'"{name}" makes {base.modality}s, and {method.name} works on {method.modality}s.'}
+        )
+    return {"base": base}
+
+
+def _find_checkpoint(*, by: User, name: str, method: Method, field: str) -> Checkpoint:
+    number = name.removeprefix("checkpoint:")
+    found = Checkpoint.objects.managed_by(by).of_models().select_related("run__project")
+    checkpoint = found.filter(pk=int(number)).first() if number.isdecimal() and len(number) < 19 else None
+    if checkpoint is None:
+        raise Invalid({field: f'There is no model "{name}" among your projects.'})
+    if checkpoint.run.project.modality != method.modality:
+        made = checkpoint.run.project.modality
+        raise Invalid({field: f'"{name}" is about {made}s, and {method.name} works on {method.modality}s.'})
+    scores = checkpoint.run.method in REWARD_MODELS
+    if method.name in SCORERS and not scores:
+        raise Invalid(
+            {field: f'"{name}" was made by {checkpoint.run.method}; {method.name} needs a reward model.'}
+        )
+    if scores and method.name not in (*SCORERS, *REWARD_MODELS):
+        raise Invalid({field: f'"{name}" is a reward model: it scores and cannot be used by {method.name}.'})
+    return checkpoint
+
+
+def name_of_base(run: Run) -> str:
+    """As it was given: `demo-text` or `checkpoint:12`."""
+    if run.base_checkpoint_id:
+        return f"checkpoint:{run.base_checkpoint_id}"
+    return run.base.name if run.base else ""
+
+
+def check_reward(*, reward: list[Any], method: Method, over_http: bool) -> None:
+    """Raise Invalid for an entry that is not understood, and if the method has no use for rewards at all."""
+    for number, entry in enumerate(reward):
+        field = f"reward.{number}"
+        if not isinstance(entry, dict) or len(entry.keys() & {"model", "rule", "python"}) != 1:
+            raise Invalid({field: 'must be an object with one of "model", "rule" and "python".'})
+        if unknown := sorted(entry.keys() - {"model", "rule", "python", "weight", "transform", "gate"}):
+            raise Invalid({f"{field}.{unknown[0]}": "unknown key."})
+        if "python" in entry and over_http:
+            message = "Python functions are accepted on the command line only; use a model or a rule."
+            raise Invalid({f"{field}.python": message})
+    if reward:
+        raise Invalid({"reward": f"{method.name} learns from judgements and takes no reward; leave it out."})

@@ -1,0 +1,75 @@
+"""Before a run is queued: its data is frozen once, and looked at as the trainer will see it."""
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from django.db import connection, transaction
+from django.db.models import F
+from django.db.models.functions import Now
+
+from training import datasets
+from training.models import Run, Snapshot
+from training.services import executing, queue
+from training.services.errors import RunFailed
+from training.services.recording import clean
+
+logger = logging.getLogger(__name__)
+LOCK_SPACE = 0x7472  # "tr": advisory locks of run preparation
+
+
+def prepare_run(*, run_id: int) -> None:
+    """Freeze and inspect a run's data; then it is queued, or waits as a draft. Harmless when repeated."""
+    with _alone(run_id) as is_alone:
+        waiting = Run.objects.filter(pk=run_id, status=Run.Status.PREPARING)
+        if not is_alone or not waiting.update(preparations=F("preparations") + 1):
+            return
+        run = waiting.select_related("project", "snapshot__project", "base", "base_checkpoint__run").get()
+        try:
+            if run.preparations > queue.MAX_PREPARATIONS:
+                raise RunFailed(
+                    f"Preparing the data was tried {queue.MAX_PREPARATIONS} times and did not succeed; "
+                    "the log of the light worker says why."
+                )
+            freeze_snapshot(snapshot_id=run.snapshot_id)
+            run.snapshot.refresh_from_db()
+            inspect_run(run=run)
+        except (RunFailed, datasets.EmptySnapshot) as error:
+            waiting.update(status=Run.Status.FAILED, error=clean(str(error)), finished_at=Now())
+
+
+def freeze_snapshot(*, snapshot_id: int) -> None:
+    """Write the snapshot's files unless that was done before. Raises EmptySnapshot with a sentence."""
+    snapshot = Snapshot.objects.select_related("project").get(pk=snapshot_id)
+    if snapshot.frozen_at:
+        return
+    frozen = datasets.store_snapshot(snapshot)
+    Snapshot.objects.filter(pk=snapshot_id, frozen_at=None).update(
+        sha256=frozen.sha256, storage_key=frozen.storage_key, counts=frozen.counts, frozen_at=Now()
+    )
+
+
+def inspect_run(*, run: Run) -> None:
+    """Store the preview of the run's data, and queue the run or leave it as a draft."""
+    preview = clean(executing.inspect(run))
+    waiting = Run.objects.filter(pk=run.pk, status=Run.Status.PREPARING)
+    with transaction.atomic():
+        waiting.update(preview=preview)
+        if run.start_when_ready:
+            queue.enqueue(waiting)
+        else:
+            waiting.update(status=Run.Status.DRAFT)
+
+
+@contextmanager
+def _alone(run_id: int) -> Iterator[bool]:
+    """Whether no other process prepares this run. Should this one die, the lock goes with its connection."""
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT pg_try_advisory_lock(%s, %s)", [LOCK_SPACE, run_id])
+        (is_alone,) = cursor.fetchone()
+    try:
+        yield is_alone
+    finally:
+        if is_alone:
+            with connection.cursor() as cursor:
+                cursor.execute("SELECT pg_advisory_unlock(%s, %s)", [LOCK_SPACE, run_id])

@@ -1,0 +1,61 @@
+"""What runs brought home."""
+
+import json
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, BinaryIO
+
+from django.core.files.storage import default_storage
+
+from annotation.errors import NotFound
+from training import storage
+from training.models import Checkpoint, Run
+
+
+def metrics_of(run: Run, *, after: int = -1) -> list[dict[str, Any]]:
+    """The rows of metrics.jsonl with steps beyond `after`, in their order."""
+    rows = run.metrics.filter(step__gt=after).order_by("step", "pk").values_list("step", "values")
+    return [{"step": step, **values} for step, values in rows]
+
+
+def generations_of(run: Run) -> Iterator[dict[str, Any]]:
+    """The rows that a generation run wrote: {"prompt", "candidates", "meta"}, in the order of its prompts."""
+    with open_result(run) as result:
+        yield from rows_of(result, "generations.jsonl")
+
+
+def scores_of(run: Run) -> list[list[float]]:
+    """The scores of each group's candidates, in the order of the groups."""
+    with open_result(run) as result:
+        return [row["scores"] for row in rows_of(result, "scores.jsonl")]
+
+
+@contextmanager
+def open_result(run: Run) -> Iterator[zipfile.ZipFile]:
+    """The zip of `result/`. NotFound if the run has none."""
+    checkpoint = Checkpoint.objects.filter(run=run).first()
+    if checkpoint is None:
+        raise NotFound(f"Run {run.pk} has no result.")
+    with storage.local_copy(checkpoint.storage_key) as path, zipfile.ZipFile(path) as result:
+        yield result
+
+
+def open_checkpoint(checkpoint: Checkpoint) -> tuple[BinaryIO, str]:
+    """The stored zip, open for reading, and the name that its download has."""
+    run = checkpoint.run
+    return default_storage.open(checkpoint.storage_key), f"{run.method}-run-{run.pk}.zip"
+
+
+def open_sample_image(run: Run, name: str) -> BinaryIO:
+    """A picture among the run's samples. NotFound if it is none of them."""
+    if name not in {row.get("image") for row in run.samples}:
+        raise NotFound(f"Run {run.pk} has no such picture.")
+    return default_storage.open(f"samples/{name}")
+
+
+def rows_of(result: zipfile.ZipFile, name: str) -> Iterator[dict[str, Any]]:
+    """The rows of a JSONL file in a zip."""
+    with result.open(name) as lines:
+        for line in lines:
+            yield json.loads(line)
