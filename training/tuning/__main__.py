@@ -1,8 +1,9 @@
 """The command line: train in a run directory, list the methods, or look at a run's data.
 
-``python -m training.tuning RUN_DIR`` trains, or resumes. ``python -m training.tuning methods [--json]`` lists the
-methods. ``python -m training.tuning inspect RUN_DIR [--json]`` writes RUN_DIR/inspect.json: the data as the trainer
-will see it. Exit codes: 0 done, 1 bad input, 70 an unexpected error, 75 locked, 130 cancelled, 143 interrupted.
+``python -m training.tuning RUN_DIR`` trains, or resumes. ``python -m training.tuning methods [--json]`` lists
+the methods. ``python -m training.tuning inspect RUN_DIR [--json]`` writes RUN_DIR/inspect.json: the data as
+the trainer will see it. Exit codes: 0 done, 1 bad input, 70 an unexpected error, 75 locked, 130 cancelled,
+143 interrupted.
 """
 
 import argparse

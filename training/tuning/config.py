@@ -4,7 +4,7 @@ The web forms are made from these classes' JSON schemas: every field has a title
 three that matter most carry ``"primary": true``. Image methods have theirs in ``config_images.py``.
 """
 
-from typing import Annotated, Any, Literal
+from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -12,7 +12,6 @@ PairRule = Literal["each", "majority", "soft"]
 TieRule = Literal["drop", "half"]
 
 PRIMARY: dict[str, Any] = {"primary": True}
-Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 
 
 class Config(BaseModel):
@@ -29,7 +28,7 @@ class LoraConfig(Config):
     target_modules: str | list[str] = Field(
         "all-linear",
         title="Target modules",
-        description='Names of the layers that get an adapter; "all-linear" is every linear layer but the head.',
+        description='Names of the layers that get an adapter; "all-linear" is all but the head.',
     )
 
 
@@ -60,7 +59,8 @@ class TrainConfig(Config):
         None,
         ge=1,
         title="Micro-batch size",
-        description="Groups per forward pass; empty: as many as fit a fixed budget. Changes memory, not results.",
+        description="Groups per forward pass; empty: as many as fit a fixed budget. Changes memory, not "
+        "results.",
     )
     lora: LoraConfig | None = Field(
         LoraConfig(),
@@ -70,7 +70,8 @@ class TrainConfig(Config):
     precision: Literal["fp32", "bf16"] = Field(
         "fp32",
         title="Precision",
-        description="Arithmetic of the model. Log-probabilities, losses and trained weights are float32 in both.",
+        description="Arithmetic of the model. Log-probabilities, losses and trained weights are float32 in "
+        "both.",
     )
     optimizer: Literal["adamw", "rmsprop", "adafactor", "sgd"] = Field(
         "adamw", title="Optimizer", description="AdamW suits nearly everything; Adafactor takes less memory."
@@ -107,7 +108,8 @@ class PairKeys(Config):
     pairs: PairRule = Field(
         "each",
         title="Pairs",
-        description="each: every judgement counts once. majority: one pair per two candidates, for the winner of "
+        description="each: every judgement counts once. majority: one pair per two candidates, for the "
+        "winner of "
         "the vote. soft: one pair per two candidates, its target the share of votes.",
     )
     ties: TieRule = Field(
@@ -135,8 +137,20 @@ class TextTrainConfig(TrainConfig):
         ge=8,
         title="Longest sequence",
         description="Tokens of prompt and answer together. Longer answers are cut at the same place for all "
-        "candidates of a prompt; a prompt that leaves no room is dropped and counted. Null: the model's context.",
+        "candidates of a prompt; a prompt that leaves no room is dropped and counted. Null: the model's "
+        "context.",
     )
+    merged: bool = Field(
+        False,
+        title="Merged weights",
+        description="Also write the adapter merged into its base, as result/merged/.",
+    )
+
+    @model_validator(mode="after")
+    def _merging_needs_an_adapter(self) -> Self:
+        if self.merged and self.lora is None:
+            raise ValueError("merged needs lora: without an adapter the result is the whole model already")
+        return self
 
 
 class SampleKeys(Config):
@@ -162,7 +176,8 @@ class SFTConfig(TextTrainConfig, SampleKeys):
     train_on: Literal["preferred", "all"] = Field(
         "preferred",
         title="Answers",
-        description="preferred: corrections if there are any, else the answers that won the vote or got a thumb "
+        description="preferred: corrections if there are any, else the answers that won the vote or got a "
+        "thumb "
         "up; rows without judgements are demonstrations and always used. all: every answer.",
         json_schema_extra=PRIMARY,
     )
@@ -174,13 +189,14 @@ class SFTConfig(TextTrainConfig, SampleKeys):
 
 
 class DPOConfig(TextTrainConfig, PairKeys, SampleKeys):
-    """Direct preference optimisation. Ties and both-bad are left out unless ``ties``/``both_bad`` say half."""
+    """Direct preference optimisation. Ties and both-bad are left out unless the config says half."""
 
     learning_rate: float = Field(
         5e-5,
         gt=0,
         title="Learning rate",
-        description="Peak learning rate. 5e-5 suits LoRA on models of billions of weights; small models take 1e-3.",
+        description="Peak learning rate. 5e-5 suits LoRA on models of billions of weights; small models take "
+        "1e-3.",
         json_schema_extra=PRIMARY,
     )
     beta: float = Field(
@@ -193,7 +209,8 @@ class DPOConfig(TextTrainConfig, PairKeys, SampleKeys):
     loss: Literal["sigmoid", "ipo", "hinge"] = Field(
         "sigmoid",
         title="Loss",
-        description="sigmoid: DPO (arXiv:2305.18290). ipo: squared distance to 1 / (2 beta) (arXiv:2310.12036). "
+        description="sigmoid: DPO (arXiv:2305.18290). ipo: squared distance to 1 / (2 beta) "
+        "(arXiv:2310.12036). "
         "hinge: SLiC (arXiv:2305.10425).",
     )
     label_smoothing: float = Field(
@@ -206,12 +223,13 @@ class DPOConfig(TextTrainConfig, PairKeys, SampleKeys):
     reference: Literal["cached", "live"] = Field(
         "cached",
         title="Reference",
-        description="cached: the reference's log-probabilities are computed once before training. live: at every "
+        description="cached: the reference's log-probabilities are computed once before training. live: at "
+        "every "
         "step. Same values; cached is faster and, without LoRA, needs half the memory.",
     )
 
     @model_validator(mode="after")
-    def _smoothing_has_a_use(self) -> "DPOConfig":
+    def _smoothing_has_a_use(self) -> Self:
         if self.label_smoothing and self.loss != "sigmoid":
             raise ValueError(f'label_smoothing works with the loss "sigmoid" only, not with "{self.loss}"')
         return self
@@ -231,7 +249,7 @@ class BestKeys(Config):
 
 
 class RewardModelConfig(TextTrainConfig, PairKeys, BestKeys):
-    """Bradley-Terry reward model. A tie counts half for each side unless ``ties`` says drop; both-bad is dropped."""
+    """Bradley-Terry reward model. A tie counts half for each side; both-bad is left out."""
 
     ties: TieRule = Field(
         "half",

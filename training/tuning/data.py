@@ -1,7 +1,7 @@
 """Rows of data: the group, and the public preference formats that become one. Torch-free.
 
-``load_groups`` reads a JSONL file and checks every row; the first thing wrong is a :class:`BadInput` that names
-file, line and field. Line numbers start at 1.
+``load_groups`` reads a JSONL file and checks every row; the first thing wrong is a :class:`BadInput` that
+names file, line and field. Line numbers start at 1.
 """
 
 import json
@@ -125,8 +125,8 @@ def plain_text(text: Text) -> str:
 def load_groups(path: Path, *, modality: Modality, media: Path | None = None) -> list[Group]:
     """Every row of a JSONL file as a group, in the file's order.
 
-    ``media`` is the folder of the images; when it is given every image is opened, measured before it is decoded,
-    and decoded. Raises BadInput for the first row that cannot be used, and for a file without rows.
+    ``media`` is the folder of the images; when it is given every image is opened, measured before it is
+    decoded, and decoded. Raises BadInput for the first row that cannot be used, and for a file without rows.
     """
     groups = []
     for line, row in _read_rows(path):
@@ -251,7 +251,7 @@ def check_image(media: Path, name: str, *, file: Path, line: int, field: str) ->
             width, height = image.size
             if width * height > MAX_PIXELS:
                 raise BadInput(
-                    f'"{name}" has {width} × {height} pixels; the limit is {MAX_PIXELS // 1_000_000} megapixels',
+                    f'"{name}" has {width} × {height} pixels; at most {MAX_PIXELS // 10**6} million are read',
                     file=file,
                     line=line,
                     field=field,

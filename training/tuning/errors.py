@@ -46,7 +46,7 @@ class Locked(Exception):
 
 
 class Stopped(Exception):
-    """The run was asked to stop, and what was done is saved. ``status`` is ``cancelled`` or ``interrupted``."""
+    """The run was asked to stop, and did. ``status`` is ``cancelled`` or ``interrupted``."""
 
     def __init__(self, status: str) -> None:
         self.status = status

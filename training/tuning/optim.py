@@ -1,4 +1,4 @@
-"""Optimizers and learning rates. A learning rate is a function of the step, so resuming needs no state for it."""
+"""Optimizers, and the learning rate as a function of the step: resuming needs no state for it."""
 
 import math
 from collections.abc import Callable, Iterable

@@ -1,8 +1,8 @@
 """From judgements to weighted pairs. Torch-free; the same for text and images.
 
-For two candidates a and b let n_a and n_b be the votes for each (a judgement of strength s counts s votes if the
-config says ``strength: weight``), and t the votes of ties where ties count half. Then one pair comes out, its
-``chosen`` the side with more votes, and
+For two candidates a and b let n_a and n_b be the votes for each (a judgement of strength s counts s votes if
+the config says ``strength: weight``), and t the votes of ties where ties count half. Then one pair comes out,
+its ``chosen`` the side with more votes, and
 
 =========  ======================  ==========================================
 ``pairs``  weight                  target, the probability of ``chosen``
@@ -12,8 +12,8 @@ soft       1                       the same
 majority   1                       1, or 1/2 if nothing won the vote and ties count
 =========  ======================  ==========================================
 
-A loss ℓ of a margin m is then weight · (target · ℓ(m) + (1 − target) · ℓ(−m)); with ``each`` that is the sum over
-judgements.
+A loss ℓ of a margin m is then weight · (target · ℓ(m) + (1 − target) · ℓ(−m)); with ``each`` that is the sum
+over judgements.
 """
 
 from collections import defaultdict

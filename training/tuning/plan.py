@@ -1,8 +1,8 @@
 """Which groups go into which step. Torch-free.
 
 Batches and their micro-batches are formed once, from the data and the seed; epochs permute the batches. So a
-micro-batch always holds the same groups: a reference value that was cached for it was computed by exactly the same
-arithmetic, which makes step 0 exact in bfloat16 too. How a batch is split never changes what is in it.
+micro-batch always holds the same groups: a reference value that was cached for it was computed by exactly the
+same arithmetic, which makes step 0 exact in bfloat16 too. How a batch is split never changes what is in it.
 """
 
 import math
@@ -54,8 +54,8 @@ def make_plan(
 ) -> Plan:
     """A plan for groups of these sizes (tokens, or pixels).
 
-    A micro-batch holds at most ``config.micro_batch_size`` groups, or, if that is None, as many as stay within
-    ``budget`` in sum (always one at least); groups of different ``buckets`` never share one.
+    A micro-batch holds at most ``config.micro_batch_size`` groups, or, if that is None, as many as stay
+    within ``budget`` in sum (always one at least); groups of different ``buckets`` never share one.
     """
     order = _shuffled(range(len(sizes)), f"{seed}/batches")
     chunks = [order[at : at + config.batch_size] for at in range(0, len(order), config.batch_size)]

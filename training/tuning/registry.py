@@ -98,7 +98,8 @@ METHODS = [
         train="training.tuning.methods.dpo.train",
         inspect="training.tuning.methods.dpo.inspect",
         purpose="train",
-        summary="Makes preferred answers likelier, straight from comparisons. The first choice for tuning on them.",
+        summary="Makes preferred answers likelier, straight from comparisons. The first choice for tuning on "
+        "them.",
     ),
     Method(
         name="generate",

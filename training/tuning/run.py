@@ -1,6 +1,7 @@
 """What a method gets: a :class:`Run`.
 
-A method file has two functions. ``inspect(run) -> dict`` returns the preview of the data (see ``preview.py``).
+A method file has two functions. ``inspect(run) -> dict`` returns the preview of the data (for text:
+``text/dataset.py``).
 ``train(run) -> None`` writes its loop out::
 
     def train(run: Run) -> None:
@@ -21,10 +22,11 @@ A method file has two functions. ``inspect(run) -> dict`` returns the preview of
         run.load_best(model)                             # only if best_by was used
         run.publish(lambda folder: model.save_pretrained(folder), how_to_load="...")
 
-Everything that is trained must be in ``model`` and require a gradient; nothing else is in a checkpoint. Randomness
-in the loop comes from torch's global generator (restored on resume) or, better, from generators made from
-``run.seed`` and the step. Before the first step, in long preparations, call ``run.check_stop()`` now and then.
-Jobs that do not train (generate, score) use ``run.check_stop``, ``run.progress`` and ``run.publish`` alone.
+Everything that is trained must be in ``model`` and require a gradient; nothing else is in a checkpoint.
+Randomness in the loop comes from torch's global generator (restored on resume) or, better, from generators
+made from ``run.seed`` and the step. Before the first step, in long preparations, call ``run.check_stop()``
+now and then. Jobs that do not train (generate, score) use ``run.check_stop``, ``run.progress`` and
+``run.publish`` alone.
 """
 
 import hashlib
@@ -125,7 +127,7 @@ class Run:
     # Steps
 
     def begin(self, model: nn.Module, optimizer: torch.optim.Optimizer, *, total_steps: int) -> int:
-        """Say what is trained and for how long; restore the newest checkpoint. Returns the steps already done."""
+        """Say what is trained and for how long; restore the newest checkpoint. Returns the steps done."""
         self._model, self._optimizer, self.total_steps = model, optimizer, total_steps
         checkpoints = self.dir.checkpoints()
         done = self._restore(checkpoints[-1]) if checkpoints else 0
@@ -149,7 +151,7 @@ class Run:
             self.dir.append_metrics({"step": step, "time": self._seconds(), **self.last_metrics})
 
     def log_eval(self, step: int, metrics: dict[str, float], *, best_by: str | None = None) -> None:
-        """Write evaluation values (names without ``eval/``, or with it). ``best_by`` names the one that decides."""
+        """Write evaluation values, under ``eval/``. ``best_by`` names the one that decides."""
         named = {
             name if name.startswith("eval/") else f"eval/{name}": value for name, value in metrics.items()
         }
@@ -188,7 +190,10 @@ class Run:
     # Results
 
     def load_best(self, model: nn.Module) -> int:
-        """Put the best evaluated weights into ``model``. Returns their step (the last, if nothing was evaluated)."""
+        """Put the best evaluated weights into ``model``.
+
+        Returns their step (the last, if nothing was evaluated).
+        """
         if self._best is None:
             return self.total_steps
         step: int = self._best["step"]
@@ -200,7 +205,7 @@ class Run:
     def publish(
         self, write: Callable[[Path], None], *, how_to_load: str | None = None, notes: list[str] | None = None
     ) -> None:
-        """Let ``write`` fill the result's folder, add the model card if there is something to load, rename it."""
+        """Let ``write`` fill the result's folder, add a card if there is something to load, rename it."""
 
         def write_all(folder: Path) -> None:
             write(folder)
@@ -220,7 +225,8 @@ class Run:
         return "interrupted" if self._stop.signalled else None
 
     def _save(self, step: int) -> None:
-        assert self._model is not None and self._optimizer is not None
+        assert self._model is not None
+        assert self._optimizer is not None
         model, optimizer = self._model, self._optimizer
 
         def write(folder: Path) -> None:
@@ -241,7 +247,8 @@ class Run:
         self.dir.save_checkpoint(step, write, keep={self._best["step"]} if self._best else set())
 
     def _restore(self, checkpoint: Path) -> int:
-        assert self._model is not None and self._optimizer is not None
+        assert self._model is not None
+        assert self._optimizer is not None
         state = json.loads((checkpoint / "trainer.json").read_text())
         if state["fingerprint"] != self.fingerprint:
             raise BadInput(

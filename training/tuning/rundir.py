@@ -1,7 +1,8 @@
 """The run directory: one writer, files that appear by rename, and a state that others can read.
 
-Torch-free. See docs for the layout; in short: ``run.json`` and ``data/`` come in, ``metrics.jsonl``, ``state.json``,
-``samples.jsonl``, ``log.txt``, ``checkpoint-000200/`` and ``result/`` go out, and ``cancel`` asks to stop.
+Torch-free. See docs for the layout; in short: ``run.json`` and ``data/`` come in, ``metrics.jsonl``,
+``state.json``, ``samples.jsonl``, ``log.txt``, ``checkpoint-000200/`` and ``result/`` go out, and ``cancel``
+asks to stop.
 """
 
 import contextlib
@@ -52,7 +53,7 @@ class RunDir:
 
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
-        """Hold the directory. Raises Locked if another process does; the kernel lets go when the holder dies."""
+        """Hold the directory, or raise Locked. The kernel lets go when the holder dies."""
         with (self.path / "lock").open("w") as handle:
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -63,7 +64,7 @@ class RunDir:
     # State
 
     def set_state(self, **changes: Any) -> None:
-        """Change some of status, step, total_steps and error, and write ``state.json`` (heartbeat: Unix time)."""
+        """Change status, step, total_steps or error, and write ``state.json`` (heartbeat: Unix time)."""
         with self._guard:
             self._state.update(changes)
             write_json(self.state_file, {**self._state, "heartbeat": time.time()})
@@ -106,7 +107,7 @@ class RunDir:
     # Metrics and samples
 
     def append_metrics(self, row: dict[str, Any]) -> None:
-        """One line of ``metrics.jsonl``. A value that is not finite becomes null, its name goes to "nonfinite"."""
+        """One line of ``metrics.jsonl``; a value that is not finite becomes null."""
         append_json_line(self.metrics_file, finite(row))
 
     def append_sample(self, row: dict[str, Any]) -> None:
@@ -114,10 +115,10 @@ class RunDir:
         append_json_line(self.samples_file, row)
 
     def cut_back(self, step: int) -> None:
-        """Remove the metrics and samples of later steps than ``step``, and lines a killed writer left half done."""
+        """Remove metrics and samples of steps after ``step``, and lines that were left half written."""
         for path in (self.metrics_file, self.samples_file):
             if path.exists():
-                rows = [row for row in _whole_rows(path) if row["step"] <= step]
+                rows = [row for row in whole_rows(path) if row["step"] <= step]
                 write_text(path, "".join(json.dumps(row) + "\n" for row in rows))
 
     # Checkpoints and the result
@@ -187,7 +188,8 @@ def finite(row: dict[str, Any]) -> dict[str, Any]:
 def die_with_parent() -> None:
     """On Linux, be killed when the process (more exactly: its thread) that started this one dies.
 
-    A process without a parent of its own (started by init, or in a container as the first) has none to follow.
+    A process without a parent of its own (started by init, or in a container as the first) has none to
+    follow.
     """
     parent = os.getppid()
     if not sys.platform.startswith("linux") or parent <= 1:
@@ -198,7 +200,8 @@ def die_with_parent() -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
 
-def _whole_rows(path: Path) -> list[dict[str, Any]]:
+def whole_rows(path: Path) -> list[dict[str, Any]]:
+    """The rows of a JSONL file but for a last one without its line break, which a killed writer left."""
     lines = path.read_text(encoding="utf-8").split("\n")
     return [json.loads(line) for line in lines[:-1] if line]
 

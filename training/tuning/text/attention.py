@@ -1,0 +1,136 @@
+"""Attention that obeys the layout of a group batch, registered with transformers as ``tiebreak_groups``.
+
+For a causal model each group takes two calls of scaled dot-product attention: the prefix with itself, and all
+its blocks with the prefix and themselves under one small mask. For an encoder each block is one call.
+Transformers hands keyword arguments through to the implementation; ``layout`` is one, and no mask is made
+elsewhere.
+"""
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import AttentionInterface
+
+from training.tuning.errors import BadInput
+from training.tuning.text.batches import Layout, Segment
+
+NAME = "tiebreak_groups"
+
+# What models pass along that changes nothing here: positions are already in the queries and keys.
+_HARMLESS = {"position_ids", "cache_position", "use_cache", "output_attentions", "output_hidden_states"}
+
+
+def grouped_attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    *,
+    layout: Layout,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    sliding_window: int | None = None,
+    is_causal: bool | None = None,
+    **others: Any,
+) -> tuple[Tensor, None]:
+    """One layer. ``query`` is (1, heads, T, d), ``key`` and ``value`` (1, key heads, T, d); returns (1, T,
+    heads, d).
+
+    Raises BadInput for what the layout cannot honour, rather than attend to the wrong tokens.
+    """
+    unknown = sorted(name for name, value in others.items() if value is not None and name not in _HARMLESS)
+    if unknown or attention_mask is not None or (layout.causal and is_causal is False):
+        what = ", ".join(unknown) or "its own attention mask"
+        raise BadInput(
+            f"{type(module).__name__} uses {what}, which group batches do not support", field="base"
+        )
+    layout.calls += 1
+    repeats = query.shape[1] // key.shape[1]
+    if repeats > 1:
+        key, value = key.repeat_interleave(repeats, dim=1), value.repeat_interleave(repeats, dim=1)
+    parts = []
+    for number, segment in enumerate(layout.segments):
+        for rows, columns, mask, causal in _calls(layout, number, segment, sliding_window, query):
+            parts.append(
+                F.scaled_dot_product_attention(
+                    query[:, :, rows],
+                    key[:, :, columns],
+                    value[:, :, columns],
+                    attn_mask=mask,
+                    is_causal=causal,
+                    dropout_p=dropout,
+                    scale=scaling,
+                )
+            )
+    return torch.cat(parts, dim=2).transpose(1, 2), None
+
+
+def _calls(
+    layout: Layout, number: int, segment: Segment, window: int | None, like: Tensor
+) -> Iterator[tuple[slice, slice, Tensor | None, bool]]:
+    """(queries, keys, mask, causal) of each call for one group, in the order of the row."""
+    prefix, blocks = segment.start, segment.start + segment.prefix
+    if not layout.causal:
+        at = blocks
+        for length in segment.blocks:
+            _check_window(length, window)
+            yield slice(at, at + length), slice(at, at + length), None, False
+            at += length
+        return
+    if segment.prefix:
+        cut = window is not None and segment.prefix > window
+        mask = _mask(layout, number, segment, window, like, of_prefix=True) if cut else None
+        yield slice(prefix, blocks), slice(prefix, blocks), mask, not cut
+    mask = _mask(layout, number, segment, window, like, of_prefix=False)
+    yield slice(blocks, segment.end), slice(prefix, segment.end), mask, False
+
+
+def _check_window(length: int, window: int | None) -> None:
+    if window is not None and length > window:
+        raise BadInput("encoders with a sliding window shorter than the text are not supported", field="base")
+
+
+def _mask(
+    layout: Layout, number: int, segment: Segment, window: int | None, like: Tensor, *, of_prefix: bool
+) -> Tensor:
+    """Additive mask of prefix with prefix, or of blocks with prefix and blocks; made once per batch."""
+    reach = window if window is not None and window < segment.prefix + max(segment.blocks) else None
+    key = (number, reach, of_prefix, like.dtype)
+    if key not in layout.masks:
+        allowed = visible(segment, window=reach, device=like.device)
+        allowed = allowed[: segment.prefix, : segment.prefix] if of_prefix else allowed[segment.prefix :]
+        additive = torch.zeros(allowed.shape, dtype=like.dtype, device=like.device)
+        layout.masks[key] = additive.masked_fill_(~allowed, float("-inf"))
+    return layout.masks[key]
+
+
+def visible(segment: Segment, *, window: int | None, device: torch.device) -> Tensor:
+    """(tokens, tokens) of one group: which keys a query may see. ``window`` counts logical positions."""
+    lengths = torch.tensor([segment.prefix, *segment.blocks], device=device)
+    owner = torch.repeat_interleave(torch.arange(len(lengths), device=device), lengths)
+    place = torch.cat([torch.arange(int(length), device=device) for length in lengths])
+    position = place + segment.prefix * (owner > 0)
+    allowed = (owner[None] == 0) | (owner[None] == owner[:, None])
+    allowed &= position[None] <= position[:, None]
+    if window is not None:
+        allowed &= position[:, None] - position[None] < window
+    return allowed
+
+
+@contextlib.contextmanager
+def group_attention(model: Any) -> Iterator[None]:
+    """Let ``model`` (a transformers model) read group batches inside the block."""
+    before = model.config._attn_implementation
+    model.set_attn_implementation(NAME)
+    try:
+        yield
+    finally:
+        model.set_attn_implementation(before)
+
+
+AttentionInterface.register(NAME, grouped_attention)

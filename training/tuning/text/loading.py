@@ -1,0 +1,224 @@
+"""Loading text models from folders, adapter folders and hub ids; safetensors only."""
+
+import json
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+)
+
+from training.tuning.config import LoraConfig
+from training.tuning.errors import BadInput
+from training.tuning.text.models import Kind, TextModel, attach_lora, layout_of, without_dropout
+
+PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
+ADAPTER = "adapter_config.json"
+
+
+def load_for_training(
+    base: str | None,
+    *,
+    kind: Kind,
+    lora: LoraConfig | None,
+    lora_was_set: bool,
+    precision: Literal["fp32", "bf16"],
+    device: torch.device,
+    gradient_checkpointing: bool = False,
+) -> TextModel:
+    """The model to train.
+
+    A folder with an adapter is trained on as it is (its own rank; asking for another one is an error), or,
+    without ``lora``, merged and trained in full. New weights (adapter, score head) come from torch's global
+    generator.
+    """
+    base = require_base(base)
+    adapter = is_adapter(base)
+    half = precision == "bf16" and lora is not None
+    tokenizer = load_tokenizer(base)
+    model = load_model(base, kind=kind, dtype=torch.bfloat16 if half else torch.float32)
+    if adapter:
+        _check_same_adapter(base, lora, lora_was_set)
+        model = _with_adapter(model, base, trainable=lora is not None)
+        model = model.merge_and_unload() if lora is None else model
+    elif lora is not None:
+        model = attach_lora(model, lora, kind=kind)
+    without_dropout(model)
+    if kind == "reward":
+        _settle_padding(model, tokenizer)
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            parameter.data = parameter.data.float()
+    model.to(device)
+    model.eval()
+    if gradient_checkpointing:
+        model.train()
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    return TextModel(
+        model=model,
+        tokenizer=tokenizer,
+        base=base,
+        layout=layout_of(model.config),
+        dtype=torch.bfloat16 if precision == "bf16" else torch.float32,
+        autocast=precision == "bf16" and lora is None,
+        fresh=lora is not None and not adapter and kind == "causal",
+    )
+
+
+def load_for_use(
+    base: str | None, *, kind: Kind, precision: Literal["fp32", "bf16"], device: torch.device
+) -> TextModel:
+    """A model that is only used; an adapter is merged into its base."""
+    base = require_base(base)
+    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+    model = load_model(base, kind=kind, dtype=dtype)
+    if is_adapter(base):
+        model = _with_adapter(model, base, trainable=False).merge_and_unload()
+    tokenizer = load_tokenizer(base)
+    if kind == "reward":
+        _settle_padding(model, tokenizer)
+    model.requires_grad_(False).to(device).eval()
+    return TextModel(
+        model=model,
+        tokenizer=tokenizer,
+        base=base,
+        layout=layout_of(model.config),
+        dtype=dtype,
+        autocast=False,
+        fresh=False,
+    )
+
+
+def require_base(base: str | None) -> str:
+    """The base, which must be given."""
+    if not base:
+        raise BadInput(
+            "name a model: a folder, a hub id, or a folder with an adapter", file="run.json", field="base"
+        )
+    return base
+
+
+def is_adapter(base: str) -> bool:
+    """True if ``base`` is a folder with a peft adapter."""
+    return (Path(base) / ADAPTER).is_file()
+
+
+def model_folder(base: str) -> str:
+    """Where the full model lies: ``base`` itself, or what its adapter was trained on."""
+    if not is_adapter(base):
+        return base
+    path = Path(base) / ADAPTER
+    below = json.loads(path.read_text(encoding="utf-8")).get("base_model_name_or_path")
+    if not below or (Path(below).is_absolute() and not Path(below).exists()):
+        raise BadInput(
+            f'the adapter\'s base "{below}" is not there; write its place into the file',
+            file=path,
+            field="base_model_name_or_path",
+        )
+    return str(below)
+
+
+def load_config(base: str) -> Any:
+    """The model's config, without weights."""
+    folder = model_folder(base)
+    try:
+        return AutoConfig.from_pretrained(folder)
+    except (OSError, ValueError) as error:
+        raise BadInput(f"no model can be loaded: {_first_line(error)}", file=folder) from None
+
+
+def load_tokenizer(base: str) -> Any:
+    """The tokenizer beside the model or adapter. It must be a fast one: offsets are needed."""
+    folder = base
+    if is_adapter(base) and not (Path(base) / "tokenizer_config.json").exists():
+        folder = model_folder(base)
+    if Path(folder).is_dir() and not any((Path(folder) / name).exists() for name in _TOKENIZER_FILES):
+        raise BadInput("the folder holds no tokenizer (tokenizer.json)", file=folder)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+    except (OSError, ValueError, TypeError) as error:
+        raise BadInput(f"no tokenizer can be loaded: {_first_line(error)}", file=folder) from None
+    if not tokenizer.is_fast:
+        raise BadInput(
+            "the tokenizer has no fast version (tokenizer.json), which is needed for offsets", file=folder
+        )
+    return tokenizer
+
+
+_TOKENIZER_FILES = ("tokenizer.json", "vocab.json", "vocab.txt", "tokenizer.model", "spiece.model")
+
+
+def load_model(base: str, *, kind: Kind, dtype: torch.dtype) -> Any:
+    """The full model below ``base``, frozen arithmetic ``dtype``. Pickled weights are refused, by name."""
+    folder = model_folder(base)
+    refuse_pickles(folder)
+    config = load_config(base)
+    layout = layout_of(config)
+    if kind == "causal" and layout == "separate":
+        raise BadInput(
+            f"{config.model_type} is an encoder and writes no text; use a causal model", file=folder
+        )
+    options: dict[str, Any] = {"dtype": dtype, "use_safetensors": True}
+    try:
+        if kind == "causal":
+            return AutoModelForCausalLM.from_pretrained(folder, **options)
+        return AutoModelForSequenceClassification.from_pretrained(folder, num_labels=1, **options)
+    except (OSError, ValueError) as error:
+        raise BadInput(f"no model can be loaded: {_first_line(error)}", file=folder) from None
+
+
+def refuse_pickles(folder: str) -> None:
+    """BadInput if a local folder has weights only in a format that can run code when it is opened."""
+    path = Path(folder)
+    if not path.is_dir() or any(path.glob("*.safetensors")):
+        return
+    pickles = sorted(found for pattern in PICKLES for found in path.glob(pattern))
+    if pickles:
+        raise BadInput("pickled weights are not loaded; convert them to safetensors", file=pickles[0])
+    raise BadInput("the folder holds no weights (*.safetensors)", file=folder)
+
+
+def _with_adapter(model: Any, base: str, *, trainable: bool) -> Any:
+    import peft
+
+    refuse_pickles(base)
+    return peft.PeftModel.from_pretrained(model, base, is_trainable=trainable)
+
+
+def _check_same_adapter(base: str, lora: LoraConfig | None, was_set: bool) -> None:
+    if lora is None or not was_set:
+        return
+    path = Path(base) / ADAPTER
+    existing = json.loads(path.read_text(encoding="utf-8"))
+    if (existing["r"], existing["lora_alpha"]) != (lora.r, lora.alpha):
+        raise BadInput(
+            f"the adapter has rank {existing['r']} and alpha {existing['lora_alpha']} and is trained on as "
+            "it is; "
+            "leave lora out, or set it to null to train the merged weights",
+            file=path,
+            field="config.lora",
+        )
+
+
+def padding_token(tokenizer: Any) -> str:
+    """A padding token that never ends a text, if the tokenizer has one; else its end token.
+
+    Transformers scores the last token that is not padding; were padding the end token too, that would be the
+    one before it. A reward model whose only special token is the end token gets texts without an end token.
+    """
+    choices = [tokenizer.pad_token, tokenizer.unk_token, tokenizer.bos_token]
+    usable = [token for token in choices if token is not None and token != tokenizer.eos_token]
+    return str(usable[0] if usable else tokenizer.eos_token)
+
+
+def _settle_padding(model: Any, tokenizer: Any) -> None:
+    tokenizer.pad_token = padding_token(tokenizer)
+    model.config.pad_token_id = tokenizer.pad_token_id
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

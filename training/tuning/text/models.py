@@ -1,0 +1,232 @@
+"""Text models: loading, adapters, the frozen start as reference, and reading group batches.
+
+Arithmetic: with ``fp32`` everything is float32. With ``bf16`` and an adapter, frozen weights are bfloat16 and
+the adapter float32; with ``bf16`` and full fine-tuning, weights stay float32 and the forward pass runs under
+autocast.
+"""
+
+import contextlib
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from training.tuning.config import LoraConfig
+from training.tuning.errors import BadInput
+from training.tuning.text.attention import group_attention
+from training.tuning.text.batches import GroupBatch
+from training.tuning.text.logprobs import per_candidate, token_logprobs
+
+Kind = Literal["causal", "reward"]
+Frozen = Callable[[], AbstractContextManager[Any]]
+
+# Encoders whose classification head we can read: from the states of the first tokens (N, H) to scores (N, 1).
+ENCODER_HEADS: dict[str, Callable[[Any, Tensor], Tensor]] = {
+    "bert": lambda model, first: model.classifier(model.bert.pooler(first[:, None])),
+    "roberta": lambda model, first: model.classifier(first[:, None]),
+    "xlm-roberta": lambda model, first: model.classifier(first[:, None]),
+    "electra": lambda model, first: model.classifier(first[:, None]),
+    "distilbert": lambda model, first: model.classifier(torch.relu(model.pre_classifier(first))),
+}
+# Layers that see earlier tokens through attention alone, so that a prefix can be shared.
+SHAREABLE_LAYERS = {"full_attention", "sliding_attention"}
+
+
+@dataclass
+class TextModel:
+    """A loaded model, what it trains, and how it reads groups.
+
+    ``model`` is a transformers model or a PeftModel around one. ``layout`` is ``shared`` (the prefix once),
+    ``separate`` (one block per candidate in one row: encoders) or ``alone`` (one row per candidate: models
+    with recurrent layers). ``fresh`` says that switching the adapter off gives the start.
+    """
+
+    model: Any
+    tokenizer: Any
+    base: str
+    layout: Literal["shared", "separate", "alone"]
+    dtype: torch.dtype
+    autocast: bool
+    fresh: bool
+
+    @property
+    def inner(self) -> Any:
+        """The transformers model itself."""
+        return self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.model.parameters()).device
+
+    @property
+    def position_offset(self) -> int:
+        """RoBERTa and its kin number positions from the padding index on."""
+        config = self.inner.config
+        return int(config.pad_token_id) + 1 if config.model_type in ("roberta", "xlm-roberta") else 0
+
+    @property
+    def end_ids(self) -> list[int]:
+        """Tokens that end an answer, the tokenizer's first."""
+        return end_ids(self.tokenizer, getattr(self.inner, "generation_config", None))
+
+    def states(self, batch: GroupBatch) -> Float[Tensor, "T H"]:
+        """The last hidden state of every token. Raises BadInput if a layer ignored the layout."""
+        backbone = self.inner.base_model
+        types = {} if batch.token_type_ids is None else {"token_type_ids": batch.token_type_ids}
+        with self._arithmetic():
+            if self.layout == "alone":
+                rows = batch.input_ids.split(
+                    [size for part in batch.layout.segments for size in part.blocks], dim=1
+                )
+                return torch.cat(
+                    [backbone(input_ids=row, use_cache=False).last_hidden_state[0] for row in rows]
+                )
+            batch.layout.calls = 0
+            with group_attention(self.inner):
+                output = backbone(
+                    input_ids=batch.input_ids, position_ids=batch.position_ids, layout=batch.layout, **types
+                )
+        layers = self.inner.config.num_hidden_layers
+        if batch.layout.calls != layers:
+            raise BadInput(
+                f"{type(self.inner).__name__} used our attention in {batch.layout.calls} of {layers} layers; "
+                "this architecture is not supported",
+                file=self.base,
+            )
+        states: Tensor = output.last_hidden_state[0]
+        return states
+
+    def token_logprobs(self, batch: GroupBatch) -> Float[Tensor, " C"]:
+        """Log-probability of every answer token, in float32."""
+        head = self.inner.get_output_embeddings()
+        states = self.states(batch).index_select(0, batch.predict_at)
+        return token_logprobs(states, head.weight, head.bias, batch.targets, dtype=self.dtype)
+
+    def logprobs(self, batch: GroupBatch) -> Float[Tensor, " N"]:
+        """Log-probability of every candidate's answer given the prompt: summed, in float32."""
+        return per_candidate(self.token_logprobs(batch), batch.counts)
+
+    def scores(self, batch: GroupBatch) -> Float[Tensor, " N"]:
+        """A reward model's scores, in float32: from the last token, or an encoder's first."""
+        states, head = self.states(batch), ENCODER_HEADS.get(self.inner.config.model_type)
+        with self._arithmetic():
+            if head is not None:
+                return head(self.inner, states.index_select(0, batch.first))[:, 0].float()
+            last = states.index_select(0, batch.last)
+            score: Tensor = self.inner.score(last.to(next(self.inner.score.parameters()).dtype))
+        return score[:, 0].to(torch.promote_types(score.dtype, torch.float32))
+
+    def frozen_start(self) -> Frozen:
+        """What, used as a ``with`` block, turns the model into what it is now: the reference of preference
+        losses.
+
+        A fresh adapter is switched off; anything else that is trained is copied now and put back in the
+        block.
+        """
+        if self.fresh:
+            disabled: Frozen = self.model.disable_adapter
+            return disabled
+        start = {name: value.detach().clone() for name, value in self._trained()}
+        return lambda: self._swapped(start)
+
+    def _trained(self) -> Iterator[tuple[str, nn.Parameter]]:
+        return ((name, value) for name, value in self.model.named_parameters() if value.requires_grad)
+
+    @contextlib.contextmanager
+    def _swapped(self, start: dict[str, Tensor]) -> Iterator[None]:
+        now = {name: value.data for name, value in self._trained()}
+        for name, value in self._trained():
+            value.data = start[name]
+        try:
+            yield
+        finally:
+            for name, value in self._trained():
+                value.data = now[name]
+
+    @contextlib.contextmanager
+    def _arithmetic(self) -> Iterator[None]:
+        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.autocast):
+            yield
+
+
+def end_ids(tokenizer: Any, generation_config: Any) -> list[int]:
+    """Tokens that end an answer: the tokenizer's, then those that generation stops at."""
+    more = getattr(generation_config, "eos_token_id", None)
+    found = [tokenizer.eos_token_id, *(more if isinstance(more, list) else [more])]
+    unique = list(dict.fromkeys(token for token in found if token is not None))
+    if not unique:
+        raise BadInput("the tokenizer has no end token (eos_token)", file=tokenizer.name_or_path)
+    return unique
+
+
+def context_of(config: Any, max_length: int | None) -> int:
+    """The most tokens of one sequence: the config's limit and the model's, whichever is smaller."""
+    limit = getattr(config, "max_position_embeddings", None)
+    if limit is not None and config.model_type in ("roberta", "xlm-roberta"):
+        limit -= config.pad_token_id + 1
+    found = [length for length in (max_length, limit) if length]
+    if not found:
+        raise BadInput("the model states no context length; set max_length", field="config.max_length")
+    return min(found)
+
+
+def layout_of(config: Any) -> Literal["shared", "separate", "alone"]:
+    """How a model with this config reads groups. BadInput for what is neither decoder nor encoder."""
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+    if config.model_type in ENCODER_HEADS:
+        return "separate"
+    if config.is_encoder_decoder or config.model_type not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
+        known = ", ".join(ENCODER_HEADS)
+        raise BadInput(
+            f"models of type {config.model_type} are not supported; causal language models are, and as "
+            "reward "
+            f"models these encoders: {known}",
+            field="base",
+        )
+    kinds = set(getattr(config, "layer_types", None) or [])
+    return "shared" if kinds <= SHAREABLE_LAYERS and not _recurrent(config) else "alone"
+
+
+def _recurrent(config: Any) -> bool:
+    """True of models whose layers carry a state from token to token."""
+    from transformers import AutoModelForCausalLM
+
+    return bool(getattr(AutoModelForCausalLM._model_mapping[type(config)], "_is_stateful", False))
+
+
+def attach_lora(model: Any, lora: LoraConfig, *, kind: Kind) -> Any:
+    """A PeftModel around ``model`` with a fresh adapter (and a trained head for reward models)."""
+    import peft
+
+    task = {"causal": peft.TaskType.CAUSAL_LM, "reward": peft.TaskType.SEQ_CLS}[kind]
+    settings = peft.LoraConfig(
+        r=lora.r,
+        lora_alpha=lora.alpha,
+        target_modules=lora.target_modules,
+        lora_dropout=0.0,
+        task_type=task,
+        fan_in_fan_out=model.config.model_type == "gpt2",
+    )
+    try:
+        wrapped = peft.get_peft_model(model, settings)
+    except ValueError as error:
+        raise BadInput(str(error), field="config.lora.target_modules") from None
+    head = wrapped.get_base_model().get_output_embeddings() if kind == "causal" else None
+    if head is not None and type(head) is not nn.Linear:
+        raise BadInput("the output head cannot have an adapter", field="config.lora.target_modules")
+    return wrapped
+
+
+def without_dropout(model: nn.Module) -> None:
+    """Set every dropout to zero: policy and reference must compute the same function."""
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+        for name in ("attention_dropout", "dropout_prob", "attn_pdrop"):
+            if isinstance(getattr(module, name, None), float):
+                setattr(module, name, 0.0)

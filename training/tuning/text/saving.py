@@ -1,0 +1,81 @@
+"""Results of text methods, in the formats of peft and transformers."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from training.tuning.text.models import Kind, TextModel
+
+
+def save_result(
+    policy: TextModel, *, precision: Literal["fp32", "bf16"], merged: bool
+) -> Callable[[Path], None]:
+    """A writer of the result: weights, tokenizer and chat template; ``merged/`` if asked for."""
+
+    def write(folder: Path) -> None:
+        save_model(policy.model, policy.tokenizer, folder, precision=precision)
+        if merged and is_peft(policy.model):
+            whole = policy.model.merge_and_unload()
+            save_model(whole, policy.tokenizer, folder / "merged", precision=precision)
+
+    return write
+
+
+def save_model(model: Any, tokenizer: Any, folder: Path, *, precision: Literal["fp32", "bf16"]) -> None:
+    """Write a model with its tokenizer: an adapter as float32, full weights in ``precision``."""
+    if is_peft(model):
+        # "auto" would ask a hub about the base's vocabulary; embeddings are never trained here.
+        model.save_pretrained(str(folder), save_embedding_layers=False)
+    else:
+        model = model.to(torch.bfloat16) if precision == "bf16" else model
+        model.save_pretrained(str(folder))
+    tokenizer.save_pretrained(str(folder))
+
+
+def is_peft(model: Any) -> bool:
+    """True if the model has an adapter that has not been merged."""
+    return hasattr(model, "merge_and_unload")
+
+
+def how_to_load(policy: TextModel, *, kind: Kind) -> str:
+    """Python that loads the result with the public libraries alone."""
+    name = "CausalLM" if kind == "causal" else "SequenceClassification"
+    package, cls = (
+        ("peft", f"AutoPeftModelFor{name}")
+        if is_peft(policy.model)
+        else ("transformers", f"AutoModelFor{name}")
+    )
+    options = ", num_labels=1" if kind == "reward" else ""
+    lines = [
+        f"from {package} import {cls}",
+        "from transformers import AutoTokenizer",
+        "",
+        f'model = {cls}.from_pretrained("result"{options})',
+        'tokenizer = AutoTokenizer.from_pretrained("result")',
+    ]
+    return "\n".join([*lines, *(_reward_usage(policy) if kind == "reward" else [])])
+
+
+def _reward_usage(policy: TextModel) -> list[str]:
+    """How a text is given to a reward model, which must be as it was in training."""
+    if policy.layout == "separate":
+        return [
+            'inputs = tokenizer("the prompt", "the answer", return_tensors="pt")',
+            "score = model(**inputs).logits[0, 0]",
+        ]
+    if policy.tokenizer.chat_template is not None:
+        text = [
+            'turns = [{"role": "user", "content": "the prompt"},',
+            '         {"role": "assistant", "content": "the answer"}]',
+            "text = tokenizer.apply_chat_template(turns, tokenize=False)",
+            "ids = tokenizer(text, add_special_tokens=False).input_ids",
+        ]
+    else:
+        text = ['ids = tokenizer("the prompt" + "the answer").input_ids']
+    if policy.tokenizer.pad_token_id == policy.tokenizer.eos_token_id:
+        end = "# without an end token at the end"
+    else:
+        end = "# ids must end with exactly one end token, and with nothing after it"
+    return [*text, end, "score = model(input_ids=torch.tensor([ids])).logits[0, 0]"]

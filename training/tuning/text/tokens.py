@@ -1,0 +1,249 @@
+"""From a prompt and its answers to tokens.
+
+Prompt and answer are always tokenised together, as one string; which tokens belong to the answer is decided
+by character offsets, for each candidate on its own. A token that holds the last characters of the prompt and
+the first of the answer belongs to the answer, and the prefix that candidates share ends before it.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+from training.tuning.data import Message, Text, plain_text
+from training.tuning.errors import BadInput
+
+TOO_LONG = "the prompt is longer than the context"
+END_INSIDE = "an answer contains the end token"
+NO_PREFIX = "the prompt has no token"
+
+
+class Unusable(Exception):
+    """A row that cannot be used, with the reason under which it is counted."""
+
+
+@dataclass(frozen=True)
+class EncodedGroup:
+    """Tokens of one group.
+
+    ``prefix`` is shared by all candidates; ``blocks[i]`` follows it for candidate i, and its tokens from
+    ``starts[i]`` on are the answer. In the layout ``separate`` the prefix is empty and a block holds prompt
+    and answer; ``types`` are then the encoder's token types, if it has any.
+    """
+
+    prefix: list[int]
+    blocks: list[list[int]]
+    starts: list[int]
+    types: list[list[int]] | None = None
+    truncated: bool = False
+
+    @property
+    def size(self) -> int:
+        """Tokens that the model sees."""
+        return len(self.prefix) + sum(len(block) for block in self.blocks)
+
+    @property
+    def lengths(self) -> list[int]:
+        """Tokens of prompt and answer, for each candidate."""
+        return [len(self.prefix) + len(block) for block in self.blocks]
+
+    @property
+    def answers(self) -> list[list[int]]:
+        """The answers' tokens."""
+        return [block[start:] for block, start in zip(self.blocks, self.starts, strict=True)]
+
+
+class GroupTokenizer:
+    """Tokenises groups for a causal model; ``context`` is the most tokens of prompt and answer together.
+
+    ``end_ids`` are the tokens that end an answer, the tokenizer's own first. Every answer ends with exactly
+    one of them unless it was cut, or unless ``with_end`` is false. ``share`` false leaves the prompt in every
+    block.
+    """
+
+    def __init__(
+        self, tokenizer: Any, *, context: int, end_ids: list[int], with_end: bool = True, share: bool = True
+    ) -> None:
+        self.tokenizer = tokenizer
+        self.context = context
+        self.end_ids = end_ids
+        self.with_end = with_end
+        self.share = share
+        self._end_texts = [tokenizer.decode([token]) for token in end_ids]
+        self._leading = leading_special_ids(tokenizer)
+
+    def prompt_ids(self, prompt: Text) -> list[int]:
+        """The prompt alone, ready for an answer to be generated. Raises Unusable if it leaves no room."""
+        text = self._prompt_text(prompt)
+        ids = self._with_leading(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+        if len(ids) >= self.context:
+            raise Unusable(TOO_LONG)
+        if not ids:
+            raise Unusable(NO_PREFIX)
+        return ids
+
+    def encode(self, prompt: Text, answers: list[Text]) -> EncodedGroup:
+        """All candidates of one prompt. Raises Unusable with the reason, or BadInput."""
+        encoded = [self._encode_one(prompt, answer) for answer in answers]
+        room = self.context - max(start for _, start in encoded)
+        if room < 1:
+            raise Unusable(TOO_LONG)
+        # One limit for all answers of a prompt, so that they stay comparable.
+        cut = [(ids[: start + room], start) for ids, start in encoded]
+        shared = min(start for _, start in cut)
+        while any(ids[:shared] != cut[0][0][:shared] for ids, _ in cut):
+            shared -= 1
+        if shared == 0:
+            raise Unusable(NO_PREFIX)
+        if not self.share:
+            shared = 0
+        return EncodedGroup(
+            prefix=cut[0][0][:shared],
+            blocks=[ids[shared:] for ids, _ in cut],
+            starts=[start - shared for _, start in cut],
+            truncated=any(len(ids) < len(whole) for (ids, _), (whole, _) in zip(cut, encoded, strict=True)),
+        )
+
+    def _encode_one(self, prompt: Text, answer: Text) -> tuple[list[int], int]:
+        """Tokens of prompt and answer, and where the answer starts."""
+        content = self._without_end(_answer_text(answer))
+        if not content.strip():
+            raise Unusable("an answer is empty but for the end token")
+        prompt_text = self._prompt_text(prompt)
+        full = self._full_text(prompt, content, prompt_text)
+        # The prompt as it stands before this answer: some templates open the answer's turn differently.
+        boundary = common_length(prompt_text, full)
+        encoding = self.tokenizer(full, add_special_tokens=False, return_offsets_mapping=True)
+        ids, offsets = encoding["input_ids"], encoding["offset_mapping"]
+        start = next((at for at, (_, end) in enumerate(offsets) if end > boundary), len(ids))
+        ids = ids[:start] + self._ended(ids[start:], offsets[start:], full)
+        return self._with_leading(ids), start + len(self._with_leading([]))
+
+    def _ended(self, ids: list[int], offsets: list[tuple[int, int]], full: str) -> list[int]:
+        """The answer's tokens with exactly one end token, last (or none)."""
+        ends = [at for at, token in enumerate(ids) if token in self.end_ids]
+        if not ends:
+            return [*ids, self.end_ids[0]] if self.with_end else ids
+        # What a template puts after the end of the turn (a line break) is nothing that the model has to say.
+        if len(ends) > 1 or full[offsets[ends[0]][1] :].strip():
+            raise Unusable(END_INSIDE)
+        return ids[: ends[0] + self.with_end]
+
+    def _without_end(self, text: str) -> str:
+        """The answer without end tokens that somebody wrote out at its end."""
+        trimmed = text
+        while ends := [end for end in self._end_texts if end and trimmed.rstrip().endswith(end)]:
+            trimmed = trimmed.rstrip().removesuffix(ends[0])
+        return trimmed
+
+    def _prompt_text(self, prompt: Text) -> str:
+        if self.tokenizer.chat_template is None:
+            return _plain_prompt(prompt)
+        return str(
+            self.tokenizer.apply_chat_template(_messages(prompt), tokenize=False, add_generation_prompt=True)
+        )
+
+    def _full_text(self, prompt: Text, answer: str, prompt_text: str) -> str:
+        if self.tokenizer.chat_template is None:
+            return prompt_text + answer
+        turn = {"role": "assistant", "content": answer}
+        full = str(self.tokenizer.apply_chat_template([*_messages(prompt), turn], tokenize=False))
+        bare = str(self.tokenizer.apply_chat_template(_messages(prompt), tokenize=False))
+        if common_length(prompt_text, full) < common_length(prompt_text, bare):
+            raise BadInput(
+                "the chat template changes the prompt when an answer follows; answers cannot be told from "
+                "prompts",
+                file=self.tokenizer.name_or_path,
+                field="chat_template",
+            )
+        return full
+
+    def _with_leading(self, ids: list[int]) -> list[int]:
+        """A template writes its own special tokens; plain text gets the tokenizer's leading ones."""
+        return ids if self.tokenizer.chat_template is not None else self._leading + ids
+
+
+class PairTokenizer:
+    """Tokenises groups for a bidirectional encoder: every candidate as a text pair, prompt and answer."""
+
+    def __init__(self, tokenizer: Any, *, context: int) -> None:
+        self.tokenizer = tokenizer
+        self.context = context
+
+    def encode(self, prompt: Text, answers: list[Text]) -> EncodedGroup:
+        """All candidates of one prompt, in the layout ``separate``. Raises Unusable with the reason."""
+        question = plain_text(prompt)
+        special = self.tokenizer.num_special_tokens_to_add(pair=True)
+        length = len(self.tokenizer(question, add_special_tokens=False)["input_ids"])
+        if length + special >= self.context:
+            raise Unusable(TOO_LONG)
+        encoded = [
+            self.tokenizer(
+                question,
+                _answer_text(answer),
+                truncation="only_second",
+                max_length=self.context,
+                return_token_type_ids=True,
+                return_overflowing_tokens=True,
+                return_special_tokens_mask=True,
+            )
+            for answer in answers
+        ]
+        blocks = [list(one["input_ids"][0]) for one in encoded]
+        return EncodedGroup(
+            prefix=[],
+            blocks=blocks,
+            starts=[_second_starts(one) for one in encoded],
+            types=[list(one["token_type_ids"][0]) for one in encoded],
+            truncated=any(len(one["input_ids"]) > 1 for one in encoded),
+        )
+
+
+def _second_starts(encoding: Any) -> int:
+    """Where the second text of a pair starts."""
+    return next(at for at, sequence in enumerate(encoding.sequence_ids(0)) if sequence == 1)
+
+
+def common_length(one: str, other: str) -> int:
+    """How many characters two texts have in common at their start."""
+    for at, (left, right) in enumerate(zip(one, other, strict=False)):
+        if left != right:
+            return at
+    return min(len(one), len(other))
+
+
+def leading_special_ids(tokenizer: Any) -> list[int]:
+    """The special tokens that the tokenizer puts before a text: none, or the one for the beginning."""
+    bare = tokenizer("a", add_special_tokens=False)["input_ids"]
+    dressed = tokenizer("a")["input_ids"]
+    for at in range(len(dressed)):
+        if dressed[at : at + len(bare)] == bare:
+            return list(dressed[:at])
+    return []
+
+
+def how_joined(tokenizer: Any, *, pair: bool) -> str:
+    """One sentence for the preview, the log and the card."""
+    if pair:
+        return "Prompt and answer are given to the encoder as a text pair."
+    if tokenizer.chat_template is None:
+        return "The tokenizer has no chat template: the answer follows the prompt's text directly."
+    return "Prompt and answer are rendered with the tokenizer's chat template."
+
+
+def _messages(prompt: Text) -> list[dict[str, str]]:
+    if isinstance(prompt, str):
+        return [{"role": "user", "content": prompt}]
+    return [message.model_dump() for message in prompt]
+
+
+def _plain_prompt(prompt: Text) -> str:
+    if isinstance(prompt, str):
+        return prompt
+    raise BadInput("a prompt of messages needs a tokenizer with a chat template", field="prompt")
+
+
+def _answer_text(answer: Text) -> str:
+    if isinstance(answer, str):
+        return answer
+    if len(answer) == 1 and isinstance(answer[0], Message) and answer[0].role == "assistant":
+        return answer[0].content
+    raise BadInput("an answer in messages must be one message of the assistant", field="candidates")
