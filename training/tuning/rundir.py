@@ -133,8 +133,8 @@ class RunDir:
         target = self.path / f"checkpoint-{step:06d}"
         publish(target, write)
         old = [path for path in self.checkpoints()[:-2] if step_of(path) not in keep]
-        for path in old:
-            shutil.rmtree(path)
+        for path in old:  # first out of sight, so that nobody reads half a checkpoint
+            shutil.rmtree(path.rename(path.with_name(f".{path.name}.draft")))
         return target
 
     def publish_result(self, write: Callable[[Path], None]) -> None:
