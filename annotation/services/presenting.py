@@ -11,8 +11,11 @@ from annotation.markdown import render_content
 from annotation.models import Candidate, Comparison, Judgement, Lease, Media, Project, User
 
 
-def present(lease: Lease) -> dict[str, Any]:
-    """Keys: lease, expires_at, comparison, prompt, candidates in presented order, questions."""
+def present(lease: Lease, *, html: bool = False) -> dict[str, Any]:
+    """Keys: lease, expires_at, comparison, prompt, candidates in presented order, questions.
+
+    With `html` also `prompt_html` and each text's `html`: their Markdown, safe to put into a page.
+    """
     candidates = {candidate.index: candidate for candidate in lease.comparison.candidates.all()}
     shown = {
         "lease": str(lease.pk),
