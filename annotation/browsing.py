@@ -1,0 +1,90 @@
+"""What the pages read: constant numbers of queries, explicit order, nothing written."""
+
+from django.db.models import Count, F, Max, OuterRef, Prefetch, Q, QuerySet, Subquery, Sum
+from django.db.models.functions import Coalesce
+
+from annotation.models import Candidate, Comparison, Judgement, Lease, Member, Project, User
+
+
+def projects_of(user: User) -> QuerySet[Project]:
+    """This person's projects, newest first: their `role`, the slots `wanted` and `open`, and `mine`, their judgements."""
+    own = Comparison.objects.filter(project=OuterRef("pk")).order_by().values("project")
+    mine = Judgement.objects.standing().filter(comparison__project=OuterRef("pk"), annotator=user)
+    return (
+        Project.objects.filter(members__user=user)
+        .annotate(
+            role=F("members__role"),
+            wanted=Coalesce(Subquery(own.annotate(total=Sum("needed")).values("total")), 0),
+            open=Coalesce(Subquery(own.annotate(total=Sum("open_slots")).values("total")), 0),
+            mine=Coalesce(
+                Subquery(
+                    mine.order_by().values("comparison__project").annotate(total=Count("pk")).values("total")
+                ),
+                0,
+            ),
+        )
+        .order_by("-created_at", "-pk")
+    )
+
+
+def own_judgements(*, project: Project, user: User) -> QuerySet[Judgement]:
+    """What this person said on the pages or over the API and did not take back, newest first."""
+    mine = Judgement.objects.standing().filter(
+        comparison__project=project, annotator=user, lease__isnull=False
+    )
+    return mine.select_related("comparison").order_by("-created_at", "-pk")
+
+
+def comparisons_of(project: Project, *, q: str = "", state: str = "", use: str = "") -> QuerySet[Comparison]:
+    """Comparisons in the order of the queue, with `judgement_count`; filters as on the page."""
+    standing = Q(judgements__undone_at=None)
+    found = Comparison.objects.filter(project=project).order_by("rank", "pk")
+    if q:
+        found = found.filter(prompt__icontains=q)
+    if use:
+        found = found.filter(held_out=use == "held-out")
+    found = found.annotate(judgement_count=Count("judgements", filter=standing, distinct=True))
+    if state == "waiting":
+        found = found.filter(open_slots__gt=0)
+    elif state == "judged":
+        found = found.filter(judgement_count__gte=F("needed"))
+    elif state == "split":
+        found = found.annotate(answers=Count("judgements__choice", filter=standing, distinct=True)).filter(
+            answers__gt=1
+        )
+    return found.prefetch_related(_candidates(), _judgements())
+
+
+def comparison_in_full(project: Project) -> QuerySet[Comparison]:
+    """For the page of one comparison: candidates, and every judgement with its annotator, undone ones too."""
+    judgements = Judgement.objects.select_related("annotator").order_by("created_at", "pk")
+    return Comparison.objects.filter(project=project).prefetch_related(
+        _candidates(), Prefetch("judgements", queryset=judgements)
+    )
+
+
+def is_in_hands_of(comparison: Comparison, user: User) -> bool:
+    """Whether this person is to judge it themselves, so that its sources have to stay hidden from them."""
+    return Lease.objects.filter(comparison=comparison, annotator=user, state=Lease.State.OPEN).exists()
+
+
+def members_of(project: Project) -> QuerySet[Member]:
+    """Members with the number and the time of their last judgement in this project."""
+    mine = Q(user__judgements__comparison__project=project, user__judgements__undone_at=None)
+    return (
+        Member.objects.filter(project=project)
+        .select_related("user")
+        .annotate(
+            judgement_count=Count("user__judgements", filter=mine),
+            last_at=Max("user__judgements__created_at", filter=mine),
+        )
+        .order_by("-role", "user__username", "pk")
+    )
+
+
+def _candidates() -> Prefetch:
+    return Prefetch("candidates", queryset=Candidate.objects.select_related("image").order_by("index"))
+
+
+def _judgements() -> Prefetch:
+    return Prefetch("judgements", queryset=Judgement.objects.standing().order_by("created_at", "pk"))

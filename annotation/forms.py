@@ -1,0 +1,162 @@
+"""Forms of the pages. They check shapes; what may be done is decided by the services."""
+
+from typing import Any
+
+from django import forms
+
+from annotation.errors import Invalid
+from annotation.models import Member, Project
+from annotation.questions import ChoiceQuestion
+
+
+class PageForm(forms.Form):
+    """Names refused fields as the services do, and tells screen readers which fields are wrong."""
+
+    required_css_class = "required"
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, label_suffix="", **kwargs)
+        for name in self.fields if self.is_bound else ():
+            if self.errors.get(name):
+                self.fields[name].widget.attrs["aria-invalid"] = "true"
+
+    def refuse(self, error: Invalid) -> None:
+        """Show what a service refused beside the field, or on top where the form has no such field."""
+        for path, message in error.errors.items():
+            name = path.replace(".", "_")
+            self.add_error(name if name in self.fields else None, message)
+            if name in self.fields:
+                self.fields[name].widget.attrs["aria-invalid"] = "true"
+
+
+class SignInForm(PageForm):
+    username = forms.CharField(
+        label="Name",
+        max_length=150,
+        widget=forms.TextInput(attrs={"autocomplete": "username", "autofocus": True}),
+    )
+    password = forms.CharField(
+        strip=False, max_length=200, widget=forms.PasswordInput(attrs={"autocomplete": "current-password"})
+    )
+
+
+class ProjectForm(PageForm):
+    """Name, guidelines and the template of a project."""
+
+    name = forms.CharField(max_length=200)
+    guidelines = forms.CharField(
+        required=False,
+        max_length=100_000,
+        help_text="Markdown. Annotators can open them beside the work.",
+        widget=forms.Textarea(attrs={"rows": 14, "class": "code"}),
+    )
+    question = forms.CharField(label="The question", max_length=500, initial="Which answer is better?")
+    strength = forms.BooleanField(
+        required=False, initial=True, label="Ask how much better: much, plainly or slightly"
+    )
+    tie = forms.BooleanField(required=False, initial=True, label="Offer “tie”")
+    both_bad = forms.BooleanField(required=False, initial=True, label="Offer “both bad”")
+    labels_per_comparison = forms.IntegerField(
+        label="Judgements per comparison",
+        min_value=1,
+        max_value=100,
+        initial=1,
+        help_text="By different people. Counts for comparisons added from now on.",
+    )
+    lease_minutes = forms.IntegerField(
+        label="Minutes for one comparison",
+        min_value=1,
+        max_value=1440,
+        initial=20,
+        help_text="A comparison that somebody opened and left goes to others after this time.",
+    )
+
+    @property
+    def template(self) -> list[dict[str, Any]]:
+        """The task template in the API's form."""
+        data = self.cleaned_data
+        question = ChoiceQuestion(
+            text=data["question"], strength=data["strength"], tie=data["tie"], both_bad=data["both_bad"]
+        )
+        return [question.model_dump()]
+
+    @staticmethod
+    def initial_of(project: Project) -> dict[str, Any]:
+        question = project.questions[0]
+        return {
+            "name": project.name,
+            "guidelines": project.guidelines,
+            "question": question["text"],
+            "strength": question["strength"],
+            "tie": question["tie"],
+            "both_bad": question["both_bad"],
+            "labels_per_comparison": project.labels_per_comparison,
+            "lease_minutes": project.lease_minutes,
+        }
+
+
+class NewProjectForm(ProjectForm):
+    modality = forms.ChoiceField(
+        label="What is compared",
+        choices=[("text", "Texts"), ("image", "Pictures")],
+        widget=forms.RadioSelect,
+        initial="text",
+    )
+    field_order = ("name", "modality")
+
+
+class MemberForm(PageForm):
+    username = forms.CharField(
+        label="Name", max_length=150, widget=forms.TextInput(attrs={"autocomplete": "off"})
+    )
+    role = forms.ChoiceField(
+        choices=[("annotator", "Annotator"), ("manager", "Manager")], initial=Member.Role.ANNOTATOR
+    )
+    create = forms.BooleanField(
+        required=False, label="Create the account if there is none, and show a one-time sign-in link"
+    )
+
+
+class ImportForm(PageForm):
+    file = forms.FileField(
+        help_text="A .jsonl file with one row per line, or a .zip of one .jsonl and the images that its rows name.",
+        widget=forms.FileInput(attrs={"accept": ".jsonl,.zip"}),
+    )
+    format = forms.ChoiceField(
+        choices=[
+            ("trl", "Preference rows (TRL): prompt with chosen and rejected, or with responses"),
+            ("groups", "Groups: prompt, candidates, judgements"),
+        ]
+    )
+
+
+class ExportForm(PageForm):
+    format = forms.ChoiceField(
+        choices=[
+            ("groups", "Groups: everything that was said, one row per comparison"),
+            ("trl", "Preference pairs (TRL): prompt, chosen, rejected"),
+        ]
+    )
+
+
+class DataFilterForm(PageForm):
+    q = forms.CharField(
+        label="Prompt contains",
+        required=False,
+        max_length=200,
+        widget=forms.TextInput(attrs={"type": "search"}),
+    )
+    state = forms.ChoiceField(
+        required=False,
+        choices=[
+            ("", "All"),
+            ("waiting", "Waiting"),
+            ("judged", "Fully judged"),
+            ("split", "People disagree"),
+        ],
+    )
+    use = forms.ChoiceField(
+        required=False,
+        label="Used for",
+        choices=[("", "Anything"), ("training", "Training"), ("held-out", "Evaluation only")],
+    )

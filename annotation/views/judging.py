@@ -1,0 +1,181 @@
+"""The judging page. With scripts it speaks the HTTP API; without, its forms post here. Both call the same services."""
+
+import uuid
+from typing import Any
+
+from django.contrib import messages
+from django.contrib.auth.decorators import login_required
+from django.http import Http404, HttpRequest, HttpResponse
+from django.shortcuts import redirect, render
+from django.urls import reverse
+from django.utils import timezone
+from django.views.decorators.cache import never_cache
+from django.views.decorators.http import require_GET, require_POST
+
+from annotation import services
+from annotation.browsing import own_judgements
+from annotation.choices import MOST_CANDIDATES, Choice, choices_for
+from annotation.errors import Conflict, Invalid, NotFound
+from annotation.models import Lease, Project, User
+from annotation.views.access import SignedIn, visible_project
+
+HISTORY_LENGTH = 20
+NO_LEASE = uuid.UUID(int=0)  # stands in address templates for the script
+
+
+@login_required
+@never_cache
+@require_GET
+def judge(request: SignedIn, pk: int) -> HttpResponse:
+    """The comparison that this person has open, or the next one."""
+    project = visible_project(request, pk)
+    now = timezone.now()
+    lease = services.next_lease(project=project, user=request.user, now=now)
+    item = services.present(lease, html=True) if lease else None
+    question = project.questions[0]
+    count = len(item["candidates"]) if item else 2
+    choices = choices_for(question, count)
+    last = _last_judgement(project, request.user)
+    progress = services.progress(project=project, user=request.user, now=now)
+    context = {
+        "project": project,
+        "question": question,
+        "item": item,
+        "choices": choices,
+        "seven": any(choice.strength for choice in choices),
+        "progress": progress | {"judged": progress["wanted"] - progress["open"]},
+        "last_judgement": last,
+        "client_id": uuid.uuid4(),
+        "blank_text": {"position": 0},
+        "blank_image": {"position": 0, "image": "data:,"},
+        "blank_choice": Choice("1", 0, None, "A"),
+        "page_data": {
+            "user": request.user.pk,
+            "project": project.pk,
+            "item": item,
+            "choices": {
+                n: [choice.as_data() for choice in choices_for(question, n)]
+                for n in range(1, MOST_CANDIDATES + 1)
+            },
+            "progress": {"today": progress["mine_today"]},
+            "last_judgement": last,
+            "urls": _addresses(project),
+        },
+    }
+    return render(request, "annotation/judge.html", context)
+
+
+def _addresses(project: Project) -> dict[str, str]:
+    """Where the script posts; the nil UUID and 0 are replaced by the id in question."""
+    here = reverse("annotation:judge", args=[project.pk])
+    return {
+        "next": reverse("project-next", args=[project.pk]),
+        "judgement": reverse("lease-judgement", args=[NO_LEASE]),
+        "skip": reverse("lease-skip", args=[NO_LEASE]),
+        "renew": reverse("lease-renew", args=[NO_LEASE]),
+        "undo": reverse("judgement-undo", args=[0]),
+        "history": reverse("annotation:history", args=[project.pk]),
+        "sign_in": f"{reverse('annotation:sign_in')}?next={here}",
+    }
+
+
+def _last_judgement(project: Project, user: User) -> int | None:
+    return own_judgements(project=project, user=user).values_list("pk", flat=True).first()
+
+
+@login_required
+@require_POST
+def judge_submit(request: SignedIn, pk: int) -> HttpResponse:
+    """A key pressed without scripts."""
+    project = visible_project(request, pk)
+    lease = _own_lease(request, project)
+    keys = {choice.key: choice for choice in choices_for(project.questions[0], len(lease.order))}
+    chosen = keys.get(request.POST.get("key", ""))
+    client_id = _uuid(request.POST.get("client_id"))
+    if chosen is None or client_id is None:
+        messages.error(
+            request, "Nothing was stored: the form came without an answer. Choose one of the keys."
+        )
+        return redirect("annotation:judge", pk)
+    try:
+        services.submit_judgement(
+            lease_id=lease.pk,
+            annotator=request.user,
+            client_id=client_id,
+            choice=chosen.choice,
+            strength=chosen.strength,
+            now=timezone.now(),
+        )
+    except (Conflict, Invalid) as error:
+        messages.error(request, str(error))
+    return redirect("annotation:judge", pk)
+
+
+@login_required
+@require_POST
+def judge_skip(request: SignedIn, pk: int) -> HttpResponse:
+    lease = _own_lease(request, visible_project(request, pk))
+    try:
+        reason = request.POST.get("reason", "")
+        services.skip_lease(lease_id=lease.pk, annotator=request.user, reason=reason, now=timezone.now())
+    except (Conflict, Invalid) as error:
+        messages.error(request, str(error))
+    return redirect("annotation:judge", pk)
+
+
+@login_required
+@require_POST
+def judge_undo(request: SignedIn, pk: int) -> HttpResponse:
+    visible_project(request, pk)
+    number = request.POST.get("judgement", "")
+    if not number.isdecimal():
+        raise Http404("There is no such judgement.")
+    try:
+        services.undo_judgement(judgement_id=int(number), annotator=request.user, now=timezone.now())
+    except NotFound as error:
+        raise Http404(str(error)) from error
+    except Conflict as error:
+        messages.error(request, str(error))
+    return redirect("annotation:judge", pk)
+
+
+def _own_lease(request: SignedIn, project: Project) -> Lease:
+    lease_id = _uuid(request.POST.get("lease"))
+    try:
+        lease = services.lease_of(lease_id=lease_id or NO_LEASE, annotator=request.user)
+    except NotFound as error:
+        raise Http404(str(error)) from error
+    if lease.comparison.project_id != project.pk:
+        raise Http404("There is no such lease.")
+    return lease
+
+
+def _uuid(text: str | None) -> uuid.UUID | None:
+    try:
+        return uuid.UUID(text or "")
+    except ValueError:
+        return None
+
+
+@login_required
+@never_cache
+@require_GET
+def history(request: SignedIn, pk: int) -> HttpResponse:
+    """One's own last judgements; the drawer of the judging page asks for the list alone."""
+    project = visible_project(request, pk)
+    mine = own_judgements(project=project, user=request.user)
+    context: dict[str, Any] = {"project": project, "judgements": mine[:HISTORY_LENGTH]}
+    name = "_history.html" if _wants_part(request) else "history.html"
+    response = render(request, f"annotation/{name}", context)
+    response["Vary"] = "HX-Request, Cookie"
+    return response
+
+
+def _wants_part(request: HttpRequest) -> bool:
+    return request.headers.get("HX-Request") == "true" and "HX-History-Restore-Request" not in request.headers
+
+
+@login_required
+@require_GET
+def guidelines(request: SignedIn, pk: int) -> HttpResponse:
+    return render(request, "annotation/guidelines.html", {"project": visible_project(request, pk)})

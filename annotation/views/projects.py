@@ -1,0 +1,173 @@
+"""Home, the project's own page, its settings and its members."""
+
+from django.contrib import messages
+from django.contrib.auth.decorators import login_required
+from django.core.exceptions import PermissionDenied
+from django.db import transaction
+from django.http import HttpResponse
+from django.shortcuts import get_object_or_404, redirect, render
+from django.utils import timezone
+from django.views.decorators.cache import never_cache
+from django.views.decorators.http import require_GET, require_http_methods, require_POST
+
+from annotation import services
+from annotation.browsing import members_of, projects_of
+from annotation.errors import Conflict, Invalid, NotAllowed
+from annotation.forms import MemberForm, NewProjectForm, ProjectForm
+from annotation.markdown import render_markdown
+from annotation.models import Member, Project, User
+from annotation.views.access import SignedIn, managed_project, visible_project
+
+PREVIEW_LIMIT = 100_000  # characters
+
+
+@login_required
+@require_GET
+def home(request: SignedIn) -> HttpResponse:
+    projects = [(project, project.wanted - project.open) for project in projects_of(request.user)]
+    return render(request, "annotation/home.html", {"projects": projects})
+
+
+@login_required
+@require_GET
+def project(request: SignedIn, pk: int) -> HttpResponse:
+    """Managers see the five answers, annotators what is asked of them."""
+    shown = visible_project(request, pk)
+    progress = services.progress(project=shown, user=request.user, now=timezone.now())
+    manages = shown.members.filter(user=request.user, role=Member.Role.MANAGER).exists()
+    context = {"project": shown, "progress": progress, "taken": progress["wanted"] - progress["open"]}
+    return render(request, f"annotation/{'project' if manages else 'project_annotator'}.html", context)
+
+
+@login_required
+@require_http_methods(["GET", "POST"])
+def project_new(request: SignedIn) -> HttpResponse:
+    if not request.user.is_manager:
+        raise PermissionDenied(
+            "Only managers create projects; ask one to create it, or to make you a manager."
+        )
+    form = NewProjectForm(request.POST or None)
+    if form.is_valid():
+        try:
+            created = _create(request.user, form)
+        except Invalid as error:
+            form.refuse(error)
+        else:
+            messages.info(
+                request, "The project is there. Next: import what is to be compared, and add people."
+            )
+            return redirect("annotation:imports", created.pk)
+    return render(request, "annotation/project_form.html", {"form": form})
+
+
+@transaction.atomic
+def _create(user: User, form: NewProjectForm) -> Project:
+    data = form.cleaned_data
+    created = services.create_project(
+        by=user,
+        name=data["name"],
+        modality=data["modality"],
+        guidelines=data["guidelines"],
+        questions=form.template,
+        labels_per_comparison=data["labels_per_comparison"],
+    )
+    return services.update_project(project=created, lease_minutes=data["lease_minutes"])
+
+
+@login_required
+@require_http_methods(["GET", "POST"])
+def project_edit(request: SignedIn, pk: int) -> HttpResponse:
+    edited = managed_project(request, pk)
+    form = ProjectForm(request.POST or None, initial=ProjectForm.initial_of(edited))
+    if form.is_valid():
+        data = form.cleaned_data
+        try:
+            services.update_project(
+                project=edited,
+                name=data["name"],
+                guidelines=data["guidelines"],
+                questions=form.template,
+                labels_per_comparison=data["labels_per_comparison"],
+                lease_minutes=data["lease_minutes"],
+            )
+        except Invalid as error:
+            form.refuse(error)
+        else:
+            messages.info(request, "Saved.")
+            return redirect("annotation:project_edit", pk)
+    return render(request, "annotation/project_form.html", {"project": edited, "form": form})
+
+
+@login_required
+@require_POST
+def preview(request: SignedIn) -> HttpResponse:
+    """Markdown as annotators will see it."""
+    return HttpResponse(render_markdown(request.POST.get("guidelines", "")[:PREVIEW_LIMIT]))
+
+
+@login_required
+@never_cache  # the answer may hold a sign-in link
+@require_http_methods(["GET", "POST"])
+def members(request: SignedIn, pk: int) -> HttpResponse:
+    """Who belongs to the project. A new account's one-time link is shown once, in the reply to the form."""
+    managed = managed_project(request, pk)
+    form = MemberForm(request.POST or None, initial={"create": True})
+    context = {"project": managed, "form": form}
+    if form.is_valid():
+        try:
+            context |= _add_member(request, managed, form)
+        except (Invalid, Conflict, NotAllowed) as error:
+            form.refuse(error) if isinstance(error, Invalid) else form.add_error(None, str(error))
+        else:
+            context["form"] = MemberForm(initial={"create": True})
+    return render(request, "annotation/members.html", context | {"members": members_of(managed)})
+
+
+@transaction.atomic
+def _add_member(request: SignedIn, managed: Project, form: MemberForm) -> dict[str, object]:
+    """Adds the member, first the account if there is none; what the page has to tell about it."""
+    username, role = form.cleaned_data["username"], form.cleaned_data["role"]
+    known = User.objects.filter(username=username).exists()
+    new = None
+    if not known and form.cleaned_data["create"]:
+        if not request.user.is_manager:
+            raise NotAllowed("Only managers of the site create accounts; ask one of them.")
+        new = services.create_user(username=username, role=role)
+    member = services.add_member(project=managed, username=username, role=role, by=request.user)
+    link = services.sign_in_link(user=new, base_url=request.build_absolute_uri("/")) if new else None
+    return {"added": member, "link": link}
+
+
+@login_required
+@never_cache
+@require_POST
+def member_link(request: SignedIn, pk: int, user: int) -> HttpResponse:
+    """A new one-time link for an annotator who lost theirs. Nobody gets a link into a manager's account."""
+    managed = managed_project(request, pk)
+    member = get_object_or_404(managed.members.select_related("user"), user=user)
+    if not request.user.is_manager or member.user.is_manager or member.user.is_superuser:
+        raise PermissionDenied("Links are made by managers of the site, for annotators only.")
+    link = services.sign_in_link(user=member.user, base_url=request.build_absolute_uri("/"))
+    context = {
+        "project": managed,
+        "form": MemberForm(initial={"create": True}),
+        "added": member,
+        "link": link,
+    }
+    return render(request, "annotation/members.html", context | {"members": members_of(managed)})
+
+
+@login_required
+@require_POST
+def member_remove(request: SignedIn, pk: int, user: int) -> HttpResponse:
+    managed = managed_project(request, pk)
+    member = get_object_or_404(managed.members.select_related("user"), user=user)
+    try:
+        services.remove_member(project=managed, user=member.user, by=request.user)
+    except Conflict as error:
+        messages.error(request, str(error))
+    else:
+        messages.info(request, f"{member.user.username} is no longer a member. Their judgements stay.")
+    if member.user_id == request.user.pk:
+        return redirect("annotation:home")
+    return redirect("annotation:members", pk)

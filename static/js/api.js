@@ -1,0 +1,38 @@
+/* The HTTP API from a page: the session's cookie signs in, the form's token guards against forgery. */
+
+const TIMEOUT = 20_000; // milliseconds
+
+/** The line is down or the server did not answer: worth another attempt. */
+export class Offline extends Error {}
+
+/** The server answered, and said no. `detail` is its own sentence. */
+export class Refused extends Error {
+  constructor(status, problem) {
+    super(problem?.detail || `The server answered ${status}.`);
+    this.status = status;
+    this.problem = problem;
+  }
+}
+
+const token = () => document.querySelector("[name=csrfmiddlewaretoken]").value;
+
+/** Posts JSON; resolves to the reply's JSON, or null where there is none (204). */
+export async function post(url, body = {}) {
+  let response;
+  try {
+    response = await fetch(url, {
+      method: "POST",
+      credentials: "same-origin",
+      headers: { "Content-Type": "application/json", Accept: "application/json", "X-CSRFToken": token() },
+      body: JSON.stringify(body),
+      signal: AbortSignal.timeout(TIMEOUT),
+    });
+  } catch (error) {
+    throw new Offline(error.message);
+  }
+  if (response.status === 204) return null;
+  const data = await response.json().catch(() => null);
+  if (response.ok && data) return data;
+  if (response.ok || response.status >= 500 || response.status === 429) throw new Offline(`status ${response.status}`);
+  throw new Refused(response.status, data);
+}

@@ -1,0 +1,183 @@
+/* The comparison on screen: prompt, candidates, keys. It shows what it is given and asks the server nothing. */
+
+import { hideDifference, showDifference } from "./diff.js";
+import { Zoom } from "./zoom.js";
+
+const FOLD_AFTER = 48; // pixels scrolled
+const LETTERS = "ABCDEFGHI";
+
+export class Board {
+  constructor(main, { choices, onChoice }) {
+    this.choices = choices;
+    this.onChoice = onChoice;
+    this.prompt = main.querySelector("#prompt");
+    this.promptText = this.prompt.querySelector(".prose");
+    this.foldButton = this.prompt.querySelector(".fold");
+    this.panels = main.querySelector("#panels");
+    this.keys = main.querySelector("#keys");
+    this.templates = { text: main.querySelector("#text-candidate"), image: main.querySelector("#image-candidate") };
+    this.marking = false;
+    this.turned = 0;
+    this.foldButton.addEventListener("click", () => this.fold(!this.prompt.classList.contains("folded")));
+    this.keys.addEventListener("click", (event) => {
+      const button = event.target.closest("button");
+      if (!button) return;
+      event.preventDefault();
+      this.onChoice(this.options.find((option) => option.key === button.value));
+    });
+    this.panels.addEventListener("scroll", (event) => this.linkScroll(event.target), { capture: true, passive: true });
+    addEventListener("blur", () => this.turn(0));
+  }
+
+  /** The option behind a key, or undefined. */
+  option(key) {
+    return this.options.find((option) => option.key === key || option.also === key);
+  }
+
+  show(item) {
+    this.item = item;
+    this.options = this.choices[item.candidates.length];
+    this.turned = 0;
+    this.promptText.innerHTML = item.prompt_html; // sanitised by the server
+    this.panels.replaceChildren(...item.candidates.map((candidate, index) => this.panel(candidate, index)));
+    this.panels.dataset.count = item.candidates.length;
+    this.panels.toggleAttribute("data-wrap", item.candidates.length > 3);
+    this.panels.scrollLeft = 0;
+    this.showKeys();
+    this.adopt(item);
+    this.panels.classList.remove("entering");
+    requestAnimationFrame(() => this.panels.classList.add("entering"));
+  }
+
+  /** Takes over what stands on the page, whether the server or `show` put it there. */
+  adopt(item) {
+    this.item = item;
+    this.options = this.choices[item.candidates.length];
+    this.scrollers = [...this.panels.querySelectorAll(".scroll")];
+    const boxes = [...this.panels.querySelectorAll(".box")];
+    this.zoom = boxes.length ? new Zoom(boxes) : null;
+    for (const image of this.panels.querySelectorAll(".box img")) this.fit(image);
+    this.prompt.classList.remove("folded");
+    this.offerFold();
+    this.mark();
+  }
+
+  panel(candidate, index) {
+    const kind = "image" in candidate ? "image" : "text";
+    const panel = this.templates[kind].content.firstElementChild.cloneNode(true);
+    const name = LETTERS[index];
+    panel.dataset.side = index;
+    panel.querySelector("h2").textContent = name;
+    const body = panel.querySelector(".scroll, .box");
+    body.setAttribute("aria-label", `Answer ${name}`);
+    if (kind === "text") {
+      body.firstElementChild.innerHTML = candidate.html; // sanitised by the server
+    } else {
+      const image = body.querySelector("img");
+      image.alt = `Picture ${name}`;
+      image.src = candidate.image;
+    }
+    return panel;
+  }
+
+  /** Small pictures are shown with hard pixels rather than blurred. */
+  fit(image) {
+    const judge = () => image.classList.toggle("tiny", image.naturalWidth > 0 && image.naturalWidth * 3 < image.clientWidth);
+    if (image.complete) judge();
+    image.addEventListener("load", judge);
+  }
+
+  showKeys() {
+    const buttons = this.keys.querySelectorAll("button");
+    const same = buttons.length === this.options.length && this.options.every((option, i) => buttons[i].value === option.key);
+    if (same) return;
+    this.keys.classList.toggle("seven", this.options.some((option) => option.strength));
+    this.keys.querySelector(".scale").hidden = !this.keys.classList.contains("seven");
+    const template = document.querySelector("#key-button").content.firstElementChild;
+    buttons.forEach((button) => button.remove());
+    this.keys.append(...this.options.map((option) => {
+      const button = template.cloneNode(true);
+      button.value = option.key;
+      button.className = `key ${option.css}`;
+      button.querySelector("kbd").textContent = option.key.toUpperCase();
+      button.querySelector(".side").textContent = option.name;
+      button.querySelector(".word").textContent = option.word;
+      button.querySelector(".better").hidden = !option.strength;
+      return button;
+    }));
+  }
+
+  // Prompt
+  fold(folded) {
+    this.prompt.classList.toggle("folded", folded);
+    this.foldButton.setAttribute("aria-expanded", String(!folded));
+    this.foldButton.textContent = folded ? "Unfold" : "Fold";
+  }
+
+  offerFold() {
+    this.fold(false);
+    this.foldButton.hidden = this.promptText.clientHeight < 60;
+  }
+
+  // Scrolling
+  linkScroll(source) {
+    if (!source.classList?.contains("scroll")) return;
+    if (!this.oneAtATime()) {
+      for (const other of this.scrollers) if (other !== source && other.scrollTop !== source.scrollTop) other.scrollTop = source.scrollTop;
+    }
+    this.foldOnScroll(source);
+  }
+
+  /** Folding gives the text more room; fold only if there is still something to scroll afterwards. */
+  foldOnScroll(source) {
+    if (this.foldButton.hidden) return;
+    const folded = this.prompt.classList.contains("folded");
+    const gain = this.promptText.clientHeight;
+    if (!folded && source.scrollTop > FOLD_AFTER && source.scrollHeight - source.clientHeight > gain + FOLD_AFTER) this.fold(true);
+    else if (folded && source.scrollTop === 0) this.fold(false);
+  }
+
+  oneAtATime() {
+    return this.panels.scrollWidth > this.panels.clientWidth + 4;
+  }
+
+  scrollBy(pages) {
+    const visible = this.oneAtATime() ? [this.scrollers[this.visibleIndex()]] : this.scrollers;
+    const longest = visible.reduce((a, b) => (b && b.scrollHeight > a.scrollHeight ? b : a), visible[0]);
+    if (longest) longest.scrollTop += pages * longest.clientHeight;
+  }
+
+  visibleIndex() {
+    return Math.round(Math.abs(this.panels.scrollLeft) / this.panels.clientWidth);
+  }
+
+  swipe(step) {
+    if (!this.oneAtATime()) return;
+    const target = this.panels.children[this.visibleIndex() + step];
+    target?.scrollIntoView({ inline: "start", block: "nearest" });
+  }
+
+  // Pictures
+  /** Flicker: every picture in its neighbour's place, so that the eye sees what moves. */
+  turn(by) {
+    if (!this.zoom || this.turned === by) return;
+    this.turned = by;
+    const panels = [...this.panels.children];
+    panels.forEach((panel, i) => (panel.style.order = by ? (i + by) % panels.length : ""));
+  }
+
+  // Differences
+  toggleMarks() {
+    this.marking = !this.marking;
+    return this.mark();
+  }
+
+  /** What to tell about the marks: "", or a sentence. */
+  mark() {
+    hideDifference(this.panels);
+    if (!this.marking || this.scrollers.length !== 2) return "";
+    const [left, right] = this.scrollers.map((element) => element.firstElementChild);
+    if (!showDifference(left, right)) return "The two answers have too little in common to mark differences.";
+    return left.querySelector("mark") || right.querySelector("mark") ? "" : "The two answers have the same words.";
+  }
+}

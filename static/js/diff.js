@@ -1,0 +1,84 @@
+/* Which words two texts do not share. Works on the text nodes of rendered Markdown, so that the markup stays. */
+
+const WORD = /[\p{L}\p{M}\p{N}_]+|[^\s\p{L}\p{M}\p{N}_]/gu;
+const MOST_EDITS = 2000; // beyond this two texts have so little in common that marks say nothing
+
+/** The words under a node, each with the text node and the offsets where it stands. */
+function words(root) {
+  const found = [];
+  const walker = document.createTreeWalker(root, NodeFilter.SHOW_TEXT);
+  while (walker.nextNode()) {
+    for (const match of walker.currentNode.data.matchAll(WORD)) {
+      found.push({ word: match[0], node: walker.currentNode, start: match.index, end: match.index + match[0].length });
+    }
+  }
+  return found;
+}
+
+/**
+ * Myers' O(ND) difference of two lists of strings (Algorithmica 1, 1986): two lists of booleans that say
+ * which items are not shared. Null when more than `most` edits lie between them.
+ */
+export function difference(left, right, most = MOST_EDITS) {
+  const n = left.length, m = right.length;
+  const limit = Math.min(n + m, most);
+  const reach = new Int32Array(2 * limit + 3); // furthest x on each diagonal k, at reach[k + limit + 1]
+  const at = (k) => k + limit + 1;
+  const trace = [];
+  for (let d = 0; d <= limit; d++) {
+    trace.push(reach.slice(at(-d) - 1, at(d) + 2));
+    for (let k = -d; k <= d; k += 2) {
+      const down = k === -d || (k !== d && reach[at(k - 1)] < reach[at(k + 1)]);
+      let x = down ? reach[at(k + 1)] : reach[at(k - 1)] + 1;
+      while (x < n && x - k < m && left[x] === right[x - k]) x++;
+      reach[at(k)] = x;
+      if (x >= n && x - k >= m) return backtrack(trace, n, m);
+    }
+  }
+  return null;
+}
+
+function backtrack(trace, n, m) {
+  const onlyLeft = new Array(n).fill(false), onlyRight = new Array(m).fill(false);
+  let x = n, y = m;
+  for (let d = trace.length - 1; d > 0; d--) {
+    const reach = (k) => trace[d][k + d + 1];
+    const k = x - y;
+    const down = k === -d || (k !== d && reach(k - 1) < reach(k + 1));
+    const before = down ? k + 1 : k - 1;
+    x = reach(before);
+    y = x - before;
+    if (down) onlyRight[y] = true;
+    else onlyLeft[x] = true;
+  }
+  return [onlyLeft, onlyRight];
+}
+
+/** Wraps the words that are not shared in <mark>; neighbours share one. */
+function mark(found, alone) {
+  for (let last = found.length - 1; last >= 0; last--) {
+    if (!alone[last]) continue;
+    let first = last;
+    while (first > 0 && alone[first - 1] && found[first - 1].node === found[last].node) first--;
+    const range = document.createRange();
+    range.setStart(found[last].node, found[first].start);
+    range.setEnd(found[last].node, found[last].end);
+    range.surroundContents(document.createElement("mark"));
+    last = first;
+  }
+}
+
+/** Marks what differs between two elements; false if they differ too much for marks to help. */
+export function showDifference(left, right) {
+  const a = words(left), b = words(right);
+  const alone = difference(a.map((item) => item.word), b.map((item) => item.word));
+  if (!alone) return false;
+  mark(a, alone[0]);
+  mark(b, alone[1]);
+  return true;
+}
+
+export function hideDifference(root) {
+  for (const element of root.querySelectorAll("mark")) element.replaceWith(...element.childNodes);
+  root.normalize();
+}
