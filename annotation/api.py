@@ -1,34 +1,47 @@
 """The HTTP API of projects, imports, judging and exports, under /api/v1/. One service call each."""
 
 import uuid
-from typing import Any
+from typing import Any, TypeVar
 
+from django.core.files.storage import default_storage
+from django.http import FileResponse, HttpResponse
 from django.urls import path
 from django.utils import timezone
 from drf_spectacular.types import OpenApiTypes
 from drf_spectacular.utils import OpenApiParameter, extend_schema
-from rest_framework import status
-from rest_framework.decorators import api_view
+from rest_framework import generics, status
+from rest_framework.decorators import api_view, parser_classes
+from rest_framework.pagination import CursorPagination
+from rest_framework.parsers import MultiPartParser
 from rest_framework.request import Request
 from rest_framework.response import Response
 
 from annotation import serializers, services
-from annotation.errors import Invalid, NotAllowed, NotFound
-from annotation.models import Lease, Member, Project
+from annotation.errors import Conflict, Invalid, NotAllowed, NotFound
+from annotation.models import ExportJob, ImportJob, Lease, Member, Project, ProjectQuerySet, User
 
+REJECTED_AT_ONCE = 1000
+JobModel = TypeVar("JobModel", ImportJob, ExportJob)
 AFTER = OpenApiParameter("after", OpenApiTypes.UUID, description="a lease in hand: give the one behind it")
 NEXT = OpenApiParameter(
     "next", OpenApiTypes.INT, enum=[1], description="the reply carries the next comparison"
 )
+AFTER_LINE = OpenApiParameter("after_line", OpenApiTypes.INT, description="rejected rows behind it")
 HTML = OpenApiParameter("html", OpenApiTypes.INT, enum=[1], description="texts also as safe HTML")
+
+
+def user_of(request: Request) -> User:
+    """Who asks. The permission class has refused everybody who did not say."""
+    assert isinstance(request.user, User)
+    return request.user
 
 
 def find_project(request: Request, pk: int, *, manage: bool = False) -> Project:
     """Outsiders get a 404, members without the right a 403."""
-    project = Project.objects.visible_to(request.user).filter(pk=pk).first()
+    project = Project.objects.visible_to(user_of(request)).filter(pk=pk).first()
     if project is None:
         raise NotFound("There is no such project.")
-    if manage and not project.members.filter(user=request.user, role=Member.Role.MANAGER).exists():
+    if manage and not project.members.filter(user=user_of(request), role=Member.Role.MANAGER).exists():
         raise NotAllowed("Only managers of the project may do this.")
     return project
 
@@ -53,9 +66,9 @@ def _present(request: Request, lease: Lease) -> dict[str, Any]:
 def next_comparison(request: Request, pk: int) -> Response:
     """Lease the next comparison for this user; 204 only when nothing is left for them."""
     behind = _after(request)
-    after = services.lease_of(lease_id=behind, annotator=request.user) if behind else None
-    # The service locks the membership, which says whether the project exists for this person.
-    lease = services.next_lease(project=Project(pk=pk), user=request.user, after=after, now=timezone.now())
+    after = services.lease_of(lease_id=behind, annotator=user_of(request)) if behind else None
+    found = Project(pk=pk)  # the service locks the membership, which says whether it exists for this person
+    lease = services.next_lease(project=found, user=user_of(request), after=after, now=timezone.now())
     if lease is None:
         return Response(status=status.HTTP_204_NO_CONTENT)
     return Response(_present(request, lease))
@@ -73,7 +86,7 @@ def judgement(request: Request, lease: uuid.UUID) -> Response:
     serializer.is_valid(raise_exception=True)
     stored, following = services.submit_judgement(
         lease_id=lease,
-        annotator=request.user,
+        annotator=user_of(request),
         now=timezone.now(),
         want_next=request.query_params.get("next") == "1",
         after=_after(request),
@@ -87,7 +100,7 @@ def judgement(request: Request, lease: uuid.UUID) -> Response:
 @api_view(["POST"])
 def renew(request: Request, lease: uuid.UUID) -> Response:
     """Keep an open comparison for another full term."""
-    renewed = services.renew_lease(lease_id=lease, annotator=request.user, now=timezone.now())
+    renewed = services.renew_lease(lease_id=lease, annotator=user_of(request), now=timezone.now())
     return Response(serializers.LeaseStateSerializer(renewed).data)
 
 
@@ -97,8 +110,8 @@ def skip(request: Request, lease: uuid.UUID) -> Response:
     """Put a comparison back for others; it does not come to this person again."""
     serializer = serializers.SkipSerializer(data=request.data)
     serializer.is_valid(raise_exception=True)
-    reason = serializer.validated_data["reason"]
-    skipped = services.skip_lease(lease_id=lease, annotator=request.user, reason=reason, now=timezone.now())
+    reason, now = serializer.validated_data["reason"], timezone.now()
+    skipped = services.skip_lease(lease_id=lease, annotator=user_of(request), reason=reason, now=now)
     return Response(serializers.LeaseStateSerializer(skipped).data)
 
 
@@ -106,11 +119,144 @@ def skip(request: Request, lease: uuid.UUID) -> Response:
 @api_view(["POST"])
 def undo(request: Request, pk: int) -> Response:
     """Take a judgement back, once; the same comparison comes back in the same order."""
-    lease = services.undo_judgement(judgement_id=pk, annotator=request.user, now=timezone.now())
+    lease = services.undo_judgement(judgement_id=pk, annotator=user_of(request), now=timezone.now())
     return Response(_present(request, lease))
 
 
+class ByNumber(CursorPagination):
+    ordering = "pk"
+
+
+class Projects(generics.ListAPIView):
+    """The projects of this user; POST creates one from a task template."""
+
+    serializer_class = serializers.ProjectSerializer
+    pagination_class = ByNumber
+
+    def get_queryset(self) -> ProjectQuerySet:
+        return Project.objects.visible_to(user_of(self.request))
+
+    @extend_schema(request=serializers.ProjectSerializer, responses={201: serializers.ProjectSerializer})
+    def post(self, request: Request) -> Response:
+        serializer = serializers.ProjectSerializer(data=request.data)
+        serializer.is_valid(raise_exception=True)
+        created = services.create_project(by=user_of(request), **serializer.validated_data)
+        return Response(serializers.ProjectSerializer(created).data, status=status.HTTP_201_CREATED)
+
+
+@extend_schema(responses=serializers.ProjectSerializer)
+@api_view(["GET"])
+def project(request: Request, pk: int) -> Response:
+    """One project of this user."""
+    return Response(serializers.ProjectSerializer(find_project(request, pk)).data)
+
+
+@extend_schema(request=serializers.MemberSerializer, responses={201: serializers.MemberSerializer})
+@api_view(["POST"])
+def members(request: Request, pk: int) -> Response:
+    """Give a user a role in the project, or change it."""
+    found = find_project(request, pk, manage=True)
+    serializer = serializers.MemberSerializer(data=request.data)
+    serializer.is_valid(raise_exception=True)
+    username, role = serializer.validated_data["user"]["username"], serializer.validated_data["role"]
+    member = services.add_member(project=found, username=username, role=role, by=user_of(request))
+    return Response(serializers.MemberSerializer(member).data, status=status.HTTP_201_CREATED)
+
+
+@extend_schema(
+    request={"multipart/form-data": serializers.ImportRequestSerializer},
+    responses={202: serializers.ImportJobSerializer},
+)
+@api_view(["POST"])
+@parser_classes([MultiPartParser])
+def imports(request: Request, pk: int) -> Response:
+    """Upload a file whose rows become comparisons; a worker reads it."""
+    found = find_project(request, pk, manage=True)
+    serializer = serializers.ImportRequestSerializer(data=request.data)
+    serializer.is_valid(raise_exception=True)
+    job = services.start_import(project=found, by=user_of(request), **serializer.validated_data)
+    return Response(_import_job(request, job), status=status.HTTP_202_ACCEPTED)
+
+
+@extend_schema(
+    parameters=[AFTER_LINE],
+    responses=serializers.ImportJobSerializer,
+)
+@api_view(["GET"])
+def import_job(request: Request, pk: int) -> Response:
+    """How far an import is, and each rejected row with its reason."""
+    return Response(_import_job(request, _find_job(request, ImportJob, pk)))
+
+
+def _import_job(request: Request, job: ImportJob) -> dict[str, Any]:
+    after = request.query_params.get("after_line", "0")
+    if not after.isdecimal() or len(after) > 9:
+        raise Invalid({"after_line": f"{after!r} is not the number of a line."})
+    rows = job.rejected_rows.filter(line__gt=int(after)).order_by("line", "pk")[:REJECTED_AT_ONCE]
+    return serializers.ImportJobSerializer(job, context={"rejected_rows": rows}).data
+
+
+def _find_job(request: Request, model: type[JobModel], pk: int) -> JobModel:
+    job = model.objects.filter(pk=pk, project__members__user=user_of(request)).first()
+    if job is None:
+        raise NotFound("There is no such job.")
+    find_project(request, job.project_id, manage=True)
+    return job
+
+
+@extend_schema(request=serializers.ExportRequestSerializer, responses={202: serializers.ExportJobSerializer})
+@api_view(["POST"])
+def exports(request: Request, pk: int) -> Response:
+    """Have a worker write the project's groups into a file."""
+    found = find_project(request, pk, manage=True)
+    serializer = serializers.ExportRequestSerializer(data=request.data)
+    serializer.is_valid(raise_exception=True)
+    job = services.start_export(project=found, by=user_of(request), **serializer.validated_data)
+    return Response(serializers.ExportJobSerializer(job).data, status=status.HTTP_202_ACCEPTED)
+
+
+@extend_schema(responses=serializers.ExportJobSerializer)
+@api_view(["GET"])
+def export_job(request: Request, pk: int) -> Response:
+    """How far an export is, and where its file lies when it is done."""
+    return Response(serializers.ExportJobSerializer(_find_job(request, ExportJob, pk)).data)
+
+
+@extend_schema(responses={(200, "application/octet-stream"): OpenApiTypes.BINARY})
+@api_view(["GET"])
+def export_download(request: Request, pk: int) -> FileResponse:
+    """The finished file."""
+    job = _find_job(request, ExportJob, pk)
+    if job.status != ExportJob.Status.DONE:
+        raise Conflict(f"The export is {job.status}; its file is there when it is done.")
+    return FileResponse(default_storage.open(job.storage_key), as_attachment=True, filename=job.file_name)
+
+
+@extend_schema(responses={(200, "image/png"): OpenApiTypes.BINARY})
+@api_view(["GET"])
+def media(request: Request, lease: uuid.UUID, position: int) -> HttpResponse:
+    """An image of a comparison in this person's hands. Nothing in the reply tells where else it occurs."""
+    image = services.lease_image(lease_id=lease, position=position, annotator=user_of(request))
+    if image is None:
+        raise NotFound("There is no such image.")
+    with default_storage.open(image.storage_key, "rb") as file:
+        response = HttpResponse(file.read(), content_type="image/png")
+    response["Cache-Control"] = "private, max-age=1200"  # under an address that only this lease has
+    response["X-Content-Type-Options"] = "nosniff"
+    response["Content-Disposition"] = "inline"
+    return response
+
+
 urlpatterns = [
+    path("projects/", Projects.as_view(), name="project-list"),
+    path("projects/<int:pk>/", project, name="project-detail"),
+    path("projects/<int:pk>/members/", members, name="project-members"),
+    path("projects/<int:pk>/imports/", imports, name="project-imports"),
+    path("imports/<int:pk>/", import_job, name="import-detail"),
+    path("projects/<int:pk>/exports/", exports, name="project-exports"),
+    path("exports/<int:pk>/", export_job, name="export-detail"),
+    path("exports/<int:pk>/download/", export_download, name="export-download"),
+    path("leases/<uuid:lease>/media/<int:position>", media, name="lease-media"),
     path("projects/<int:pk>/next/", next_comparison, name="project-next"),
     path("leases/<uuid:lease>/judgement/", judgement, name="lease-judgement"),
     path("leases/<uuid:lease>/renew/", renew, name="lease-renew"),

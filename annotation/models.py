@@ -162,6 +162,7 @@ class Comparison(models.Model):
     )
     needed = models.PositiveSmallIntegerField()
     open_slots = models.PositiveSmallIntegerField()
+    reference = models.JSONField(null=True, blank=True, help_text="a known good answer, from the file")
     meta = models.JSONField(default=dict)
     import_job = models.ForeignKey(
         "ImportJob", null=True, blank=True, on_delete=models.SET_NULL, related_name="comparisons"
@@ -372,6 +373,7 @@ class Job(models.Model):
     created_by = models.ForeignKey(User, on_delete=models.PROTECT, related_name="+")
     created_at = models.DateTimeField(auto_now_add=True)
     touched_at = models.DateTimeField(auto_now_add=True, help_text="the last sign of life")
+    attempts = models.PositiveSmallIntegerField(default=0, help_text="starts since it last got any further")
     finished_at = models.DateTimeField(null=True, blank=True)
 
     class Meta:

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from django.urls import reverse
 from drf_spectacular.utils import extend_schema_field
 from rest_framework import serializers
 
@@ -48,8 +49,8 @@ class RejectedRowSerializer(serializers.Serializer):
 
 
 class ImportJobSerializer(serializers.ModelSerializer):
-    rejected_rows = RejectedRowSerializer(
-        many=True, help_text="the first 1,000; `?after_line=` gives those behind"
+    rejected_rows = serializers.SerializerMethodField(
+        help_text="the first 1,000; `?after_line=` gives those behind"
     )
 
     class Meta:
@@ -59,6 +60,10 @@ class ImportJobSerializer(serializers.ModelSerializer):
             "duplicates", "error", "created_at", "finished_at", "rejected_rows",
         ]  # fmt: skip
 
+    @extend_schema_field(RejectedRowSerializer(many=True))
+    def get_rejected_rows(self, job: ImportJob) -> Any:
+        return RejectedRowSerializer(self.context["rejected_rows"], many=True).data
+
 
 class ExportRequestSerializer(StrictSerializer):
     format = serializers.CharField(max_length=32)
@@ -66,7 +71,7 @@ class ExportRequestSerializer(StrictSerializer):
 
 
 class ExportJobSerializer(serializers.ModelSerializer):
-    download = serializers.CharField(allow_null=True, help_text="where the finished file lies")
+    download = serializers.SerializerMethodField(help_text="where the finished file lies")
 
     class Meta:
         model = ExportJob
@@ -74,6 +79,9 @@ class ExportJobSerializer(serializers.ModelSerializer):
             "id", "project", "format", "filters", "status", "rows", "left_out", "error", "created_at",
             "finished_at", "download",
         ]  # fmt: skip
+
+    def get_download(self, job: ExportJob) -> str | None:
+        return reverse("export-download", args=[job.pk]) if job.status == ExportJob.Status.DONE else None
 
 
 @extend_schema_field(
@@ -151,9 +159,9 @@ class JudgementReplySerializer(serializers.Serializer):
 
 def judgement_reply(judgement: Judgement, following: dict[str, Any] | None) -> dict[str, Any]:
     """The answer as its annotator gave it: nothing canonical, and the next lease if one was asked for."""
-    choice = (
-        judgement.order.index(judgement.choice) if isinstance(judgement.choice, int) else judgement.choice
-    )
+    choice = judgement.choice
+    if isinstance(choice, int) and judgement.order is not None:
+        choice = judgement.order.index(choice)
     reply = {
         "judgement": judgement.pk,
         "lease": str(judgement.lease_id),

@@ -1,7 +1,11 @@
-"""Background work. A message carries ids only; losing or doubling one is harmless."""
+"""Background work. A message carries an id at most; losing or doubling one is harmless."""
+
+from datetime import timedelta
 
 from celery import shared_task
 from django.utils import timezone
+
+LOST_AFTER = timedelta(seconds=60)
 
 
 @shared_task(acks_late=False, ignore_result=True)
@@ -9,3 +13,25 @@ def reopen_expired_leases() -> None:
     from annotation import services
 
     services.reopen_expired_leases(now=timezone.now())
+
+
+@shared_task(acks_late=False, ignore_result=True)
+def run_import(*, job_id: int) -> None:
+    from annotation import services
+
+    services.run_import(job_id)
+
+
+@shared_task(acks_late=False, ignore_result=True)
+def run_export(*, job_id: int) -> None:
+    from annotation import services
+
+    services.run_export(job_id)
+
+
+@shared_task(acks_late=False, ignore_result=True)
+def resume_lost_jobs() -> None:
+    """Imports and exports whose worker or message is gone."""
+    from annotation import services
+
+    services.resume_lost_jobs(now=timezone.now(), after=LOST_AFTER)

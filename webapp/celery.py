@@ -16,6 +16,7 @@ app.config_from_object("django.conf:settings", namespace="CELERY")
 app.autodiscover_tasks(["annotation", "training"])
 app.conf.beat_schedule = {
     "reopen-expired-leases": {"task": "annotation.tasks.reopen_expired_leases", "schedule": 30.0},
+    "resume-lost-jobs": {"task": "annotation.tasks.resume_lost_jobs", "schedule": 30.0},
     "requeue-lost-runs": {"task": "training.tasks.requeue_lost_runs", "schedule": 15.0},
     "run-schedules": {"task": "training.tasks.run_schedules", "schedule": 15.0},
     "advance-matches": {"task": "training.tasks.advance_matches", "schedule": 10.0},

@@ -2,6 +2,10 @@
 
 from annotation.services.accounts import create_user, issue_token, sign_in, sign_in_link
 from annotation.services.comparisons import add_comparisons
+from annotation.services.exports import run_export, start_export
+from annotation.services.groups import judged_groups
+from annotation.services.imports import run_import, start_import
+from annotation.services.jobs import resume_lost_jobs
 from annotation.services.judging import submit_judgement, undo_judgement
 from annotation.services.presenting import lease_image, present, progress
 from annotation.services.projects import add_member, create_project, remove_member, update_project
@@ -13,6 +17,7 @@ __all__ = [
     "create_project",
     "create_user",
     "issue_token",
+    "judged_groups",
     "lease_image",
     "lease_of",
     "next_lease",
@@ -21,9 +26,14 @@ __all__ = [
     "remove_member",
     "renew_lease",
     "reopen_expired_leases",
+    "resume_lost_jobs",
+    "run_export",
+    "run_import",
     "sign_in",
     "sign_in_link",
     "skip_lease",
+    "start_export",
+    "start_import",
     "submit_judgement",
     "undo_judgement",
     "update_project",

@@ -56,6 +56,7 @@ def add_comparisons(
             held_out=held_out,
             needed=slots,
             open_slots=slots,
+            reference=group.get("reference"),
             meta=group.get("meta", {}),
             import_job=import_job,
         )

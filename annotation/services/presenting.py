@@ -1,5 +1,6 @@
 """What may reach an annotator's browser. Nothing here names a source, a canonical index or another's vote."""
 
+import uuid
 from datetime import datetime, timedelta
 from statistics import median
 from typing import Any
@@ -43,7 +44,7 @@ def _content(lease: Lease, position: int, candidate: Candidate) -> dict[str, Any
     return {"image": url, "width": candidate.image.width, "height": candidate.image.height}
 
 
-def lease_image(*, lease_id: object, position: int, annotator: User) -> Media | None:
+def lease_image(*, lease_id: uuid.UUID, position: int, annotator: User) -> Media | None:
     """The picture at a presented position of a lease that is this person's own, or None."""
     mine = Lease.objects.filter(
         pk=lease_id, annotator=annotator, comparison__project__members__user=annotator

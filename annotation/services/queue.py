@@ -12,7 +12,7 @@ import random
 import uuid
 from collections.abc import Callable, Iterable
 from datetime import datetime, timedelta
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
 from django.db import connection, transaction
 from django.db.models import Exists, F, OuterRef, Subquery, prefetch_related_objects
@@ -156,7 +156,7 @@ def _insert_lease(*, comparison: Comparison, member: Member, frontier: int, now:
         created_at=now,
         expires_at=expiry(member.project, now),
     )
-    values = {
+    values: dict[str, Any] = {
         "comparison": comparison.pk,
         "member": member.pk,
         "frontier": frontier,

@@ -1,0 +1,128 @@
+"""Groups read back from the database: what exports write and what training learns from."""
+
+from collections.abc import Iterator, Mapping
+from datetime import datetime
+from typing import Any, Final, Literal
+
+from django.contrib.postgres.expressions import ArraySubquery
+from django.db.models import Exists, OuterRef, QuerySet
+from django.db.models.functions import JSONObject
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
+
+from annotation.errors import Invalid
+from annotation.models import Candidate, Comparison, Judgement, Project
+from annotation.services.comparisons import IMPORT_PREFIX, annotator_name
+
+CHUNK: Final = 500
+Kind = Literal["regular", "gold", "repeat", "review", "qualification", "judge"]
+
+
+class GroupFilters(BaseModel):
+    """Which groups and which of their judgements; left out: all but what is held out."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    held_out: bool = Field(False, description="with the comparisons that are for evaluation only")
+    judged: bool | None = Field(
+        None, description="true: only groups with a judgement; false: only those without"
+    )
+    annotators: list[str] | None = Field(
+        None, min_length=1, description="only their judgements, by user name"
+    )
+    kinds: list[Kind] | None = Field(None, min_length=1, description="only judgements of these kinds")
+    since: AwareDatetime | None = Field(None, description="only judgements given at this time or later")
+
+
+def check_filters(filters: object) -> GroupFilters:
+    """Raises `Invalid` with paths such as filters.since."""
+    try:
+        return GroupFilters.model_validate(filters)
+    except ValidationError as error:
+        found = {".".join(map(str, ("filters", *item["loc"]))): item for item in error.errors()}
+        words = {"extra_forbidden": f"is not known; known: {', '.join(GroupFilters.model_fields)}."}
+        raise Invalid({path: words.get(item["type"], item["msg"]) for path, item in found.items()}) from error
+
+
+def judged_groups(*, project: Project, before: datetime, filters: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """The groups that have judgements standing at `before`, in the shape of the contract's group row.
+
+    Canonical indices and a stable order, from one query through a server-side cursor. Images are
+    `{"image": name, "storage_key": key}`. Held-out comparisons only with `filters["held_out"]`.
+    """
+    return read_groups(project=project, before=before, filters=check_filters({"judged": True} | filters))
+
+
+def read_groups(*, project: Project, before: datetime, filters: GroupFilters) -> Iterator[dict[str, Any]]:
+    """All groups that pass the filters, judged or not; see `judged_groups`."""
+    judgements = _judgements(before, filters)
+    comparisons = Comparison.objects.filter(project=project, created_at__lt=before)
+    if not filters.held_out:
+        comparisons = comparisons.filter(held_out=False)
+    if filters.judged is not None:
+        has_one = Exists(judgements.filter(comparison=OuterRef("pk")))
+        comparisons = comparisons.filter(has_one if filters.judged else ~has_one)
+    rows = (
+        comparisons.annotate(candidate_rows=ArraySubquery(_candidate_rows()))
+        .annotate(judgement_rows=ArraySubquery(_judgement_rows(judgements)))
+        .order_by("rank")
+        .values("prompt", "reference", "meta", "candidate_rows", "judgement_rows")
+    )
+    for row in rows.iterator(chunk_size=CHUNK):
+        yield _group(row)
+
+
+def _judgements(before: datetime, filters: GroupFilters) -> QuerySet[Judgement]:
+    judgements = Judgement.objects.standing_at(before)
+    if filters.annotators is not None:
+        names = [*filters.annotators, *(IMPORT_PREFIX + name for name in filters.annotators)]
+        judgements = judgements.filter(annotator__username__in=names)
+    if filters.kinds is not None:
+        judgements = judgements.filter(kind__in=filters.kinds)
+    if filters.since is not None:
+        judgements = judgements.filter(created_at__gte=filters.since)
+    return judgements
+
+
+def _candidate_rows() -> QuerySet[Candidate, Any]:
+    row = JSONObject(text="text", image="image__sha256", storage_key="image__storage_key", source="source")
+    return Candidate.objects.filter(comparison=OuterRef("pk")).order_by("index").values_list(row)
+
+
+def _judgement_rows(judgements: QuerySet[Judgement]) -> QuerySet[Judgement, Any]:
+    row = JSONObject(
+        annotator="annotator__username",
+        kind="kind",
+        order="order",
+        choice="choice",
+        strength="strength",
+        answers="answers",
+        template_version="template_version",
+        seconds="seconds",
+        at="created_at",
+    )
+    return judgements.filter(comparison=OuterRef("pk")).order_by("pk").values_list(row)
+
+
+def _group(row: Mapping[str, Any]) -> dict[str, Any]:
+    group = {
+        "prompt": row["prompt"],
+        "candidates": [_candidate(item) for item in row["candidate_rows"]],
+        "judgements": [_judgement(item) for item in row["judgement_rows"]],
+    }
+    group |= {"reference": row["reference"]} if row["reference"] is not None else {}
+    return group | ({"meta": row["meta"]} if row["meta"] else {})
+
+
+def _candidate(item: dict[str, Any]) -> dict[str, Any]:
+    if item["image"] is None:
+        candidate = {"text": item["text"]}
+    else:
+        candidate = {"image": item["image"] + ".png", "storage_key": item["storage_key"]}
+    return candidate | ({"source": item["source"]} if item["source"] else {})
+
+
+def _judgement(item: dict[str, Any]) -> dict[str, Any]:
+    answers = item.pop("answers")
+    present = {name: value for name, value in item.items() if value is not None}
+    present["annotator"] = annotator_name(item["annotator"])
+    return {**present, **answers}

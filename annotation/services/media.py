@@ -1,0 +1,36 @@
+"""Images in the storage, one object for equal bytes."""
+
+import hashlib
+
+from django.core.files.base import ContentFile
+from django.core.files.storage import default_storage
+
+from annotation.formats.images import Picture, reencode
+from annotation.models import Media
+
+
+def store_image(data: bytes) -> Media:
+    """Re-encode a picture and keep it; one of ours stays as it is. Raises `BadImage`."""
+    known = Media.objects.filter(sha256=hashlib.sha256(data).hexdigest()).first()
+    return known or _keep(reencode(data))
+
+
+def _keep(picture: Picture) -> Media:
+    sha256 = hashlib.sha256(picture.png).hexdigest()
+    if known := Media.objects.filter(sha256=sha256).first():
+        return known
+    key = _save(f"media/{sha256[:2]}/{sha256}.png", picture.png)
+    values = {"storage_key": key, "width": picture.width, "height": picture.height, "size": len(picture.png)}
+    return Media.objects.get_or_create(sha256=sha256, defaults=values)[0]
+
+
+def _save(key: str, content: bytes) -> str:
+    """Store under exactly this key. A shorter file under it was left by somebody who died while writing."""
+    if default_storage.exists(key):
+        if default_storage.size(key) == len(content):
+            return key
+        default_storage.delete(key)
+    stored = default_storage.save(key, ContentFile(content))
+    if stored != key:  # somebody else was faster with the same bytes
+        default_storage.delete(stored)
+    return key
