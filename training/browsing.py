@@ -1,0 +1,300 @@
+"""What the pages read: constant numbers of queries, explicit order, nothing written."""
+
+import json
+import shlex
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+from django.db.models import Count, Max, Q, QuerySet
+
+from annotation.models import Comparison, Judgement, Project
+from training import services
+from training.models import BaseModel, Checkpoint, Match, Run
+from training.schema_forms import changes_of
+from training.services.naming import REWARD_MODELS
+from training.tuning.registry import METHODS, Method, get_method
+
+LINES_OF_LOG = 200
+ETA_WINDOW = 20  # logged rows
+WORKING = (Run.Status.PREPARING, Run.Status.QUEUED, Run.Status.RUNNING)
+
+
+# Methods
+
+
+@dataclass(frozen=True)
+class MethodChoice:
+    """A method and whether the project's feedback lets it be used."""
+
+    method: Method
+    allowed: bool
+    needs: str
+
+
+def method_choices(project: Project) -> list[MethodChoice]:
+    """The training methods for the project's material; those that its feedback allows first."""
+    collected = services.feedback_of(project)
+    words = services.creating.FEEDBACK_WORDS
+    choices = [
+        MethodChoice(
+            method=method,
+            allowed=bool(collected & set(method.feedback)),
+            needs=" or ".join(words[kind] for kind in method.feedback),
+        )
+        for method in METHODS
+        if method.purpose == "train" and method.modality == project.modality
+    ]
+    return sorted(choices, key=lambda choice: not choice.allowed)
+
+
+def base_choices(project: Project, *, scorers: bool) -> list[tuple[str, list[tuple[str, str]]]]:
+    """Groups of (name, label) that a run may start from: registered models, then the project's own results.
+
+    Reward models start from reward models only, and nothing else does (`scorers`).
+    """
+    registered = BaseModel.objects.filter(modality=project.modality).order_by("name")
+    own = Checkpoint.objects.filter(run__project=project).of_models().order_by("-pk").select_related("run")
+    made = [one for one in own if scorers or one.run.method not in REWARD_MODELS]
+    groups = [
+        ("Registered models", [(model.name, model.name) for model in registered]),
+        ("Made here", [(f"checkpoint:{one.pk}", checkpoint_label(one)) for one in made]),
+    ]
+    return [(label, choices) for label, choices in groups if choices]
+
+
+def checkpoint_label(checkpoint: Checkpoint) -> str:
+    return f"checkpoint:{checkpoint.pk} – {get_method(checkpoint.run.method).title}, run {checkpoint.run_id}"
+
+
+def training_counts(project: Project) -> dict[str, int]:
+    """What a run would train on now: standing regular judgements, not on held-out comparisons."""
+    judged = Judgement.objects.standing().filter(
+        comparison__project=project, comparison__held_out=False, kind=Judgement.Kind.REGULAR
+    )
+    return judged.aggregate(
+        judgements=Count("pk"),
+        people=Count("annotator", distinct=True),
+        comparisons=Count("comparison", distinct=True),
+    )
+
+
+# Runs
+
+
+def runs_of(project: Project) -> QuerySet[Run]:
+    """Training runs and jobs, newest first, with all that a row of the list shows."""
+    rows = Run.objects.filter(project=project).order_by("-created_at", "-pk")
+    return rows.select_related("base", "snapshot", "checkpoint", "created_by")
+
+
+def run_rows() -> QuerySet[Run]:
+    """For the page of one run."""
+    return Run.objects.select_related(
+        "project", "base", "base_checkpoint__run", "snapshot", "checkpoint", "created_by", "schedule"
+    )
+
+
+def command_of(run: Run) -> str:
+    """The command that starts the same run again; values that are the method's defaults are left out."""
+    parts = ["python", "manage.py", "train", "--project", str(run.project_id), "--method", run.method]
+    parts += ["--base", services.name_of_base(run)]
+    for path, value in changes_of(get_method(run.method).config.model_json_schema(), run.config).items():
+        parts += ["--set", f"{path}={value if isinstance(value, str) else _json(value)}"]
+    if run.snapshot.filters:
+        parts += ["--filters", _json(run.snapshot.filters)]
+    if run.snapshot.eval_fraction:
+        parts += ["--eval-fraction", f"{run.snapshot.eval_fraction:g}"]
+    if run.seed:
+        parts += ["--seed", str(run.seed)]
+    if run.snapshot.shuffle_labels:
+        parts.append("--shuffle-labels")
+    return shlex.join([*parts, "--follow"])
+
+
+def eta_seconds(rows: Sequence[dict[str, Any]], *, total: int | None) -> float | None:
+    """Seconds that the trainer needs for the remaining steps at its latest pace; None if that is unknown.
+
+    `rows` are logged rows in order; `time` starts at 0 in every attempt, so only the last attempt counts.
+    """
+    timed = [row for row in rows if isinstance(row.get("time"), int | float)][-ETA_WINDOW:]
+    pace: float | None = None
+    for earlier, later in zip(reversed(timed[:-1]), reversed(timed), strict=False):
+        if later["time"] < earlier["time"]:
+            break
+        if later["step"] > earlier["step"]:
+            pace = (timed[-1]["time"] - earlier["time"]) / (timed[-1]["step"] - earlier["step"])
+    if pace is None or total is None:
+        return None
+    return max(0.0, pace * (total - timed[-1]["step"]))
+
+
+def latest_metrics(run: Run) -> list[dict[str, Any]]:
+    """The newest logged rows in their order: enough for a pace."""
+    rows = run.metrics.order_by("-step", "-pk").values_list("step", "values")[:ETA_WINDOW]
+    return [{"step": step, **values} for step, values in reversed(rows)]
+
+
+@dataclass
+class Sample:
+    """What the model wrote or drew for one prompt before and after training; None: not yet."""
+
+    prompt: Any
+    before: dict[str, Any] | None = None
+    after: dict[str, Any] | None = None
+    seed: int | None = None
+
+
+def samples_of(run: Run) -> list[Sample]:
+    """The run's samples, side by side by prompt and in their order."""
+    found: dict[tuple[str, Any], Sample] = {}
+    for row in run.samples:
+        key = (_json(row.get("prompt")), row.get("seed"))
+        sample = found.setdefault(key, Sample(prompt=row.get("prompt"), seed=row.get("seed")))
+        if row.get("when") == "before":
+            sample.before = row
+        else:
+            sample.after = row
+    return list(found.values())
+
+
+@dataclass
+class Figure:
+    """A metric's first and last value, for the table that stands beside the charts."""
+
+    name: str
+    first: float
+    last: float
+    best: float
+
+
+def figures_of(rows: Iterable[dict[str, Any]]) -> list[Figure]:
+    """Every metric that is a number, in order of appearance."""
+    found: dict[str, Figure] = {}
+    for row in rows:
+        for name, value in row.items():
+            if name in ("step", "time") or isinstance(value, bool) or not isinstance(value, int | float):
+                continue
+            figure = found.setdefault(name, Figure(name, value, value, value))
+            figure.last = value
+            smaller = "loss" in name
+            figure.best = min(figure.best, value) if smaller else max(figure.best, value)
+    return list(found.values())
+
+
+# Models
+
+
+@dataclass
+class Branch:
+    """A model and what was trained from it."""
+
+    name: str
+    base: BaseModel | None = None
+    checkpoint: Checkpoint | None = None
+    parent: str = ""
+    accuracy: dict[str, Any] = field(default_factory=dict)
+    matches: list[Match] = field(default_factory=list)
+    branches: list["Branch"] = field(default_factory=list)
+
+
+def lineage_of(project: Project) -> list[Branch]:
+    """Registered models of the project's material, each with the checkpoints that grew from it."""
+    roots = {
+        model.name: Branch(name=model.name, base=model)
+        for model in BaseModel.objects.filter(modality=project.modality).order_by("name")
+    }
+    known = dict(roots)
+    own = Checkpoint.objects.filter(run__project=project).of_models().order_by("pk")
+    for checkpoint in own.select_related("run__base", "run__snapshot"):
+        name = f"checkpoint:{checkpoint.pk}"
+        parent = services.name_of_base(checkpoint.run)
+        branch = Branch(name=name, checkpoint=checkpoint, parent=parent)
+        branch.accuracy = accuracy_of(checkpoint)
+        known[name] = branch
+        known.get(parent, Branch(name="")).branches.append(branch)
+        if parent not in known:  # of another project
+            roots[name] = branch
+    for match in matches_of(project):
+        left = known.get(services.name_of_base(match.left_run))
+        if left:
+            left.matches.append(match)
+    return list(roots.values())
+
+
+def accuracy_of(checkpoint: Checkpoint) -> dict[str, Any]:
+    """The checkpoint's accuracy on held-out judgements, with its interval where there is one."""
+    metrics = checkpoint.metadata.get("metrics", {})
+    if (rate := metrics.get("eval/accuracy_majority")) is not None:
+        low, high = metrics.get("eval/accuracy_low"), metrics.get("eval/accuracy_high")
+        return {"rate": rate, "low": low, "high": high, "against": "the majority"}
+    for name in ("eval/accuracy", "eval/rewards/accuracy"):
+        if (rate := metrics.get(name)) is not None:
+            return {"rate": rate, "low": None, "high": None, "against": "single judgements"}
+    return {}
+
+
+# Matches
+
+
+def matches_of(project: Project) -> QuerySet[Match]:
+    """Newest first, with both models."""
+    rows = Match.objects.filter(project=project).order_by("-pk")
+    return rows.select_related("left_run__base", "right_run__base", "created_by")
+
+
+def match_progress(match: Match) -> dict[str, int]:
+    """How many of the match's comparisons are fully judged, and how many judgements are missing."""
+    judged = Q(comparison__open_slots=0)
+    return match.comparisons.aggregate(
+        comparisons=Count("pk"), judged=Count("pk", filter=judged), open=Count("pk", filter=~judged)
+    )
+
+
+# The five answers
+
+
+def newest_reward_model(project: Project) -> Checkpoint | None:
+    found = Checkpoint.objects.filter(run__project=project, run__method__in=REWARD_MODELS)
+    return found.order_by("-pk").select_related("run").first()
+
+
+def newest_match(project: Project) -> Match | None:
+    """The newest one that somebody has judged, else the newest."""
+    judged = matches_of(project).filter(comparisons__comparison__judgements__undone_at=None).distinct()
+    return (
+        judged.filter(comparisons__comparison__judgements__isnull=False).first()
+        or matches_of(project).first()
+    )
+
+
+def work_in_hand(project: Project) -> list[Run]:
+    """Runs that somebody or something works on or waits for, the running ones first."""
+    order = {Run.Status.RUNNING: 0, Run.Status.PREPARING: 1, Run.Status.QUEUED: 2}
+    found = Run.objects.filter(project=project, status__in=WORKING).order_by("queued_at", "pk")
+    return sorted(found, key=lambda run: order[Run.Status(run.status)])
+
+
+@dataclass(frozen=True)
+class Needs:
+    """What waits for a person."""
+
+    drafts: int
+    failed: int
+    newest_failed: int | None
+    open_comparisons: int
+
+
+def needs_of(project: Project, *, since: datetime) -> Needs:
+    runs = Run.objects.filter(project=project).aggregate(
+        drafts=Count("pk", filter=Q(status=Run.Status.DRAFT)),
+        failed=Count("pk", filter=Q(status=Run.Status.FAILED, finished_at__gte=since)),
+        newest_failed=Max("pk", filter=Q(status=Run.Status.FAILED, finished_at__gte=since)),
+    )
+    waiting = Comparison.objects.filter(project=project).open().count()
+    return Needs(**runs, open_comparisons=waiting)
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False)

@@ -1,0 +1,236 @@
+"""Forms of the training pages. They check shapes; what may be done is decided by the services."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from django import forms
+
+from annotation.errors import Invalid
+from annotation.forms import PageForm
+from annotation.models import Project
+from training import browsing, schema_forms
+from training.models import Run
+from training.services.naming import REWARD_MODELS
+from training.tuning.registry import Method
+
+EVAL_SHARES = [("0.1", "10 %"), ("0.2", "20 %"), ("0.3", "30 %"), ("0", "none")]
+SAVED = "run:"  # a schedule's step that repeats a run
+PLAIN = "new:"  # a schedule's step with a method's defaults: new:<method>:<base>
+
+
+def offer(form: forms.Form, name: str, choices: Sequence[Any]) -> None:
+    """Set the choices of a field that has some."""
+    field = form.fields[name]
+    assert isinstance(field, forms.ChoiceField)
+    field.choices = choices
+
+
+class RunForm(PageForm):
+    """A training run: what to start from, the method's keys from its schema, and which data."""
+
+    base = forms.ChoiceField(label="Start from")
+    eval_fraction = forms.ChoiceField(
+        label="Keep for evaluation",
+        choices=EVAL_SHARES,
+        help_text="This share of the prompts is never trained on; the curves of eval values come from it.",
+    )
+    annotators = forms.MultipleChoiceField(
+        required=False,
+        label="Only judgements by",
+        widget=forms.CheckboxSelectMultiple,
+        help_text="Nobody chosen: everybody's.",
+    )
+    min_agreement = forms.FloatField(
+        required=False,
+        min_value=0,
+        max_value=1,
+        label="Agreement of at least",
+        help_text="Only comparisons whose commonest answer has this share of the votes, from 0 to 1.",
+        widget=forms.NumberInput(attrs={"step": "any"}),
+    )
+    min_seconds = forms.FloatField(
+        required=False,
+        min_value=0,
+        label="Not faster than",
+        help_text="Leaves out judgements given in fewer seconds.",
+        widget=forms.NumberInput(attrs={"step": "any"}),
+    )
+    seed = forms.IntegerField(initial=0, min_value=0, help_text="The same seed gives the same run.")
+    shuffle_labels = forms.BooleanField(
+        required=False,
+        label="Shuffle the labels: a control",
+        help_text="What is learnt from random labels must not be better than chance.",
+    )
+
+    def __init__(self, *args: Any, project: Project, method: Method, like: Run | None = None) -> None:
+        self.schema = method.config.model_json_schema()
+        config = like.config if like else None
+        super().__init__(*args, initial=schema_forms.initial_of(self.schema, config) | _initial_of(like))
+        self.fields |= schema_forms.fields_of(self.schema)
+        bases = browsing.base_choices(project, scorers=method.name in REWARD_MODELS)
+        self.has_base = bool(bases)
+        offer(self, "base", bases)
+        people = project.members.order_by("user__username").values_list("user__username", flat=True)
+        offer(self, "annotators", [(name, name) for name in people])
+
+    @property
+    def primary(self) -> list[forms.BoundField]:
+        return [self["base"], *(self[name] for name in schema_forms.primary_names(self.schema))]
+
+    @property
+    def data_fields(self) -> list[forms.BoundField]:
+        names = ("eval_fraction", "annotators", "min_agreement", "min_seconds", "shuffle_labels")
+        return [self[name] for name in names]
+
+    @property
+    def more(self) -> list[forms.BoundField]:
+        """The method's other keys, and the seed."""
+        shown = {bound.name for bound in self.primary}
+        names = [name for name in schema_forms.fields_of(self.schema) if name not in shown]
+        return [*(self[name] for name in names), self["seed"]]
+
+    @property
+    def data_is_wrong(self) -> bool:
+        return any(bound.errors for bound in self.data_fields)
+
+    @property
+    def more_is_wrong(self) -> bool:
+        return any(bound.errors for bound in self.more)
+
+    @property
+    def request(self) -> dict[str, Any]:
+        """What `create_run` takes."""
+        data = self.cleaned_data
+        filters = {name: data[name] for name in ("annotators", "min_agreement", "min_seconds") if data[name]}
+        return {
+            "base": data["base"],
+            "config": schema_forms.config_of(self.schema, data),
+            "filters": filters,
+            "eval_fraction": float(data["eval_fraction"]),
+            "seed": data["seed"],
+            "shuffle_labels": data["shuffle_labels"],
+        }
+
+    def refuse(self, error: Invalid) -> None:
+        """Fields of filters have no prefix here."""
+        super().refuse(Invalid({path.removeprefix("filters."): text for path, text in error.errors.items()}))
+
+
+def _initial_of(like: Run | None) -> dict[str, Any]:
+    """A run's own values, for one more like it."""
+    if like is None:
+        return {}
+    snapshot = like.snapshot
+    shares = [value for value, _ in EVAL_SHARES if float(value) == snapshot.eval_fraction]
+    base = (
+        f"checkpoint:{like.base_checkpoint_id}" if like.base_checkpoint_id else like.base and like.base.name
+    )
+    return {
+        "base": base,
+        "eval_fraction": shares[0] if shares else EVAL_SHARES[0][0],
+        "seed": like.seed,
+        "shuffle_labels": snapshot.shuffle_labels,
+        **{name: snapshot.filters.get(name) for name in ("annotators", "min_agreement", "min_seconds")},
+    }
+
+
+class ModelForm(PageForm):
+    """A model that runs may start from."""
+
+    name = forms.CharField(max_length=100, help_text="Runs name the model by it.")
+    location = forms.CharField(
+        label="Where it is",
+        max_length=500,
+        help_text="A folder that the workers can read, in transformers or diffusers format, or a hub id.",
+    )
+
+
+class MatchForm(PageForm):
+    """Two models to be compared blind."""
+
+    left = forms.ChoiceField(label="Model")
+    right = forms.ChoiceField(label="Against")
+    samples_per_prompt = forms.IntegerField(
+        label="Answers per prompt", initial=1, min_value=1, max_value=20, help_text="Each is one comparison."
+    )
+
+    def __init__(self, *args: Any, project: Project, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        models = browsing.base_choices(project, scorers=False)
+        self.has_two = sum(len(choices) for _, choices in models) > 1
+        for name in ("left", "right"):
+            offer(self, name, models)
+        if not self.is_bound and models:
+            self.initial.setdefault("left", models[-1][1][0][0])
+
+
+class ScheduleForm(PageForm):
+    """When, and up to two runs one after another; each like an earlier run, or with a method's defaults."""
+
+    name = forms.CharField(max_length=100)
+    every_judgements = forms.IntegerField(
+        required=False, min_value=1, label="After every … new judgements", help_text="Or a cron line:"
+    )
+    cron = forms.CharField(
+        required=False,
+        max_length=100,
+        label="Cron line",
+        help_text="Minute, hour, day, month, weekday in UTC: 0 3 * * 1 is Mondays at three.",
+    )
+    first = forms.ChoiceField(label="First run")
+    then = forms.ChoiceField(label="Then", required=False)
+
+    def __init__(self, *args: Any, project: Project) -> None:
+        super().__init__(*args)
+        self.project = project
+        choices = _step_choices(project)
+        self.has_step = bool(choices)
+        offer(self, "first", choices)
+        offer(self, "then", [("", "nothing more"), *choices])
+
+    @property
+    def request(self) -> dict[str, Any]:
+        """What `create_schedule` takes."""
+        data = self.cleaned_data
+        steps = [data[name] for name in ("first", "then") if data[name]]
+        plan = [step_of(self.project, step) for step in steps]
+        return {"plan": plan, **{name: data[name] for name in ("name", "every_judgements", "cron")}}
+
+    def refuse(self, error: Invalid) -> None:
+        """Steps of the plan are the fields `first` and `then`."""
+        fields = {"plan.0": "first", "plan.1": "then"}
+        renamed = {".".join(path.split(".")[:2]): text for path, text in error.errors.items()}
+        super().refuse(Invalid({fields.get(path, path): text for path, text in renamed.items()}))
+
+
+def step_of(project: Project, value: str) -> dict[str, Any]:
+    """A step of a plan from a choice of the form."""
+    if value.startswith(PLAIN):
+        method, base = value.removeprefix(PLAIN).split(":", 1)
+        return {"method": method, "base": base, "eval_fraction": float(EVAL_SHARES[0][0])}
+    run = Run.objects.select_related("base", "snapshot").get(project=project, pk=value.removeprefix(SAVED))
+    return {
+        "method": run.method,
+        "base": _initial_of(run)["base"],
+        "config": run.config,
+        "filters": run.snapshot.filters,
+        "eval_fraction": run.snapshot.eval_fraction,
+        "seed": run.seed,
+    }
+
+
+def _step_choices(project: Project) -> list[tuple[str, list[tuple[str, str]]]]:
+    methods = [choice.method for choice in browsing.method_choices(project)]
+    runs = browsing.runs_of(project).filter(method__in=[method.name for method in methods])
+    like = [
+        (f"{SAVED}{run.pk}", f"Like run {run.pk}: {run.method}, {_initial_of(run)['base']}")
+        for run in runs[:50]
+    ]
+    plain = [
+        (f"{PLAIN}{method.name}:{name}", f"{method.title}, {label}")
+        for method in methods
+        for _, models in browsing.base_choices(project, scorers=method.name in REWARD_MODELS)
+        for name, label in models
+    ]
+    groups = [("Like an earlier run", like), ("With default settings", plain)]
+    return [(label, choices) for label, choices in groups if choices]

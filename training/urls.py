@@ -1,0 +1,28 @@
+"""Addresses of the pages about runs, models, matches and schedules."""
+
+from django.urls import path, re_path
+
+from training.views import matches, models, overview, runs, schedules
+
+app_name = "training"
+
+urlpatterns = [
+    path("projects/<int:pk>/training/", overview.overview, name="overview"),
+    path("projects/<int:pk>/runs/", runs.runs, name="runs"),
+    path("projects/<int:pk>/runs/new/", runs.run_new, name="run_new"),
+    path("projects/<int:pk>/runs/compare/", runs.compare, name="compare"),
+    path("runs/<int:pk>/", runs.run, name="run"),
+    path("runs/<int:pk>/progress.json", runs.run_progress, name="run_progress"),
+    path("runs/<int:pk>/samples/<str:name>", runs.run_sample, name="run_sample"),
+    re_path(r"^runs/(?P<pk>\d{1,18})/(?P<action>start|cancel|retry)/$", runs.run_action, name="run_action"),
+    path("projects/<int:pk>/models/", models.models, name="models"),
+    path("checkpoints/<int:pk>/download/", models.checkpoint_download, name="checkpoint_download"),
+    path("projects/<int:pk>/matches/", matches.matches, name="matches"),
+    path("matches/<int:pk>/", matches.match, name="match"),
+    path("projects/<int:pk>/schedules/", schedules.schedules, name="schedules"),
+    re_path(
+        r"^schedules/(?P<pk>\d{1,18})/(?P<action>enable|disable|delete)/$",
+        schedules.schedule_action,
+        name="schedule_action",
+    ),
+]

@@ -1,0 +1,57 @@
+"""Matches: which of two models do people prefer, without knowing which is which."""
+
+from django.contrib.auth.decorators import login_required
+from django.http import HttpResponse
+from django.shortcuts import get_object_or_404, redirect, render
+from django.views.decorators.http import require_GET, require_http_methods
+
+from annotation.errors import Invalid
+from annotation.views.access import SignedIn, managed_project
+from training import browsing, services
+from training.forms import MatchForm
+from training.models import Match
+
+MATCHES_SHOWN = 50
+
+
+@login_required
+@require_http_methods(["GET", "POST"])
+def matches(request: SignedIn, pk: int) -> HttpResponse:
+    """The list, and the form that queues one more; `?left=…&right=…` fills it."""
+    project = managed_project(request, pk)
+    given = {name: request.GET[name] for name in ("left", "right") if name in request.GET}
+    form = MatchForm(request.POST or None, project=project, initial=given)
+    if form.is_valid():
+        try:
+            match = services.create_match(by=request.user, project=project, **form.cleaned_data)
+        except Invalid as error:
+            form.refuse(error)
+        else:
+            return redirect(match)
+    found = browsing.matches_of(project)[:MATCHES_SHOWN]
+    context = {"project": project, "form": form, "matches": [_described(match) for match in found]}
+    return render(request, "training/matches.html", context, status=400 if form.is_bound else 200)
+
+
+@login_required
+@require_GET
+def match(request: SignedIn, pk: int) -> HttpResponse:
+    """One match. While models answer or people judge, its figures alone are asked for again."""
+    rows = Match.objects.select_related("left_run__base", "right_run__base", "created_by")
+    shown = get_object_or_404(rows, pk=pk)
+    project = managed_project(request, shown.project_id)
+    context = {"project": project, **_described(shown), "progress": browsing.match_progress(shown)}
+    asked = request.headers
+    part = asked.get("HX-Request") == "true" and "HX-History-Restore-Request" not in asked
+    response = render(request, f"training/{'_' if part else ''}match.html", context)
+    response["Vary"] = "HX-Request, Cookie"
+    return response
+
+
+def _described(match: Match) -> dict[str, object]:
+    return {
+        "match": match,
+        "left": services.name_of_base(match.left_run),
+        "right": services.name_of_base(match.right_run),
+        "result": services.win_rate(match),
+    }

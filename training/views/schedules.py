@@ -1,0 +1,44 @@
+"""Schedules: runs that start by themselves."""
+
+from django.contrib import messages
+from django.contrib.auth.decorators import login_required
+from django.http import HttpResponse
+from django.shortcuts import get_object_or_404, redirect, render
+from django.views.decorators.http import require_http_methods, require_POST
+
+from annotation.errors import Invalid
+from annotation.views.access import SignedIn, managed_project
+from training import services
+from training.forms import ScheduleForm
+from training.models import Schedule
+
+
+@login_required
+@require_http_methods(["GET", "POST"])
+def schedules(request: SignedIn, pk: int) -> HttpResponse:
+    project = managed_project(request, pk)
+    form = ScheduleForm(request.POST or None, project=project)
+    if form.is_valid():
+        try:
+            services.create_schedule(by=request.user, project=project, **form.request)
+        except Invalid as error:
+            form.refuse(error)
+        else:
+            return redirect("training:schedules", pk)
+    found = Schedule.objects.filter(project=project).order_by("-pk").prefetch_related("runs")
+    context = {"project": project, "form": form, "schedules": found}
+    return render(request, "training/schedules.html", context, status=400 if form.is_bound else 200)
+
+
+@login_required
+@require_POST
+def schedule_action(request: SignedIn, pk: int, action: str) -> HttpResponse:
+    """Switch it on or off, or delete it."""
+    changed = get_object_or_404(Schedule.objects.select_related("project"), pk=pk)
+    managed_project(request, changed.project_id)
+    if action == "delete":
+        services.delete_schedule(schedule=changed)
+        messages.info(request, f"{changed.name} is gone; the runs that it started stay.")
+    else:
+        services.set_enabled(schedule=changed, enabled=action == "enable")
+    return redirect("training:schedules", changed.project_id)
