@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import Any, Final
 
 from django.db import IntegrityError, transaction
-from django.db.models import F
+from django.db.models import F, QuerySet, Subquery
 
 from annotation.errors import Conflict, NotFound
 from annotation.models import Comparison, Judgement, Lease, Member, User
@@ -55,7 +55,7 @@ def submit_judgement(
         earlier = Judgement.objects.filter(annotator=annotator, client_id=client_id).first()
         if earlier is not None:
             return _repeat(earlier, digest, given)
-        lease = Lease.objects.select_related("comparison").get(pk=lease_id)
+        lease = _with_last_answer(annotator).get(pk=lease_id)
         questions = member.project.questions
         check_answer(
             questions, candidates=len(lease.order), choice=choice, strength=strength, answers=answers
@@ -192,10 +192,15 @@ def _hand_out_next(judgement: Judgement, member: Member, *, after: uuid.UUID | N
         judgement.next_expires_at = judgement.next_lease.expires_at
 
 
+def _with_last_answer(annotator: User) -> QuerySet[Lease]:
+    """Leases with their comparison, and `last_answer_at`: when this person last judged anything."""
+    last = Judgement.objects.filter(annotator=annotator).order_by("-created_at").values("created_at")[:1]
+    return Lease.objects.select_related("comparison").annotate(last_answer_at=Subquery(last))
+
+
 def _seconds_since_shown(lease: Lease, now: datetime) -> float:
     """A comparison that was fetched ahead is looked at from the moment the one before it was answered."""
-    before = Judgement.objects.filter(annotator=lease.annotator_id).order_by("-created_at")
-    last = before.values_list("created_at", flat=True).first()
+    last: datetime | None = getattr(lease, "last_answer_at", None)
     shown = max(lease.created_at, last) if last is not None else lease.created_at
     return max(0.0, (now - shown).total_seconds())
 

@@ -7,8 +7,8 @@ import pytest
 from django.utils import timezone
 
 from annotation import services
-from annotation.errors import Conflict, Invalid, NotFound
-from annotation.models import Comparison, Judgement, Lease, Member
+from annotation.errors import Conflict, NotFound
+from annotation.models import Comparison, Lease, Member
 from tests.annotation import factories
 
 pytestmark = pytest.mark.django_db
@@ -78,3 +78,121 @@ def test_choice_is_stored_canonically(project, annotator):
         orders.add(tuple(judgement.order))
         lease = following
     assert orders == {(0, 1), (1, 0)}  # fails by chance once in 2**29
+
+
+def expire(lease):
+    Lease.objects.filter(pk=lease.pk).update(expires_at=NOW - timedelta(seconds=1))
+
+
+def frontier(user):
+    return Member.objects.get(user=user).frontier
+
+
+def test_overlap_goes_to_different_people(project, annotator):
+    services.update_project(project=project, labels_per_comparison=2)
+    factories.add_texts(project, 1)
+    (second, third) = factories.add_annotators(project, 2)
+    slots = {take(project, annotator).slot, take(project, second).slot}
+    assert slots == {0, 1}
+    assert take(project, third) is None
+
+
+def test_expiry_reopens_the_slot_and_lowers_every_frontier(project, annotator):
+    first, *_ = factories.add_texts(project, 3)
+    (other,) = factories.add_annotators(project, 1)
+    lease = take(project, annotator)
+    theirs = take(project, other)
+    answer(theirs, other, want_next=True)
+    assert frontier(other) > first.rank
+    expire(lease)
+    assert services.reopen_expired_leases(now=NOW) == 1
+    assert services.reopen_expired_leases(now=NOW) == 0
+    assert frontier(other) == first.rank
+    lease.refresh_from_db()
+    first.refresh_from_db()
+    assert (lease.state, first.open_slots) == ("expired", 1)
+
+
+def test_nothing_left_takes_lapsed_leases_back_first(project, annotator):
+    factories.add_texts(project, 1)
+    (other,) = factories.add_annotators(project, 1)
+    lease = take(project, annotator)
+    assert take(project, other) is None
+    expire(lease)
+    assert take(project, other).comparison_id == lease.comparison_id
+
+
+def test_own_lapsed_lease_comes_again_with_new_time(project, annotator):
+    factories.add_texts(project, 1)
+    lease = take(project, annotator)
+    expire(lease)
+    again = take(project, annotator)
+    assert again.pk == lease.pk
+    assert again.expires_at == NOW + timedelta(minutes=project.lease_minutes)
+
+
+def test_comparisons_added_after_the_end_are_found(project, annotator):
+    factories.add_texts(project, 1)
+    answer(take(project, annotator), annotator)
+    assert take(project, annotator) is None
+    factories.add_texts(project, 1)
+    assert take(project, annotator) is not None
+
+
+def test_skip(project, annotator):
+    first, second = factories.add_texts(project, 2)
+    (other,) = factories.add_annotators(project, 1)
+    lease = take(project, annotator)
+    services.skip_lease(lease_id=lease.pk, annotator=annotator, reason="both in Dutch", now=NOW)
+    services.skip_lease(lease_id=lease.pk, annotator=annotator, reason="both in Dutch", now=NOW)
+    lease.refresh_from_db()
+    first.refresh_from_db()
+    assert (lease.state, lease.skip_reason, first.open_slots) == ("skipped", "both in Dutch", 1)
+    assert take(project, annotator).comparison_id == second.pk
+    assert take(project, other).comparison_id == first.pk
+    with pytest.raises(Conflict, match="its lease is skipped"):
+        answer(lease, annotator)
+
+
+def test_renew(project, annotator):
+    factories.add_texts(project, 1)
+    lease = take(project, annotator)
+    later = NOW + timedelta(minutes=10)
+    renewed = services.renew_lease(lease_id=lease.pk, annotator=annotator, now=later)
+    assert renewed.expires_at == later + timedelta(minutes=project.lease_minutes)
+    answer(lease, annotator)
+    with pytest.raises(Conflict, match="its lease is judged"):
+        services.renew_lease(lease_id=lease.pk, annotator=annotator, now=later)
+
+
+def test_a_removed_member_gives_everything_back(project, annotator):
+    (comparison,) = factories.add_texts(project, 1)
+    lease = take(project, annotator)
+    services.remove_member(project=project, user=annotator, by=project.created_by)
+    comparison.refresh_from_db()
+    assert comparison.open_slots == 1
+    with pytest.raises(NotFound):
+        answer(lease, annotator)
+
+
+def test_frontier_does_not_pass_rows_had_by_others(project, annotator):
+    """Leased rows are closed; when they come back the frontier must come back too."""
+    comparisons = factories.add_texts(project, 40)
+    people = factories.add_annotators(project, 20)
+    leases = [take(project, person) for person in people]
+    lease = take(project, annotator)
+    assert lease.comparison_id == comparisons[20].pk
+    for other, person in zip(leases, people, strict=True):
+        services.skip_lease(lease_id=other.pk, annotator=person, now=NOW)
+    _, following = answer(lease, annotator, want_next=True)
+    assert following.comparison_id == comparisons[0].pk
+
+
+def test_queries_of_next_do_not_grow(project, annotator, django_assert_num_queries):
+    factories.add_texts(project, 60, needed=2)
+    lease = take(project, annotator)
+    for _ in range(40):
+        _, lease = answer(lease, annotator, want_next=True)
+    answer(lease, annotator)
+    with django_assert_num_queries(8):  # savepoint (2), member, held, ahead, lock, candidates, take
+        assert take(project, annotator)
