@@ -1,5 +1,7 @@
 """What the pages read: constant numbers of queries, explicit order, nothing written."""
 
+from typing import Any
+
 from django.db.models import Count, F, Max, OuterRef, Prefetch, Q, QuerySet, Subquery, Sum
 from django.db.models.functions import Coalesce
 
@@ -7,24 +9,31 @@ from annotation.models import Candidate, Comparison, Judgement, Lease, Member, P
 
 
 def projects_of(user: User) -> QuerySet[Project]:
-    """This person's projects, newest first: their `role`, the slots `wanted` and `open`, and `mine`, their judgements."""
+    """This person's projects, newest first.
+
+    Each has their `role`, `mine` (their judgements), and of its slots how many are `wanted`, `open`, `held`.
+    """
     own = Comparison.objects.filter(project=OuterRef("pk")).order_by().values("project")
-    mine = Judgement.objects.standing().filter(comparison__project=OuterRef("pk"), annotator=user)
+    mine = Judgement.objects.standing().filter(comparison__project=OuterRef("pk"), annotator=user).order_by()
+    held = Lease.objects.filter(comparison__project=OuterRef("pk"), state=Lease.State.OPEN).order_by()
+    each = "comparison__project"
     return (
         Project.objects.filter(members__user=user)
         .annotate(
             role=F("members__role"),
             wanted=Coalesce(Subquery(own.annotate(total=Sum("needed")).values("total")), 0),
             open=Coalesce(Subquery(own.annotate(total=Sum("open_slots")).values("total")), 0),
-            mine=Coalesce(
-                Subquery(
-                    mine.order_by().values("comparison__project").annotate(total=Count("pk")).values("total")
-                ),
-                0,
-            ),
+            held=Coalesce(Subquery(held.values(each).annotate(total=Count("pk")).values("total")), 0),
+            mine=Coalesce(Subquery(mine.values(each).annotate(total=Count("pk")).values("total")), 0),
         )
         .order_by("-created_at", "-pk")
     )
+
+
+def judged_slots(project: Project, progress: dict[str, Any]) -> int:
+    """How many slots are judged: neither open nor in anybody's hands."""
+    held = Lease.objects.filter(comparison__project=project, state=Lease.State.OPEN).count()
+    return int(progress["wanted"] - progress["open"] - held)
 
 
 def own_judgements(*, project: Project, user: User) -> QuerySet[Judgement]:

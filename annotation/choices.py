@@ -15,7 +15,7 @@ STRENGTH_WORDS: Final = {3: "much", 2: "", 1: "slightly"}
 
 @dataclass(frozen=True)
 class Choice:
-    """One key. `choice` is a presented position, "tie" or "both_bad"; `name` and `word` are what the button says."""
+    """One key. `choice` is a presented position, "tie" or "both_bad"; the button says `name` and `word`."""
 
     key: str
     choice: int | str

@@ -119,7 +119,7 @@ class MemberForm(PageForm):
 
 class ImportForm(PageForm):
     file = forms.FileField(
-        help_text="A .jsonl file with one row per line, or a .zip of one .jsonl and the images that its rows name.",
+        help_text="A .jsonl file, one row per line; or a .zip of one .jsonl and the images that its rows name.",
         widget=forms.FileInput(attrs={"accept": ".jsonl,.zip"}),
     )
     format = forms.ChoiceField(
@@ -127,6 +127,9 @@ class ImportForm(PageForm):
             ("trl", "Preference rows (TRL): prompt with chosen and rejected, or with responses"),
             ("groups", "Groups: prompt, candidates, judgements"),
         ]
+    )
+    held_out = forms.BooleanField(
+        required=False, label="For evaluation only: never part of a training snapshot"
     )
 
 
@@ -137,6 +140,14 @@ class ExportForm(PageForm):
             ("trl", "Preference pairs (TRL): prompt, chosen, rejected"),
         ]
     )
+    judged = forms.BooleanField(required=False, initial=True, label="Only comparisons that somebody judged")
+    held_out = forms.BooleanField(required=False, label="Also those that are for evaluation only")
+
+    @property
+    def filters(self) -> dict[str, Any]:
+        """In the API's form."""
+        data = self.cleaned_data
+        return ({"judged": True} if data["judged"] else {}) | ({"held_out": True} if data["held_out"] else {})
 
 
 class DataFilterForm(PageForm):

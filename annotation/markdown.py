@@ -122,4 +122,4 @@ def _turn(message: dict[str, str]) -> SafeString:
 def first_line(content: str | list[dict[str, str]], length: int = 120) -> str:
     """The beginning of a prompt or answer on one line, for tables."""
     text = content if isinstance(content, str) else content[-1].get("content", "") if content else ""
-    return Truncator(" ".join(text.split())).chars(length)
+    return Truncator(" ".join(text.replace("**", "").replace("`", "").split())).chars(length)

@@ -28,10 +28,13 @@ urlpatterns = [
     path("imports/<int:pk>/", data.import_detail, name="import"),
     path("imports/<int:pk>/rejected.csv", data.rejected_rows, name="import_rejected"),
     path("projects/<int:pk>/exports/", data.exports, name="exports"),
-    path("exports/<int:pk>/download/", data.export_download, name="export_download"),
     path("projects/<int:pk>/data/", data.browse, name="data"),
     path("projects/<int:pk>/data/<int:comparison>/", data.comparison, name="comparison"),
-    path("projects/<int:pk>/data/<int:comparison>/<int:index>/image/", data.candidate_image, name="candidate_image"),
+    path(
+        "projects/<int:pk>/data/<int:comparison>/<int:index>/image/",
+        data.candidate_image,
+        name="candidate_image",
+    ),
     path("projects/<int:pk>/quality/", quality.quality, name="quality"),
     path("projects/<int:pk>/quality/agreement/", quality.agreement, name="agreement"),
 ]

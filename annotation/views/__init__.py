@@ -1,1 +1,1 @@
-"""The pages of annotators and managers. Each view makes one service call; the HTTP API makes the same ones."""
+"""The pages of annotators and managers. Each view makes one service call, as the HTTP API does."""

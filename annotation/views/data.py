@@ -15,7 +15,7 @@ from annotation import services
 from annotation.browsing import comparison_in_full, comparisons_of, is_in_hands_of
 from annotation.errors import Invalid
 from annotation.forms import DataFilterForm, ExportForm, ImportForm
-from annotation.models import Comparison, ExportJob, ImportJob, Job, RejectedRow
+from annotation.models import Comparison, ImportJob, Job, RejectedRow
 from annotation.views.access import SignedIn, managed_project
 
 PAGE_SIZE = 50
@@ -37,7 +37,9 @@ def imports(request: SignedIn, pk: int) -> HttpResponse:
             return redirect("annotation:import", job.pk)
     jobs = project.importjobs.select_related("created_by").order_by("-pk")[:JOBS_SHOWN]
     status = 400 if form.is_bound else 200
-    return render(request, "annotation/imports.html", {"project": project, "form": form, "jobs": jobs}, status=status)
+    return render(
+        request, "annotation/imports.html", {"project": project, "form": form, "jobs": jobs}, status=status
+    )
 
 
 @login_required
@@ -83,26 +85,18 @@ def exports(request: SignedIn, pk: int) -> HttpResponse:
     form = ExportForm(request.POST or None)
     if form.is_valid():
         try:
-            services.start_export(project=project, by=request.user, format=form.cleaned_data["format"], filters={})
+            services.start_export(
+                project=project, by=request.user, format=form.cleaned_data["format"], filters=form.filters
+            )
         except Invalid as error:
             form.refuse(error)
         else:
             return redirect("annotation:exports", pk)
     jobs = list(project.exportjobs.select_related("created_by").order_by("-pk")[:JOBS_SHOWN])
     working = any(_is_working(job) for job in jobs)
-    return _page_or_part(request, "exports", {"project": project, "form": form, "jobs": jobs, "working": working})
-
-
-@login_required
-@require_GET
-def export_download(request: SignedIn, pk: int) -> FileResponse:
-    """The file that a worker wrote, for the managers of its project."""
-    job = get_object_or_404(ExportJob, pk=pk)
-    managed_project(request, job.project_id)
-    if job.status != Job.Status.DONE:
-        raise Http404("This export is not finished.")
-    name = job.file_name or f"export-{job.pk}.jsonl"
-    return FileResponse(default_storage.open(job.storage_key), as_attachment=True, filename=name)
+    return _page_or_part(
+        request, "exports", {"project": project, "form": form, "jobs": jobs, "working": working}
+    )
 
 
 @login_required
@@ -115,7 +109,13 @@ def browse(request: SignedIn, pk: int) -> HttpResponse:
     page = Paginator(comparisons_of(project, **chosen), PAGE_SIZE).get_page(request.GET.get("page"))
     query = request.GET.copy()
     query.pop("page", None)
-    context = {"project": project, "form": form, "page": page, "filtered": any(chosen.values()), "query": query.urlencode()}
+    context = {
+        "project": project,
+        "form": form,
+        "page": page,
+        "filtered": any(chosen.values()),
+        "query": query.urlencode(),
+    }
     return render(request, "annotation/data.html", context)
 
 

@@ -1,4 +1,4 @@
-"""The judging page. With scripts it speaks the HTTP API; without, its forms post here. Both call the same services."""
+"""The judging page. With scripts it speaks the HTTP API, without its forms post here: the same services."""
 
 import uuid
 from typing import Any
@@ -13,7 +13,7 @@ from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_GET, require_POST
 
 from annotation import services
-from annotation.browsing import own_judgements
+from annotation.browsing import judged_slots, own_judgements
 from annotation.choices import MOST_CANDIDATES, Choice, choices_for
 from annotation.errors import Conflict, Invalid, NotFound
 from annotation.models import Lease, Project, User
@@ -43,7 +43,7 @@ def judge(request: SignedIn, pk: int) -> HttpResponse:
         "item": item,
         "choices": choices,
         "seven": any(choice.strength for choice in choices),
-        "progress": progress | {"judged": progress["wanted"] - progress["open"]},
+        "progress": progress | {"judged": judged_slots(project, progress)},
         "last_judgement": last,
         "client_id": uuid.uuid4(),
         "blank_text": {"position": 0},

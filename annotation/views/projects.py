@@ -11,7 +11,7 @@ from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_GET, require_http_methods, require_POST
 
 from annotation import services
-from annotation.browsing import members_of, projects_of
+from annotation.browsing import judged_slots, members_of, projects_of
 from annotation.errors import Conflict, Invalid, NotAllowed
 from annotation.forms import MemberForm, NewProjectForm, ProjectForm
 from annotation.markdown import render_markdown
@@ -24,7 +24,9 @@ PREVIEW_LIMIT = 100_000  # characters
 @login_required
 @require_GET
 def home(request: SignedIn) -> HttpResponse:
-    projects = [(project, project.wanted - project.open) for project in projects_of(request.user)]
+    projects = [
+        (project, project.wanted - project.open - project.held) for project in projects_of(request.user)
+    ]
     return render(request, "annotation/home.html", {"projects": projects})
 
 
@@ -35,7 +37,7 @@ def project(request: SignedIn, pk: int) -> HttpResponse:
     shown = visible_project(request, pk)
     progress = services.progress(project=shown, user=request.user, now=timezone.now())
     manages = shown.members.filter(user=request.user, role=Member.Role.MANAGER).exists()
-    context = {"project": shown, "progress": progress, "taken": progress["wanted"] - progress["open"]}
+    context = {"project": shown, "progress": progress, "judged": judged_slots(shown, progress)}
     return render(request, f"annotation/{'project' if manages else 'project_annotator'}.html", context)
 
 

@@ -14,6 +14,7 @@ export class Board {
     this.promptText = this.prompt.querySelector(".prose");
     this.foldButton = this.prompt.querySelector(".fold");
     this.panels = main.querySelector("#panels");
+    this.tabs = main.querySelector("#tabs");
     this.keys = main.querySelector("#keys");
     this.templates = { text: main.querySelector("#text-candidate"), image: main.querySelector("#image-candidate") };
     this.marking = false;
@@ -26,6 +27,8 @@ export class Board {
       this.onChoice(this.options.find((option) => option.key === button.value));
     });
     this.panels.addEventListener("scroll", (event) => this.linkScroll(event.target), { capture: true, passive: true });
+    this.panels.addEventListener("scrollend", () => this.showTab(), { passive: true });
+    this.tabs.addEventListener("click", (event) => this.swipe([...this.tabs.children].indexOf(event.target) - this.visibleIndex()));
     addEventListener("blur", () => this.turn(0));
   }
 
@@ -57,7 +60,7 @@ export class Board {
     const boxes = [...this.panels.querySelectorAll(".box")];
     this.zoom = boxes.length ? new Zoom(boxes) : null;
     for (const image of this.panels.querySelectorAll(".box img")) this.fit(image);
-    this.prompt.classList.remove("folded");
+    this.showTabs(item.candidates.length);
     this.offerFold();
     this.mark();
   }
@@ -100,7 +103,7 @@ export class Board {
       button.value = option.key;
       button.className = `key ${option.css}`;
       button.querySelector("kbd").textContent = option.key.toUpperCase();
-      button.querySelector(".side").textContent = option.name;
+      button.querySelector(".who").textContent = option.name;
       button.querySelector(".word").textContent = option.word;
       button.querySelector(".better").hidden = !option.strength;
       return button;
@@ -155,6 +158,22 @@ export class Board {
     if (!this.oneAtATime()) return;
     const target = this.panels.children[this.visibleIndex() + step];
     target?.scrollIntoView({ inline: "start", block: "nearest" });
+  }
+
+  /** A narrow screen names the candidates above the one that it shows. */
+  showTabs(count) {
+    this.tabs.replaceChildren(...[...LETTERS.slice(0, count)].map((name) => {
+      const tab = document.createElement("button");
+      tab.type = "button";
+      tab.textContent = name;
+      return tab;
+    }));
+    this.showTab();
+  }
+
+  showTab() {
+    const shown = this.visibleIndex();
+    [...this.tabs.children].forEach((tab, i) => tab.setAttribute("aria-pressed", String(i === shown)));
   }
 
   // Pictures

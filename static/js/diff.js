@@ -1,7 +1,8 @@
 /* Which words two texts do not share. Works on the text nodes of rendered Markdown, so that the markup stays. */
 
 const WORD = /[\p{L}\p{M}\p{N}_]+|[^\s\p{L}\p{M}\p{N}_]/gu;
-const MOST_EDITS = 2000; // beyond this two texts have so little in common that marks say nothing
+const MOST_EDITS = 2000;
+const LEAST_SHARED = 0.2; // of the shorter text's words
 
 /** The words under a node, each with the text node and the offsets where it stands. */
 function words(root) {
@@ -72,7 +73,7 @@ function mark(found, alone) {
 export function showDifference(left, right) {
   const a = words(left), b = words(right);
   const alone = difference(a.map((item) => item.word), b.map((item) => item.word));
-  if (!alone) return false;
+  if (!alone || alone[0].filter((only) => !only).length < LEAST_SHARED * Math.min(a.length, b.length)) return false;
   mark(a, alone[0]);
   mark(b, alone[1]);
   return true;
