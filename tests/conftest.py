@@ -4,8 +4,12 @@ import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from webapp.embedded.postgres import Postgres
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -20,16 +24,16 @@ def data_dir() -> Iterator[Path]:
 
 
 @pytest.fixture(scope="session")
-def postgres(data_dir: Path) -> Iterator[None]:
+def postgres(data_dir: Path) -> Iterator["Postgres"]:
     from webapp.embedded.postgres import THROWAWAY, Postgres
 
     server = Postgres(data_dir, options=THROWAWAY)
     server.prepare()
     server.start()
-    yield
+    yield server
     server.stop()
 
 
 @pytest.fixture(scope="session")
-def django_db_modify_db_settings(postgres: None) -> None:
+def django_db_modify_db_settings(postgres: "Postgres") -> None:
     """Called by pytest-django before it creates the test database."""

@@ -16,7 +16,7 @@ from rest_framework.response import Response
 
 from annotation.api import find_project
 from annotation.errors import Invalid, NotAllowed, NotFound
-from annotation.models import Project
+from annotation.models import Project, User
 from training import serializers, services
 from training.models import BaseModel, Checkpoint, Match, Run, Schedule
 
@@ -27,7 +27,7 @@ PAGE = 200  # newest rows of a list
 
 
 def find(request: Request, rows: QuerySet[Any], pk: int, *, through: str, what: str) -> Any:
-    """The row `pk`, whose project lies at `through`: 404 for outsiders, 403 for members who don't manage it."""
+    """The row `pk`, whose project lies at `through`: 404 for outsiders, 403 for its annotators."""
     found = rows.filter(pk=pk).first()
     if found is None:
         raise NotFound(f"There is no such {what}.")
@@ -43,12 +43,24 @@ def find(request: Request, rows: QuerySet[Any], pk: int, *, through: str, what: 
 
 def listed(request: Request, model: Any, *related: str) -> QuerySet[Any]:
     """The newest rows in the projects that this user manages, perhaps of one project."""
-    rows = model.objects.managed_by(request.user).select_related(*related)
-    if (project := request.query_params.get("project")) is not None:
-        if not project.isdecimal() or len(project) > 18:
-            raise Invalid({"project": f"{project!r} is not the id of a project."})
+    rows = model.objects.managed_by(user_of(request)).select_related(*related)
+    if (project := wanted_project(request)) is not None:
         rows = rows.filter(project=project)
     return rows.order_by("-pk")[:PAGE]
+
+
+def wanted_project(request: Request) -> int | None:
+    """The id in ?project=, if it is there."""
+    value = request.query_params.get("project")
+    if value is not None and (not value.isdecimal() or len(value) > 18):
+        raise Invalid({"project": f"{value!r} is not the id of a project."})
+    return None if value is None else int(value)
+
+
+def user_of(request: Request) -> User:
+    """The user; the default permission has let nobody else in."""
+    assert isinstance(request.user, User)
+    return request.user
 
 
 def valid(serializer: Any) -> dict[str, Any]:
@@ -79,7 +91,7 @@ def runs(request: Request) -> Response:
         return Response(serializers.RunSerializer(listed(request, Run, *RUN_ROWS), many=True).data)
     data = valid(serializers.RunRequestSerializer(data=request.data))
     project = own_project(request, data)
-    run = services.create_run(by=request.user, project=project, over_http=True, **data)
+    run = services.create_run(by=user_of(request), project=project, over_http=True, **data)
     return Response(serializers.RunSerializer(run).data, status=status.HTTP_201_CREATED)
 
 
@@ -140,10 +152,8 @@ def _change(request: Request, pk: int, change: Any) -> Response:
 @api_view(["GET"])
 def checkpoints(request: Request) -> Response:
     """The models that came out of your projects' runs, newest first."""
-    found = Checkpoint.objects.managed_by(request.user).of_models()
-    if (project := request.query_params.get("project")) is not None:
-        if not project.isdecimal() or len(project) > 18:
-            raise Invalid({"project": f"{project!r} is not the id of a project."})
+    found = Checkpoint.objects.managed_by(user_of(request)).of_models()
+    if (project := wanted_project(request)) is not None:
         found = found.filter(run__project=project)
     return Response(serializers.CheckpointSerializer(found.order_by("-pk")[:PAGE], many=True).data)
 
@@ -167,12 +177,12 @@ def download(request: Request, pk: int) -> FileResponse:
 @api_view(["GET", "POST"])
 def models(request: Request) -> Response:
     """The registered models that runs may start from; or register one."""
-    if not request.user.is_manager:
+    if not user_of(request).is_manager:
         raise NotAllowed("Only managers see and register models.")
     if request.method == "GET":
         return Response(serializers.BaseModelSerializer(BaseModel.objects.order_by("name"), many=True).data)
     data = valid(serializers.BaseModelRequestSerializer(data=request.data))
-    registered = services.register_base_model(by=request.user, **data)
+    registered = services.register_base_model(by=user_of(request), **data)
     return Response(serializers.BaseModelSerializer(registered).data, status=status.HTTP_201_CREATED)
 
 
@@ -192,7 +202,7 @@ def matches(request: Request) -> Response:
         return Response(serializers.MatchSerializer(listed(request, Match, *MATCH_ROWS), many=True).data)
     data = valid(serializers.MatchRequestSerializer(data=request.data))
     project = own_project(request, data)
-    made = services.create_match(by=request.user, project=project, **data)
+    made = services.create_match(by=user_of(request), project=project, **data)
     return Response(serializers.MatchSerializer(made).data, status=status.HTTP_201_CREATED)
 
 
@@ -217,7 +227,7 @@ def schedules(request: Request) -> Response:
         return Response(serializers.ScheduleSerializer(listed(request, Schedule), many=True).data)
     data = valid(serializers.ScheduleRequestSerializer(data=request.data))
     project = own_project(request, data)
-    made = services.create_schedule(by=request.user, project=project, **data)
+    made = services.create_schedule(by=user_of(request), project=project, **data)
     return Response(serializers.ScheduleSerializer(made).data, status=status.HTTP_201_CREATED)
 
 

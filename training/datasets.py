@@ -9,7 +9,6 @@ import json
 import random
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
 
@@ -68,8 +67,11 @@ def store_snapshot(snapshot: Snapshot) -> Frozen:
     from annotation.services import judged_groups
 
     assert snapshot.project is not None
-    groups = judged_groups(project=snapshot.project, before=snapshot.cutoff, filters={})
-    kept = keep(groups, Filters.model_validate(snapshot.filters))
+    filters = Filters.model_validate(snapshot.filters)
+    asked = {"kinds": ["regular"]} | filters.model_dump(
+        include={"annotators", "kinds", "since"}, exclude_none=True
+    )
+    kept = keep(judged_groups(project=snapshot.project, before=snapshot.cutoff, filters=asked), filters)
     if snapshot.shuffle_labels:
         kept = shuffle_labels(kept, seed=snapshot.seed)
     frozen = _store(kept, eval_fraction=snapshot.eval_fraction, seed=snapshot.seed)
@@ -88,7 +90,7 @@ def store_rows(rows: Iterable[dict[str, Any]]) -> Frozen:
 
 
 def keep(groups: Iterable[dict[str, Any]], filters: Filters) -> Iterator[dict[str, Any]]:
-    """The groups with the judgements that pass; groups that are left with none are left out."""
+    """The groups with the judgements that pass what the database did not filter; those left with none go."""
     for group in groups:
         judgements = [judgement for judgement in group["judgements"] if _passes(judgement, filters)]
         if judgements and _agreement(judgements) >= (filters.min_agreement or 0):
@@ -174,7 +176,8 @@ def _write_all(
     rows: Iterable[dict[str, Any]], path: Path, media: Path, *, seed: int
 ) -> tuple[dict[str, int], list[float]]:
     """Write every row once, and its images. Returns counts, and each row's split score."""
-    judgements, annotators, scores = 0, set(), []
+    judgements, scores = 0, []
+    annotators: set[str | None] = set()
     with path.open("w", encoding="utf-8") as file:
         for row in rows:
             file.write(canonical(_with_images(row, media)) + "\n")
@@ -229,13 +232,9 @@ def _bare(candidate: dict[str, Any]) -> dict[str, Any]:
 
 
 def _passes(judgement: dict[str, Any], filters: Filters) -> bool:
-    annotator, seconds = judgement.get("annotator"), judgement.get("seconds")
-    return (
-        judgement.get("kind", "regular") in (filters.kinds or ["regular"])
-        and (filters.annotators is None or annotator in filters.annotators)
-        and (filters.without_annotators is None or annotator not in filters.without_annotators)
-        and (filters.since is None or datetime.fromisoformat(judgement["at"]) >= filters.since)
-        and (filters.min_seconds is None or seconds is None or seconds >= filters.min_seconds)
+    seconds = judgement.get("seconds")
+    return judgement["annotator"] not in (filters.without_annotators or ()) and (
+        filters.min_seconds is None or seconds is None or seconds >= filters.min_seconds
     )
 
 

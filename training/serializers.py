@@ -40,14 +40,14 @@ class RunSerializer(serializers.ModelSerializer):
     filters = serializers.JSONField(source="snapshot.filters")
     eval_fraction = serializers.FloatField(source="snapshot.eval_fraction")
     shuffle_labels = serializers.BooleanField(source="snapshot.shuffle_labels")
-    data = serializers.SerializerMethodField(help_text="hash and counts of the frozen data; null before")
+    snapshot = serializers.SerializerMethodField(help_text="hash and counts of the frozen data; null before")
     checkpoint = serializers.SerializerMethodField(help_text="the result's id; null before it is done")
 
     class Meta:
         model = Run
         fields = [
             "id", "project", "method", "base", "reward", "config", "filters", "eval_fraction", "seed",
-            "shuffle_labels", "status", "step", "total_steps", "error", "attempt", "data", "checkpoint",
+            "shuffle_labels", "status", "step", "total_steps", "error", "attempt", "snapshot", "checkpoint",
             "code_version", "created_at", "queued_at", "started_at", "finished_at",
         ]  # fmt: skip
 
@@ -55,7 +55,7 @@ class RunSerializer(serializers.ModelSerializer):
         return name_of_base(run)
 
     @extend_schema_field(serializers.DictField(allow_null=True))
-    def get_data(self, run: Run) -> dict[str, Any] | None:
+    def get_snapshot(self, run: Run) -> dict[str, Any] | None:
         snapshot = run.snapshot
         return {"sha256": snapshot.sha256, **snapshot.counts} if snapshot.frozen_at else None
 

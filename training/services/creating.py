@@ -6,7 +6,6 @@ from typing import Any
 
 from django.conf import settings
 from django.db import transaction
-from django.db.models import Q
 from django.db.models.functions import Now
 from pydantic import ValidationError
 
@@ -18,7 +17,6 @@ from training.services import naming, queue
 from training.tuning.registry import Method
 
 MAX_SEED = 2**63 - 1
-JUDGED = {"choice", "ranking"}
 
 
 @transaction.atomic
@@ -240,12 +238,11 @@ FEEDBACK_WORDS = {
 def feedback_of(project: Project) -> set[str]:
     """Which kinds of feedback the project has collected, in the words of the methods' `feedback`."""
     comparisons = Comparison.objects.filter(project=project, held_out=False)
-    judged = Judgement.objects.standing().filter(comparison__in=comparisons, choice__isnull=False)
-    single = ~Q(candidates__index=1)
+    judged = Judgement.objects.standing().filter(comparison__in=comparisons)
     found = set()
-    if judged.filter(comparison__candidates__index=1).exists():
+    if judged.filter(choice__isnull=False, comparison__candidates__index=1).exists():
         found.add("choice")
-    if judged.filter(comparison__in=comparisons.filter(single)).exists():
+    if judged.filter(answers__has_key="thumbs").exists():
         found.add("thumbs")
     return found
 

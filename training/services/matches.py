@@ -70,11 +70,10 @@ def held_out_prompts(project: Project, names: Sequence[str]) -> list[Any]:
         number = name.removeprefix("checkpoint:")
         if name != number and number.isdecimal():
             checkpoint = Checkpoint.objects.filter(pk=number, run__project=project).first()
-            if checkpoint and (found := _eval_prompts(checkpoint)):
-                return found
+            if checkpoint and (prompts := _eval_prompts(checkpoint)):
+                return prompts
     held_out = Comparison.objects.filter(project=project, held_out=True).order_by("rank", "pk")
-    found = dict(held_out.values_list("prompt_key", "prompt"))
-    return list(found.values())
+    return list(dict(held_out.values_list("prompt_key", "prompt")).values())
 
 
 def _eval_prompts(checkpoint: Checkpoint) -> list[Any]:
@@ -160,9 +159,9 @@ def win_rate(match: Match) -> dict[str, Any]:
     """How often people preferred the left model.
 
     `wins`, `losses`, `ties` and `both_bad` count judgements; `identical` pairs nobody had to see. A
-    comparison's score is the mean of its judgements (win 1, loss 0, tie and both-bad ½), and ½ for an identical
-    pair. `rate` is the mean over `n` comparisons, (`low`, `high`) its 95 % Wilson interval; all three are None
-    while n is 0. Ties make the Wilson interval a little too wide, never too narrow.
+    comparison's score is the mean of its judgements (win 1, loss 0, tie and both-bad ½), and ½ for an
+    identical pair. `rate` is the mean over `n` comparisons, (`low`, `high`) its 95 % Wilson interval; all
+    three are None while n is 0. Ties make the Wilson interval a little too wide, never too narrow.
     """
     judged = Judgement.objects.standing().filter(kind=Judgement.Kind.REGULAR, choice__isnull=False)
     left_of = dict(match.comparisons.values_list("comparison_id", "left_index"))

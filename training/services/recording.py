@@ -167,7 +167,9 @@ def clean(value: Any) -> Any:
     if isinstance(value, dict):
         bad = [name for name, item in value.items() if isinstance(item, float) and not _is_finite(item)]
         row = {clean(name): None if name in bad else clean(item) for name, item in value.items()}
-        return {**row, "nonfinite": [*row.get("nonfinite", []), *bad]} if bad else row
+        if bad:
+            row["nonfinite"] = (value.get("nonfinite") or []) + bad
+        return row
     if isinstance(value, float) and not _is_finite(value):
         return None
     return value

@@ -4,8 +4,9 @@ import json
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, BinaryIO
+from typing import Any
 
+from django.core.files import File
 from django.core.files.storage import default_storage
 
 from annotation.errors import NotFound
@@ -41,13 +42,13 @@ def open_result(run: Run) -> Iterator[zipfile.ZipFile]:
         yield result
 
 
-def open_checkpoint(checkpoint: Checkpoint) -> tuple[BinaryIO, str]:
+def open_checkpoint(checkpoint: Checkpoint) -> tuple[File, str]:
     """The stored zip, open for reading, and the name that its download has."""
     run = checkpoint.run
     return default_storage.open(checkpoint.storage_key), f"{run.method}-run-{run.pk}.zip"
 
 
-def open_sample_image(run: Run, name: str) -> BinaryIO:
+def open_sample_image(run: Run, name: str) -> File:
     """A picture among the run's samples. NotFound if it is none of them."""
     if name not in {row.get("image") for row in run.samples}:
         raise NotFound(f"Run {run.pk} has no such picture.")
