@@ -68,7 +68,6 @@ def inspect(path: Path, *, as_json: bool) -> int:
 
 def train(path: Path) -> int:
     """Train or resume in a run directory, and say in ``state.json`` how it ended."""
-    die_with_parent()
     quiet_libraries()
     try:
         directory = existing(path)
@@ -159,4 +158,5 @@ def quiet_libraries() -> None:
 
 
 if __name__ == "__main__":
+    die_with_parent()
     sys.exit(main())

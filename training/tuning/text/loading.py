@@ -11,6 +11,7 @@ from transformers import (
     AutoModelForSequenceClassification,
     AutoTokenizer,
 )
+from transformers.utils.logging import disable_progress_bar
 
 from training.tuning.config import LoraConfig
 from training.tuning.errors import BadInput
@@ -163,6 +164,7 @@ def load_model(base: str, *, kind: Kind, dtype: torch.dtype) -> Any:
             f"{config.model_type} is an encoder and writes no text; use a causal model", file=folder
         )
     options: dict[str, Any] = {"dtype": dtype, "use_safetensors": True}
+    disable_progress_bar()
     try:
         if kind == "causal":
             return AutoModelForCausalLM.from_pretrained(folder, **options)
