@@ -43,6 +43,7 @@ def make_base(
 ) -> BaseModel:
     """A registered folder with something that is called safetensors in it."""
     folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.json").write_text("{}")
     (folder / "model.safetensors").write_bytes(b"weights")
     return services.register_base_model(
         by=by or make_user("manager"), name=name, modality=modality, location=str(folder)

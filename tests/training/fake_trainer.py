@@ -1,8 +1,8 @@
 """A trainer that keeps the run-directory contract without learning anything, and can misbehave on purpose.
 
-`python fake_trainer.py RUN_DIR`, with the environment variables FAKE_STEPS, FAKE_SECONDS (a step) and FAKE_MODE:
-dies (SIGKILL once, in the middle), always-dies, stalls, deaf (ignores the cancel file and SIGTERM), bad-input,
-breaks (an unexpected error), nan (writes NaN and NUL), no-result.
+`python fake_trainer.py RUN_DIR`, with the environment variables FAKE_STEPS, FAKE_SECONDS (a step) and
+FAKE_MODE: dies (SIGKILL once, in the middle), always-dies, stalls, deaf (to the cancel file and SIGTERM),
+bad-input, breaks (an unexpected error), nan (writes NaN and NUL), no-result.
 Its "weights" are a chain of hashes, so that a run that resumes wrongly ends with other ones.
 """
 

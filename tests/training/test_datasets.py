@@ -6,6 +6,7 @@ import zipfile
 from datetime import UTC, datetime, timedelta
 
 import pytest
+from django.core.files.base import ContentFile
 from django.core.files.storage import default_storage
 
 from annotation.errors import Invalid
@@ -204,7 +205,7 @@ def test_nothing_to_learn_from(manager):
 
 
 def test_images_are_laid_beside_the_rows():
-    default_storage.save("media/x.png", __import__("io").BytesIO(b"png"))
+    default_storage.save("media/x.png", ContentFile(b"png"))
     row = {"prompt": "a cat", "candidates": [{"image": "x.png", "storage_key": "media/x.png"}]}
     frozen = datasets.store_rows([row])
     assert rows_of(frozen)[0]["candidates"] == [{"image": "x.png"}]

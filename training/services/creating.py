@@ -92,7 +92,7 @@ def create_generation(
     name = "generate" if project.modality == Project.Modality.TEXT else "image_generate"
     if not prompts:
         raise Invalid({"prompts": "There are no prompts to answer."})
-    rows = ({"prompt": prompt} for prompt in prompts)
+    rows = ({"prompt": prompt, "meta": {"row": number}} for number, prompt in enumerate(prompts))
     return _create_job(by=by, project=project, name=name, base=base, rows=rows, config=config, seed=seed)
 
 

@@ -1,12 +1,10 @@
 """Blind comparisons of two models: both answer the same prompts, people say which answer is better."""
 
-import io
 import json
 import math
 import random
 import zipfile
 from collections.abc import Sequence
-from contextlib import ExitStack
 from typing import Any
 
 from django.db import transaction
@@ -14,6 +12,7 @@ from django.db import transaction
 from annotation.errors import Invalid
 from annotation.models import Comparison, Judgement, Project, User
 from annotation.services import add_comparisons
+from annotation.services.media import store_image
 from training import storage
 from training.models import Checkpoint, Match, MatchComparison, Run
 from training.services.creating import create_generation
@@ -108,6 +107,10 @@ def _advance(match: Match) -> bool:
     if any(run.status != Run.Status.DONE for run in runs):
         return False
     groups, left_indices, identical = _pair_up(match)
+    if not groups and not identical:
+        match.status, match.error = Match.Status.FAILED, "No prompt could be answered by both models."
+        match.save(update_fields=["status", "error"])
+        return True
     comparisons = add_comparisons(project=match.project, groups=groups, held_out=True, shuffle_seed=match.pk)
     MatchComparison.objects.bulk_create(
         MatchComparison(match=match, comparison=comparison, left_index=index)
@@ -121,28 +124,31 @@ def _advance(match: Match) -> bool:
 def _pair_up(match: Match) -> tuple[list[dict[str, Any]], list[int], int]:
     """The groups to judge, which candidate of each is the left model's, and how many pairs were identical."""
     generator = random.Random(f"sides of match {match.pk}")
+    names = [name_of_base(run) for run in (match.left_run, match.right_run)]
     groups, left_indices, identical = [], [], 0
-    with ExitStack() as stack:
-        sides = []
-        for run in (match.left_run, match.right_run):
-            result = stack.enter_context(open_result(run))
-            sides.append((result, name_of_base(run), list(rows_of(result, "generations.jsonl"))))
-        for left_row, right_row in zip(sides[0][2], sides[1][2], strict=True):
-            for pair in zip(left_row["candidates"], right_row["candidates"], strict=True):
-                contents = [_content(side[0], candidate) for side, candidate in zip(sides, pair, strict=True)]
+    with open_result(match.left_run) as left, open_result(match.right_run) as right:
+        others = {row["meta"]["row"]: row for row in rows_of(right, "generations.jsonl")}
+        for row in rows_of(left, "generations.jsonl"):
+            other = others.get(row["meta"]["row"])
+            if other is None:  # a prompt that the right model could not take
+                continue
+            for pair in zip(row["candidates"], other["candidates"], strict=True):
+                contents = [_content(left, pair[0]), _content(right, pair[1])]
                 if contents[0] == contents[1]:
                     identical += 1
                     continue
-                candidates = [{**item, "source": side[1]} for item, side in zip(contents, sides, strict=True)]
+                candidates = [
+                    {**content, "source": name} for content, name in zip(contents, names, strict=True)
+                ]
                 left_index = generator.randrange(2)
+                left_indices.append(left_index)
                 groups.append(
                     {
-                        "prompt": left_row["prompt"],
+                        "prompt": row["prompt"],
                         "candidates": candidates[::-1] if left_index else candidates,
                         "meta": {"match": match.pk},
                     }
                 )
-                left_indices.append(left_index)
     return groups, left_indices, identical
 
 
@@ -150,9 +156,7 @@ def _content(result: zipfile.ZipFile, candidate: dict[str, Any]) -> dict[str, An
     """{"text"} or {"image": Media}; pictures of the same bytes are the same Media."""
     if "image" not in candidate:
         return {"text": candidate["text"]}
-    from annotation.services import store_image
-
-    return {"image": store_image(io.BytesIO(result.read(f"media/{candidate['image']}")))}
+    return {"image": store_image(result.read(f"media/{candidate['image']}"))}
 
 
 def win_rate(match: Match) -> dict[str, Any]:

@@ -41,6 +41,10 @@ def _problem_of(location: str) -> str:
         return "" if is_hub_id and not location.startswith(".") else "must be an absolute path or a hub id."
     if not folder.is_dir():
         return f"There is no folder {location}."
+    if not any(
+        (folder / name).is_file() for name in ("config.json", "model_index.json", "adapter_config.json")
+    ):
+        return f"{location} is no model folder: it has neither config.json nor model_index.json."
     files = [path for path in folder.rglob("*") if path.is_file()]
     if any(path.suffix == ".safetensors" for path in files):
         return ""

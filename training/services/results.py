@@ -26,8 +26,8 @@ def generations_of(run: Run) -> Iterator[dict[str, Any]]:
         yield from rows_of(result, "generations.jsonl")
 
 
-def scores_of(run: Run) -> list[list[float]]:
-    """The scores of each group's candidates, in the order of the groups."""
+def scores_of(run: Run) -> list[list[float | None]]:
+    """The scores of each group's candidates, in their order; None where it could not be scored."""
     with open_result(run) as result:
         return [row["scores"] for row in rows_of(result, "scores.jsonl")]
 
