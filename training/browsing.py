@@ -194,6 +194,7 @@ class Branch:
     base: BaseModel | None = None
     checkpoint: Checkpoint | None = None
     parent: str = ""
+    compares: bool = False  # with its base, in a blind match
     accuracy: dict[str, Any] = field(default_factory=dict)
     matches: list[Match] = field(default_factory=list)
     branches: list["Branch"] = field(default_factory=list)
@@ -210,7 +211,8 @@ def lineage_of(project: Project) -> list[Branch]:
     for checkpoint in own.select_related("run__base", "run__snapshot"):
         name = f"checkpoint:{checkpoint.pk}"
         parent = services.name_of_base(checkpoint.run)
-        branch = Branch(name=name, checkpoint=checkpoint, parent=parent)
+        compares = checkpoint.run.method not in REWARD_MODELS and bool(parent)
+        branch = Branch(name=name, checkpoint=checkpoint, parent=parent, compares=compares)
         branch.accuracy = accuracy_of(checkpoint)
         known[name] = branch
         known.get(parent, Branch(name="")).branches.append(branch)

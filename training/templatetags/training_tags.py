@@ -1,0 +1,105 @@
+"""What the training templates need: numbers, durations, the spread of token lengths."""
+
+from typing import Any
+
+from django import template
+
+from training.browsing import accuracy_of
+from training.models import Match, Run
+from training.services import name_of_base
+from training.tuning.registry import get_method
+
+register = template.Library()
+
+
+@register.filter
+def figure(value: Any) -> str:
+    """A number with three significant digits; – for nothing."""
+    if value is None or isinstance(value, bool) or not isinstance(value, int | float):
+        return "–" if value is None else str(value)
+    if isinstance(value, int) or value == int(value):
+        return f"{int(value):,}"
+    return f"{value:.3g}" if abs(value) < 1000 else f"{value:,.0f}"
+
+
+@register.filter
+def duration(seconds: float | None) -> str:
+    """As people say it: 40 s, 12 min, 3 h 5 min."""
+    if seconds is None:
+        return "–"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s" if whole < 600 else f"{round(whole / 60)} min"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"
+
+
+@register.filter
+def took(run: Run) -> str:
+    """From the start of the last attempt to the end."""
+    if run.started_at is None or run.finished_at is None:
+        return "–"
+    return duration((run.finished_at - run.started_at).total_seconds())
+
+
+@register.filter
+def base_of(run: Run) -> str:
+    return name_of_base(run)
+
+
+@register.filter
+def left_of(match: Match) -> str:
+    return name_of_base(match.left_run)
+
+
+@register.filter
+def right_of(match: Match) -> str:
+    return name_of_base(match.right_run)
+
+
+@register.filter
+def method_title(name: str) -> str:
+    return get_method(name).title
+
+
+@register.filter
+def held_out_accuracy(run: Run) -> str:
+    if not hasattr(run, "checkpoint"):
+        return "–"
+    rate = accuracy_of(run.checkpoint).get("rate")
+    return "–" if rate is None else f"{100 * rate:.0f} %"
+
+
+@register.filter
+def share(part: int, whole: int | None) -> float:
+    return part / whole if whole else 0.0
+
+
+@register.inclusion_tag("training/_lengths.html")
+def lengths(found: dict[str, float]) -> dict[str, Any]:
+    """The spread of token lengths as a line from 0 to the longest, with the middle 95 % thick."""
+    longest = found["max"] or 1
+
+    def place(value: float) -> str:
+        return f"{4 + 392 * value / longest:.1f}"
+
+    return {name: place(found[name]) for name in ("min", "median", "p95", "max")} | {"found": found}
+
+
+@register.inclusion_tag("training/_histogram.html")
+def histogram(bins: list[list[float]]) -> dict[str, Any]:
+    """Bars for [from, to, count] bins."""
+    highest = max((count for _, _, count in bins), default=0) or 1
+    width = 392 / max(len(bins), 1)
+    bars = [
+        {
+            "x": f"{4 + number * width + 0.5:.1f}",
+            "y": f"{64 - 60 * count / highest:.1f}",
+            "width": f"{max(width - 1, 1):.1f}",
+            "height": f"{60 * count / highest:.1f}",
+            "title": f"{low:.0f} to {high:.0f} tokens: {count:.0f}",
+        }
+        for number, (low, high, count) in enumerate(bins)
+    ]
+    return {"bars": bars, "low": bins[0][0] if bins else 0, "high": bins[-1][1] if bins else 0}
