@@ -19,7 +19,7 @@ class ChoiceQuestion(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     type: Literal["choice"] = "choice"
-    text: str = Field(default="Which answer is better?", min_length=1, max_length=500)
+    text: str = Field(default="Which answer is better?", pattern=r"^[^\x00]+$", max_length=500)
     strength: bool = True
     tie: bool = True
     both_bad: bool = True

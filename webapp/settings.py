@@ -206,7 +206,17 @@ REST_FRAMEWORK = {
     "EXCEPTION_HANDLER": "annotation.problems.exception_handler",
     "TEST_REQUEST_DEFAULT_FORMAT": "json",
 }
-SPECTACULAR_SETTINGS = {"TITLE": "Tiebreak", "VERSION": "1", "SERVE_INCLUDE_SCHEMA": False, "SCHEMA_PATH_PREFIX": "/api/v1"}
+SPECTACULAR_SETTINGS = {
+    "TITLE": "Tiebreak",
+    "VERSION": "1",
+    "SERVE_INCLUDE_SCHEMA": False,
+    "SCHEMA_PATH_PREFIX": "/api/v1",
+    "ENUM_NAME_OVERRIDES": {
+        "JobStatus": "annotation.models.Job.Status",
+        "RunStatus": "training.models.Run.Status",
+        "MatchStatus": "training.models.Match.Status",
+    },
+}
 
 # Background work
 CELERY_BROKER_URL = os.environ.get("CELERY_BROKER_URL") or broker_url(DATA_DIR / "broker")

@@ -2,10 +2,13 @@
 
 from itertools import count
 
+from django.utils import timezone
+
 from annotation import services
 from annotation.models import Comparison, Project, User
 
 _numbers = count(1)
+NOW = timezone.now()
 
 
 def make_user(role: str = "annotator", **values) -> User:

@@ -59,7 +59,8 @@ def answer(lease, user, choice=0, **values):
 
 def abandon(lease):
     """As if its time had run out."""
-    Lease.objects.filter(pk=lease.pk, state="open").update(expires_at=timezone.now() - timedelta(seconds=1))
+    past = timezone.now() - timedelta(seconds=1)
+    Lease.objects.filter(pk=lease.pk, state="open").update(expires_at=past)
 
 
 def assert_every_slot_filled_once(project):
@@ -87,7 +88,7 @@ def test_everybody_takes_until_nothing_is_left(project):
 
 
 def test_abandons_expiry_skips_and_undo(project):
-    """A fifth of the answers are abandoned, a fifth skipped or undone, while another thread takes leases back."""
+    """A fifth are abandoned, some skipped or undone, while another thread takes leases back."""
     services.update_project(project=project, labels_per_comparison=2)
     factories.add_texts(project, 40)
     people = factories.add_annotators(project, PEOPLE)
