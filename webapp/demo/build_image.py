@@ -35,15 +35,15 @@ AUTOENCODER_STEPS = 5_000
 AUTOENCODER_BATCH = 16
 AUTOENCODER_RATE = 2e-3
 LATENT_NOISE = 0.1  # standard deviations, added while the decoder learns, so that it forgives small errors
-DENOISER_STEPS = 6_000
-DENOISER_BATCH = 64
+DENOISER_STEPS = 10_000
+DENOISER_BATCH = 32
 DENOISER_RATE = 2e-3
 PICTURES = 20_000  # drawn and encoded once for the denoiser
 EMPTY_PROMPTS = 0.05  # so that guidance is possible, though nothing needs it
 AVERAGE_EVERY = 10  # steps
 AVERAGE = 0.99  # of the averaged weights is kept each time
-SAVE_EVERY = 500
-SAMPLING_STEPS = 12
+SAVE_EVERY = 250
+SAMPLING = {"num_inference_steps": 12, "guidance_scale": 1.0}
 END = "<|endoftext|>"
 
 Progress = Callable[[str], None]
@@ -93,7 +93,7 @@ def build(out: Path, *, seed: int, progress: Progress, steps_scale: float = 1.0)
         "cpu_seconds": {stage.path.stem: round(stage.total_seconds) for stage in stages},
         "probe": probe(load(partial / "pipeline"), samples, seed + 4),
         "probe_samples": samples,
-        "sampling": {"num_inference_steps": SAMPLING_STEPS, "guidance_scale": 1.0},
+        "sampling": SAMPLING,
     }
     (partial / "pipeline" / "MANIFEST.json").write_text(json.dumps(manifest, indent=2) + "\n")
     if out.exists():
@@ -148,10 +148,10 @@ class Stage:
         done = step + 1
         now = time.process_time()
         self.total_seconds, self.clock = self.total_seconds + now - self.clock, now
-        if done % 100 == 0 or done == self.steps:
-            self.progress(f"{self.path.stem}: step {done} of {self.steps}, loss {loss.item():.4f}")
         if done % SAVE_EVERY == 0 or done == self.steps:
             self.save(done)
+        if done % 100 == 0 or done == self.steps:
+            self.progress(f"{self.path.stem}: step {done} of {self.steps}, loss {loss.item():.4f}")
 
 
 def make_tokenizer() -> CLIPTokenizer:
@@ -373,6 +373,8 @@ def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
 def save(pipeline: StableDiffusionPipeline, folder: Path) -> None:
     """Write the pipeline in half precision, half the size on disk; everybody loads it in float32."""
     pipeline.to(torch.float16).save_pretrained(folder, safe_serialization=True)
+    # Read by `image_generate`: how this model likes to be sampled.
+    (folder / "generation_config.json").write_text(json.dumps(SAMPLING, indent=2) + "\n")
 
 
 def load(folder: Path) -> StableDiffusionPipeline:
@@ -391,9 +393,8 @@ def sample(pipeline: StableDiffusionPipeline, prompts: list[str], seed: int, *, 
     for start in range(0, len(prompts), batch):
         pictures += pipeline(
             prompts[start : start + batch],
-            num_inference_steps=SAMPLING_STEPS,
-            guidance_scale=1.0,
             generator=generator,
+            **SAMPLING,
         ).images
     return pictures
 
