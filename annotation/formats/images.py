@@ -61,7 +61,7 @@ def _open(data: bytes) -> Image.Image:
 
 def _to_rgb(image: Image.Image) -> Image.Image:
     """A copy with nothing but pixels. 16-bit greys are scaled, not clipped."""
-    if image.mode.startswith("I;16") or image.mode == "I":
+    if image.mode.startswith("I;16"):
         image = image.convert("I").point(lambda value: value / 257).convert("L")
     if image.mode in ("LA", "PA", "La", "RGBa") or "transparency" in image.info:
         image = image.convert("RGBA")
