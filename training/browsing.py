@@ -16,8 +16,8 @@ from training.schema_forms import changes_of
 from training.services.naming import REWARD_MODELS
 from training.tuning.registry import METHODS, Method, get_method
 
-LINES_OF_LOG = 200
 ETA_WINDOW = 20  # logged rows
+MATCHES_SHOWN = 50
 WORKING = (Run.Status.PREPARING, Run.Status.QUEUED, Run.Status.RUNNING)
 
 
@@ -196,7 +196,7 @@ class Branch:
     parent: str = ""
     compares: bool = False  # with its base, in a blind match
     accuracy: dict[str, Any] = field(default_factory=dict)
-    matches: list[Match] = field(default_factory=list)
+    matches: list[tuple[Match, dict[str, Any]]] = field(default_factory=list)  # newest first, with win rates
     branches: list["Branch"] = field(default_factory=list)
 
 
@@ -218,10 +218,11 @@ def lineage_of(project: Project) -> list[Branch]:
         known.get(parent, Branch(name="")).branches.append(branch)
         if parent not in known:  # of another project
             roots[name] = branch
-    for match in matches_of(project):
-        left = known.get(services.name_of_base(match.left_run))
-        if left:
-            left.matches.append(match)
+    newest = list(matches_of(project)[:MATCHES_SHOWN])
+    rates = services.win_rates(newest)
+    for match in newest:
+        if left := known.get(services.name_of_base(match.left_run)):
+            left.matches.append((match, rates[match.pk]))
     return list(roots.values())
 
 

@@ -75,7 +75,8 @@ class RunForm(PageForm):
 
     @property
     def primary(self) -> list[forms.BoundField]:
-        return [self["base"], *(self[name] for name in schema_forms.primary_names(self.schema))]
+        """What stands first: the keys that the schema marks."""
+        return [self[name] for name in schema_forms.primary_names(self.schema)]
 
     @property
     def data_fields(self) -> list[forms.BoundField]:

@@ -130,7 +130,7 @@ function spread(values) {
 
 /** Three to six round numbers between two values. */
 function ticks(low, high) {
-  const raw = (high - low) / 4;
+  const raw = (high - low) / 5;
   const power = 10 ** Math.floor(Math.log10(raw));
   const step = [1, 2, 2.5, 5, 10].map((factor) => factor * power).find((size) => size >= raw);
   const found = [];

@@ -16,6 +16,7 @@ from training.services.matches import (
     held_out_prompts,
     wilson_interval,
     win_rate,
+    win_rates,
 )
 from training.services.naming import name_of_base, register_base_model
 from training.services.preparing import freeze_snapshot, inspect_run, prepare_run
@@ -74,4 +75,5 @@ __all__ = [
     "wake_waiting",
     "wilson_interval",
     "win_rate",
+    "win_rates",
 ]

@@ -1,5 +1,7 @@
 """Matches: which of two models do people prefer, without knowing which is which."""
 
+from typing import Any
+
 from django.contrib.auth.decorators import login_required
 from django.http import HttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
@@ -10,8 +12,6 @@ from annotation.views.access import SignedIn, managed_project
 from training import browsing, services
 from training.forms import MatchForm
 from training.models import Match
-
-MATCHES_SHOWN = 50
 
 
 @login_required
@@ -28,8 +28,10 @@ def matches(request: SignedIn, pk: int) -> HttpResponse:
             form.refuse(error)
         else:
             return redirect(match)
-    found = browsing.matches_of(project)[:MATCHES_SHOWN]
-    context = {"project": project, "form": form, "matches": [_described(match) for match in found]}
+    found = list(browsing.matches_of(project)[: browsing.MATCHES_SHOWN])
+    rates = services.win_rates(found)
+    shown = [_described(match, rates[match.pk]) for match in found]
+    context = {"project": project, "form": form, "matches": shown}
     return render(request, "training/matches.html", context, status=400 if form.is_bound else 200)
 
 
@@ -40,7 +42,11 @@ def match(request: SignedIn, pk: int) -> HttpResponse:
     rows = Match.objects.select_related("left_run__base", "right_run__base", "created_by")
     shown = get_object_or_404(rows, pk=pk)
     project = managed_project(request, shown.project_id)
-    context = {"project": project, **_described(shown), "progress": browsing.match_progress(shown)}
+    context = {
+        "project": project,
+        **_described(shown, services.win_rate(shown)),
+        "progress": browsing.match_progress(shown),
+    }
     asked = request.headers
     part = asked.get("HX-Request") == "true" and "HX-History-Restore-Request" not in asked
     response = render(request, f"training/{'_' if part else ''}match.html", context)
@@ -48,10 +54,10 @@ def match(request: SignedIn, pk: int) -> HttpResponse:
     return response
 
 
-def _described(match: Match) -> dict[str, object]:
+def _described(match: Match, result: dict[str, Any]) -> dict[str, Any]:
     return {
         "match": match,
         "left": services.name_of_base(match.left_run),
         "right": services.name_of_base(match.right_run),
-        "result": services.win_rate(match),
+        "result": result,
     }
