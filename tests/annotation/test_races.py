@@ -13,7 +13,7 @@ from collections.abc import Callable
 from datetime import timedelta
 
 import pytest
-from django.db import connection
+from django.db import connection, transaction
 from django.utils import timezone
 
 from annotation import services
@@ -75,7 +75,7 @@ def assert_every_slot_filled_once(project):
 
 def test_everybody_takes_until_nothing_is_left(project):
     services.update_project(project=project, labels_per_comparison=3)
-    factories.add_texts(project, 60)
+    factories.add_texts(project, 40)
     people = factories.add_annotators(project, PEOPLE)
 
     def person(user):
@@ -90,7 +90,7 @@ def test_everybody_takes_until_nothing_is_left(project):
 def test_abandons_expiry_skips_and_undo(project):
     """A fifth are abandoned, some skipped or undone, while another thread takes leases back."""
     services.update_project(project=project, labels_per_comparison=2)
-    factories.add_texts(project, 40)
+    factories.add_texts(project, 30)
     people = factories.add_annotators(project, PEOPLE)
     working = threading.Semaphore(0)
 
@@ -131,7 +131,7 @@ def test_abandons_expiry_skips_and_undo(project):
 
 def test_two_ahead_in_a_race(project):
     """Everybody holds two at a time; the last comparisons are not lost to those who hold them."""
-    factories.add_texts(project, 50)
+    factories.add_texts(project, 30)
     people = factories.add_annotators(project, 8)
 
     def person(user):
@@ -148,7 +148,7 @@ def test_two_ahead_in_a_race(project):
 def test_one_slot_one_winner(project):
     """An expired answer and a new lease race for the last slot, many times over."""
     people = factories.add_annotators(project, 2)
-    for _ in range(15):
+    for _ in range(10):
         (comparison,) = factories.add_texts(project, 1)
         late, other = people
         lease = take(project, late)
@@ -201,12 +201,32 @@ def test_a_doubled_tab_holds_one_lease(project, annotator):
     assert len(set(leases)) == 1
 
 
+def test_a_locked_row_is_waited_for(project, annotator):
+    """It is the only one left, and somebody holds its lock: "nothing is left" would be a lie."""
+    (comparison,) = factories.add_texts(project, 1)
+    locked, taken = threading.Event(), []
+
+    def hold():
+        with transaction.atomic():
+            Comparison.objects.select_for_update(no_key=True).get(pk=comparison.pk)
+            locked.set()
+            time.sleep(0.3)
+            assert not taken
+
+    def person():
+        locked.wait()
+        taken.append(take(project, annotator))
+
+    at_once([hold, person])
+    assert taken[0].comparison_id == comparison.pk
+
+
 def test_adding_while_others_reach_the_end(project):
     people = factories.add_annotators(project, 6)
     done = threading.Event()
 
     def add():
-        for _ in range(20):
+        for _ in range(12):
             factories.add_texts(project, 2)
         done.set()
 
