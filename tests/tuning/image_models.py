@@ -47,6 +47,7 @@ def save_pipeline(
     prediction_type: str = "epsilon",
     tiny_vae: bool = False,
     seed: int = 0,
+    in_channels: int = 4,
     **scheduler: object,
 ) -> Path:
     """A Stable-Diffusion pipeline of some 30,000 parameters for 16 × 16 pictures, in diffusers format."""
@@ -54,7 +55,7 @@ def save_pipeline(
     tokenizer = tiny_tokenizer()
     unet = UNet2DConditionModel(
         sample_size=SIZE // 2,
-        in_channels=4,
+        in_channels=in_channels,
         out_channels=4,
         block_out_channels=(8, 16),
         layers_per_block=1,

@@ -22,7 +22,7 @@ def make_run(
 ) -> Path:
     """A run directory; without ``rows``, one with eight pairs of random pictures."""
     media = folder / "data" / "media"
-    media.mkdir(parents=True)
+    media.mkdir(parents=True, exist_ok=True)
     spec = {"method": method, "config": config, "base": None if base is None else str(base), "seed": seed}
     (folder / "run.json").write_text(json.dumps(spec))
     write_rows(folder / "data" / "train.jsonl", rows or pair_rows(media))

@@ -50,6 +50,20 @@ def pickled_weights(folder: Path) -> list[Path]:
     return sorted(path for path in folder.glob("*") if path.suffix in {".bin", ".pt", ".pth", ".ckpt"})
 
 
+def check_tokenizer(tokenizer: Any, *, vocabulary: int, base: str) -> None:
+    """BadInput for a tokenizer without words, as transformers makes one where files are missing, or for too
+    many.
+    """
+    special = len(set(tokenizer.all_special_ids))
+    if len(tokenizer) <= special + 1:
+        raise BadInput(
+            "the folder has no tokenizer, or one without a vocabulary", file=base, field="tokenizer"
+        )
+    if len(tokenizer) > vocabulary:
+        message = f"has {len(tokenizer)} words, but the text encoder knows {vocabulary}"
+        raise BadInput(message, file=base, field="tokenizer")
+
+
 def generation_defaults(pipeline: str) -> dict[str, Any]:
     """How a model likes to be sampled: its ``generation_config.json``, checked; diffusers' own values if
     there is none.

@@ -7,6 +7,7 @@ from training.tuning.errors import BadInput
 from training.tuning.images.bases import resolve_base
 from training.tuning.images.pipelines import StableDiffusion, load_stable_diffusion
 from training.tuning.images.policies import (
+    POLICY,
     UnetPolicy,
     load_adapter,
     train_all_weights,
@@ -29,7 +30,7 @@ def load_for_training(
 ) -> UnetPolicy:
     """The policy behind ``base``: a fresh adapter, the adapter that ``base`` names, or all weights.
 
-    An adapter keeps its own rank and layers, so ``lora`` must be set for it but is not looked at further.
+    An adapter keeps its own layers; a rank or alpha in ``lora`` that it does not have is an error.
     """
     found = resolve_base(base)
     family = load_stable_diffusion(found.pipeline, device=device)
@@ -39,5 +40,17 @@ def load_for_training(
             raise BadInput(message, file=base, field="config.lora")
         return train_all_weights(family, keep_copy=keep_copy)
     if found.adapter is not None:
-        return train_saved_adapter(family, found.adapter)
+        policy = train_saved_adapter(family, found.adapter)
+        check_adapter(policy, lora, base=base)
+        return policy
     return train_fresh_adapter(family, lora, seed=seed)
+
+
+def check_adapter(policy: UnetPolicy, lora: LoraConfig, *, base: str | None) -> None:
+    """BadInput if the config asks for another rank or alpha than the adapter has."""
+    config = policy.unet.peft_config[POLICY]
+    if (config.r, config.lora_alpha) != (lora.r, lora.alpha):
+        message = (
+            f"the adapter has r = {config.r} and alpha = {config.lora_alpha:g}, which stay; set the same"
+        )
+        raise BadInput(message, file=base, field="config.lora")

@@ -23,7 +23,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from training.tuning.errors import BadInput
-from training.tuning.images.bases import pickled_weights
+from training.tuning.images.bases import check_tokenizer, pickled_weights
 
 SUPPORTED = "supported: StableDiffusionPipeline (UNet2DConditionModel with AutoencoderKL or AutoencoderTiny)"
 PREDICTIONS = ("epsilon", "v_prediction", "sample")
@@ -160,7 +160,7 @@ def training_schedule(scheduler: object, *, base: str) -> DDPMScheduler:
     """The noise schedule that the pipeline's scheduler, of whatever sampler, was trained with."""
     config = dict(scheduler.config)  # type: ignore[attr-defined]
     name = type(scheduler).__name__
-    if "beta_schedule" not in config or "num_train_timesteps" not in config:
+    if "beta_schedule" not in inspect.signature(type(scheduler).__init__).parameters:
         raise BadInput(
             f"scheduler {name} has no schedule of betas; {SUPPORTED}", file=base, field="scheduler"
         )
@@ -178,6 +178,7 @@ def training_schedule(scheduler: object, *, base: str) -> DDPMScheduler:
 def check_parts(pipeline: StableDiffusionPipeline, *, base: str) -> None:
     """Refuse variants of the family that need inputs which this adapter does not give."""
     unet, vae = pipeline.unet, pipeline.vae
+    check_tokenizer(pipeline.tokenizer, vocabulary=pipeline.text_encoder.config.vocab_size, base=base)
     if not isinstance(unet, UNet2DConditionModel):
         raise BadInput(f"unet {type(unet).__name__} is not supported; {SUPPORTED}", file=base, field="unet")
     if not isinstance(vae, AutoencoderKL | AutoencoderTiny):

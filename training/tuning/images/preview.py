@@ -6,6 +6,7 @@ from typing import Any
 
 from training.tuning.data import Group, plain_text
 from training.tuning.images.groups import count_reasons
+from training.tuning.lengths import histogram
 from training.tuning.pairs import Pair
 
 ROWS = 50
@@ -34,6 +35,7 @@ def preview(
             for group, length, why in zip(groups[:ROWS], lengths, reasons, strict=False)
         ],
         "token_lengths": _spread([length for _, length in kept]),
+        "histogram": histogram([length for _, length in kept]),
         "dropped": count_reasons(reasons),
         "total_tokens": sum(length for _, length in kept),
     }

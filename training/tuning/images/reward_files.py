@@ -13,7 +13,7 @@ from transformers import AutoTokenizer, CLIPModel
 from training.tuning.config import LoraConfig
 from training.tuning.config_images import ImageRewardModelConfig
 from training.tuning.errors import BadInput
-from training.tuning.images.bases import pickled_weights
+from training.tuning.images.bases import check_tokenizer, pickled_weights
 from training.tuning.images.reward import Backbone, ClipBackbone, ImageReward, RewardHead, SmallBackbone
 
 FORMAT = "tiebreak-image-reward"
@@ -107,6 +107,7 @@ def load_clip(base: str) -> ClipBackbone:
         tokenizer = AutoTokenizer.from_pretrained(base, local_files_only=local)
     except (OSError, ValueError) as error:
         raise BadInput(f"the folder has no tokenizer that can be loaded: {error}", file=base) from error
+    check_tokenizer(tokenizer, vocabulary=clip.config.text_config.vocab_size, base=base)
     return ClipBackbone(clip, tokenizer, **read_preprocessing(folder))
 
 

@@ -1,0 +1,302 @@
+"""Families of image pipelines: targets, what is refused, adapters, and what is drawn."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from tests.tuning.image_models import save_pipeline
+from training.tuning.config import LoraConfig
+from training.tuning.errors import BadInput
+from training.tuning.images.bases import LORA_FILE, ImageBase, generation_defaults, resolve_base
+from training.tuning.images.errors import NoisyGroups, denoising_errors
+from training.tuning.images.generation import Request, Sampling, generate_images, plan_requests
+from training.tuning.images.loading import load_for_sampling, load_for_training
+from training.tuning.images.pipelines import StableDiffusion, load_stable_diffusion
+from training.tuning.images.policies import UnetPolicy
+
+CPU = torch.device("cpu")
+LORA = LoraConfig(r=4, alpha=8)
+
+
+@pytest.fixture(scope="module")
+def pipeline(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_pipeline(tmp_path_factory.mktemp("pipeline"))
+
+
+@pytest.fixture
+def broken(pipeline: Path, tmp_path: Path) -> Path:
+    """A copy to break."""
+    return shutil.copytree(pipeline, tmp_path / "broken")
+
+
+def batch(family: StableDiffusion) -> NoisyGroups:
+    generator = torch.Generator().manual_seed(0)
+    latents = family.encode_images(torch.rand(4, 3, 16, 16, generator=generator) * 2 - 1)
+    return NoisyGroups(
+        latents=latents,
+        owner=torch.tensor([0, 0, 1, 1]),
+        noise=torch.randn(2, *latents.shape[1:], generator=generator),
+        timesteps=torch.tensor([3, 700]),
+        embeddings=family.encode_prompts(["a b", "c"]),
+    )
+
+
+@pytest.mark.parametrize("tiny_vae", [False, True])
+@pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction", "sample"])
+def test_targets(prediction_type, tiny_vae, tmp_path):
+    """Whatever is predicted, it and x_t together give back the noise and the picture."""
+    family = load_stable_diffusion(
+        str(save_pipeline(tmp_path, prediction_type=prediction_type, tiny_vae=tiny_vae)), device=CPU
+    )
+    clean = family.encode_images(torch.rand(1, 3, 16, 16) * 2 - 1)
+    noise, timesteps = torch.randn_like(clean), torch.tensor([400])
+    square = family.schedule.alphas_cumprod[400]
+    alpha, sigma = square.sqrt(), (1 - square).sqrt()
+    noisy, target = family.add_noise(clean, noise, timesteps), family.target(clean, noise, timesteps)
+    recovered = {
+        "epsilon": (noisy - sigma * target) / alpha,
+        "v_prediction": alpha * noisy - sigma * target,
+        "sample": target,
+    }
+    torch.testing.assert_close(recovered[prediction_type], clean, atol=1e-5, rtol=1e-4)
+
+
+def test_latents_are_in_the_scale_that_the_pipeline_decodes(pipeline):
+    family = load_stable_diffusion(str(pipeline), device=CPU)
+    pixels = torch.rand(2, 3, 16, 16) * 2 - 1
+    vae = family.pipeline.vae
+    unscaled = family.encode_images(pixels) / vae.config.scaling_factor
+    with torch.no_grad():
+        torch.testing.assert_close(unscaled, vae.encode(pixels).latent_dist.mean)
+
+
+def test_errors_belong_to_their_group(pipeline):
+    """Candidates of one group see its noise, timestep and prompt: one at a time gives the same errors."""
+    family = load_stable_diffusion(str(pipeline), device=CPU)
+    together = batch(family)
+    with torch.no_grad():
+        errors = denoising_errors(family, family.unet, together)
+        for index in range(4):
+            group = index // 2
+            alone = NoisyGroups(
+                latents=together.latents[index : index + 1],
+                owner=torch.tensor([0]),
+                noise=together.noise[group : group + 1],
+                timesteps=together.timesteps[group : group + 1],
+                embeddings=together.embeddings[group : group + 1],
+            )
+            error = denoising_errors(family, family.unet, alone)
+            torch.testing.assert_close(error, errors[index : index + 1], atol=1e-6, rtol=1e-5)
+    assert errors.dtype == torch.float32
+
+
+def test_errors_are_float32_under_bfloat16(pipeline):
+    family = load_stable_diffusion(str(pipeline), device=CPU)
+    with torch.no_grad():
+        exact = denoising_errors(family, family.unet, batch(family))
+        rounded = denoising_errors(family, family.unet, batch(family), autocast=torch.bfloat16)
+    assert rounded.dtype == torch.float32
+    assert 0 < (rounded - exact).abs().max() < 0.05
+
+
+def rewrite(path: Path, **changes: object) -> None:
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+def test_another_pipeline_is_refused(broken):
+    rewrite(broken / "model_index.json", _class_name="FluxPipeline")
+    with pytest.raises(BadInput, match=r"FluxPipeline is not supported; supported: StableDiffusionPipeline"):
+        load_stable_diffusion(str(broken), device=CPU)
+
+
+def test_a_folder_that_is_no_pipeline_is_refused(tmp_path):
+    with pytest.raises(BadInput, match=r"no model_index.json"):
+        load_stable_diffusion(str(tmp_path), device=CPU)
+
+
+def test_pickled_weights_are_refused(broken):
+    weights = broken / "unet" / "diffusion_pytorch_model.safetensors"
+    torch.save(load_file(weights), weights.with_suffix(".bin"))
+    weights.unlink()
+    with pytest.raises(BadInput, match=r"diffusion_pytorch_model.bin: weights are a pickle"):
+        load_stable_diffusion(str(broken), device=CPU)
+
+
+def test_missing_weights_are_named(broken):
+    (broken / "vae" / "diffusion_pytorch_model.safetensors").unlink()
+    with pytest.raises(BadInput, match=r"vae: vae has no weights"):
+        load_stable_diffusion(str(broken), device=CPU)
+
+
+def test_missing_tokenizer_is_refused(broken):
+    shutil.rmtree(broken / "tokenizer")
+    with pytest.raises(BadInput, match="has no tokenizer"):
+        load_stable_diffusion(str(broken), device=CPU)
+
+
+def test_unknown_prediction_is_refused(broken):
+    rewrite(broken / "scheduler" / "scheduler_config.json", prediction_type="flow_prediction")
+    with pytest.raises(
+        BadInput, match=r"prediction_type: 'flow_prediction' is none of epsilon, v_prediction, sample"
+    ):
+        load_stable_diffusion(str(broken), device=CPU)
+
+
+def test_flow_matching_is_refused(broken):
+    rewrite(broken / "model_index.json", scheduler=["diffusers", "FlowMatchEulerDiscreteScheduler"])
+    with pytest.raises(BadInput, match="FlowMatchEulerDiscreteScheduler has no schedule of betas"):
+        load_stable_diffusion(str(broken), device=CPU)
+
+
+def test_a_unet_with_other_inputs_is_refused(tmp_path):
+    folder = save_pipeline(tmp_path, in_channels=9)
+    with pytest.raises(BadInput, match=r"unet: takes 9 channels, the latents have 4"):
+        load_stable_diffusion(str(folder), device=CPU)
+
+
+def test_fresh_adapter_changes_nothing(pipeline):
+    policy = load_for_training(str(pipeline), lora=LORA, keep_copy=False, seed=0, device=CPU)
+    inputs = batch(policy.family)
+    before = denoising_errors(policy.family, policy.unet, inputs)
+    with torch.no_grad(), policy.as_reference() as unet:
+        assert torch.equal(denoising_errors(policy.family, unet, inputs), before)
+    shift(policy.unet)
+    assert not torch.equal(denoising_errors(policy.family, policy.unet, inputs), before)
+    with torch.no_grad(), policy.as_reference() as unet:
+        assert torch.equal(denoising_errors(policy.family, unet, inputs), before)
+
+
+def test_the_adapter_is_back_after_an_exception(pipeline):
+    policy = load_for_training(str(pipeline), lora=LORA, keep_copy=False, seed=0, device=CPU)
+    shift(policy.unet)
+    inputs = batch(policy.family)
+    before = denoising_errors(policy.family, policy.unet, inputs)
+    with pytest.raises(KeyError):
+        fail_in_reference(policy)
+    assert torch.equal(denoising_errors(policy.family, policy.unet, inputs), before)
+    assert any(weight.requires_grad for weight in policy.unet.parameters())
+
+
+def fail_in_reference(policy: UnetPolicy) -> None:
+    with policy.as_reference():
+        raise KeyError
+
+
+def shift(unet: torch.nn.Module) -> None:
+    """Move everything that is trained."""
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for weight in unet.parameters():
+            if weight.requires_grad:
+                weight.add_(0.05 * torch.randn(weight.shape, generator=generator))
+
+
+def test_unknown_target_modules_are_refused(pipeline):
+    with pytest.raises(BadInput, match="target_modules"):
+        load_for_training(
+            str(pipeline), lora=LoraConfig(target_modules=["nope"]), keep_copy=False, seed=0, device=CPU
+        )
+
+
+@pytest.fixture
+def adapter(pipeline: Path, tmp_path: Path) -> tuple[Path, torch.Tensor]:
+    """A saved adapter whose alpha is not its rank, and the errors with it."""
+    policy = load_for_training(str(pipeline), lora=LORA, keep_copy=False, seed=0, device=CPU)
+    shift(policy.unet)
+    policy.save(tmp_path / "adapter")
+    (tmp_path / "adapter" / "metadata.json").write_text(json.dumps({"base": str(pipeline)}))
+    with torch.no_grad():
+        return tmp_path / "adapter", denoising_errors(policy.family, policy.unet, batch(policy.family))
+
+
+def test_saved_adapter_loads_with_diffusers_alone(pipeline, adapter):
+    folder, errors = adapter
+    family = load_stable_diffusion(str(pipeline), device=CPU)
+    family.pipeline.load_lora_weights(folder, weight_name=LORA_FILE, local_files_only=True)
+    with torch.no_grad():
+        assert torch.equal(denoising_errors(family, family.unet, batch(family)), errors)
+
+
+def test_an_adapter_is_trained_on_from_where_it_is(adapter):
+    """It is its own reference, and what is saved replaces it: the pipeline below stays the base."""
+    folder, errors = adapter
+    policy = load_for_training(str(folder), lora=LORA, keep_copy=False, seed=0, device=CPU)
+    inputs = batch(policy.family)
+    with torch.no_grad():
+        assert torch.equal(denoising_errors(policy.family, policy.unet, inputs), errors)
+        shift(policy.unet)
+        moved = denoising_errors(policy.family, policy.unet, inputs)
+        assert not torch.equal(moved, errors)
+        with policy.as_reference() as unet:
+            assert torch.equal(denoising_errors(policy.family, unet, inputs), errors)
+        assert torch.equal(denoising_errors(policy.family, policy.unet, inputs), moved)
+        again = folder.with_name("again")
+        policy.save(again)
+        (again / "metadata.json").write_text(json.dumps({"base": str(folder)}))
+        family = load_for_sampling(str(again), device=CPU)
+        assert torch.equal(denoising_errors(family, family.unet, inputs), moved)
+
+
+def test_full_fine_tuning_of_an_adapter_is_refused(adapter):
+    with pytest.raises(BadInput, match="cannot start from an adapter"):
+        load_for_training(str(adapter[0]), lora=None, keep_copy=False, seed=0, device=CPU)
+
+
+def test_a_rank_that_the_adapter_does_not_have_is_refused(adapter):
+    with pytest.raises(BadInput, match=r"the adapter has r = 4 and alpha = 8"):
+        load_for_training(str(adapter[0]), lora=LoraConfig(r=2, alpha=8), keep_copy=False, seed=0, device=CPU)
+
+
+def test_an_adapter_without_its_base_is_refused(tmp_path):
+    save_file({"lora": torch.zeros(1)}, tmp_path / LORA_FILE)
+    with pytest.raises(BadInput, match=r"no metadata.json that names its base"):
+        resolve_base(str(tmp_path))
+
+
+def test_base_is_looked_up(adapter, pipeline):
+    assert resolve_base(str(pipeline)) == ImageBase(str(pipeline))
+    assert resolve_base("some/model") == ImageBase("some/model")
+    assert resolve_base(str(adapter[0])) == ImageBase(str(pipeline), adapter[0] / LORA_FILE)
+    with pytest.raises(BadInput, match="an image model is needed"):
+        resolve_base(None)
+
+
+def test_generation_defaults(tmp_path):
+    assert generation_defaults("some/model")["num_inference_steps"] == 50
+    path = tmp_path / "generation_config.json"
+    path.write_text('{"num_inference_steps": 12, "guidance_scale": 1.0}')
+    assert generation_defaults(str(tmp_path)) == {
+        "num_inference_steps": 12,
+        "guidance_scale": 1.0,
+        "height": None,
+        "width": None,
+    }
+    path.write_text('{"steps": 12}')
+    with pytest.raises(BadInput, match="steps: unknown key"):
+        generation_defaults(str(tmp_path))
+
+
+@pytest.mark.parametrize("guidance_scale", [1.0, 3.0])
+def test_pictures_do_not_depend_on_their_batch(pipeline, guidance_scale):
+    family = load_stable_diffusion(str(pipeline), device=CPU)
+    sampling = Sampling(num_inference_steps=3, guidance_scale=guidance_scale)
+    requests = [Request("a b", 1), Request("c", 2), Request("a b", 3)]
+    together = [np.asarray(image, dtype=int) for image in generate_images(family, requests, sampling)]
+    alone = [np.asarray(generate_images(family, [one], sampling)[0], dtype=int) for one in requests]
+    assert max(np.abs(a - b).max() for a, b in zip(together, alone, strict=True)) <= 1
+    assert np.abs(together[0] - together[2]).max() > 1
+
+
+def test_a_prompts_seeds_do_not_depend_on_the_other_prompts():
+    few = plan_requests(["a", "b"], samples_per_prompt=2, seed=5)
+    many = plan_requests(["x", "b", "a", "a"], samples_per_prompt=3, seed=5)
+    assert many[2][:2] == few[0]
+    assert many[1][:2] == few[1]
+    seeds = [request.seed for row in many for request in row]
+    assert len(set(seeds)) == len(seeds)
+    assert plan_requests(["a"], samples_per_prompt=1, seed=6) != [few[0][:1]]
