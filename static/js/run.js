@@ -108,4 +108,6 @@ async function follow() {
   setTimeout(follow, reached && !document.hidden ? EVERY : SLOWLY);
 }
 
+const log = document.querySelector("#log");
+log.scrollTop = log.scrollHeight;
 follow();

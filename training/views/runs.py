@@ -99,6 +99,7 @@ def run(request: SignedIn, pk: int) -> HttpResponse:
         "run": shown,
         "method": get_method(shown.method),
         "base": services.name_of_base(shown),
+        "result": f"checkpoint:{shown.checkpoint.pk}" if hasattr(shown, "checkpoint") else "",
         "command": browsing.command_of(shown),
         "samples": browsing.samples_of(shown),
         "figures": browsing.figures_of(metrics),

@@ -10,6 +10,7 @@ from typing import Any
 from training.tuning.config import PairKeys
 from training.tuning.data import Group, Text
 from training.tuning.errors import BadInput
+from training.tuning.lengths import histogram
 from training.tuning.pairs import Pair, make_pairs, why_no_pairs
 from training.tuning.text.tokens import EncodedGroup, GroupTokenizer, PairTokenizer, Unusable
 
@@ -137,6 +138,7 @@ def summary(
         "pairs": pairs,
         "rows": rows,
         "token_lengths": found,
+        "histogram": histogram(lengths),
         "dropped": dict(Counter(dropped).most_common()),
         "total_tokens": total_tokens,
         "joined": joined,
