@@ -10,23 +10,18 @@ from annotation.questions import ChoiceQuestion
 
 
 class PageForm(forms.Form):
-    """Names refused fields as the services do, and tells screen readers which fields are wrong."""
+    """Names refused fields as the services do. Django tells screen readers which fields are wrong."""
 
     required_css_class = "required"
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, label_suffix="", **kwargs)
-        for name in self.fields if self.is_bound else ():
-            if self.errors.get(name):
-                self.fields[name].widget.attrs["aria-invalid"] = "true"
 
     def refuse(self, error: Invalid) -> None:
         """Show what a service refused beside the field, or on top where the form has no such field."""
         for path, message in error.errors.items():
             name = path.replace(".", "_")
             self.add_error(name if name in self.fields else None, message)
-            if name in self.fields:
-                self.fields[name].widget.attrs["aria-invalid"] = "true"
 
 
 class SignInForm(PageForm):
@@ -119,7 +114,7 @@ class MemberForm(PageForm):
 
 class ImportForm(PageForm):
     file = forms.FileField(
-        help_text="A .jsonl file, one row per line; or a .zip of one .jsonl and the images that its rows name.",
+        help_text="A .jsonl file, one row per line; or a .zip of one .jsonl and the images that it names.",
         widget=forms.FileInput(attrs={"accept": ".jsonl,.zip"}),
     )
     format = forms.ChoiceField(
