@@ -133,7 +133,7 @@ def test_pictures_become_media(manager, tmp_path):
 
 
 def test_win_rate_by_hand(match, tmp_path):
-    """Win, loss, tie, and a pair that two people judged: win and both-bad, 0.75. Mean of 1, 0, ½, ¾: 0.5625."""
+    """Win, loss, tie, and a pair judged twice: win and both-bad, ¾. The mean of 1, 0, ½ and ¾ is 0.5625."""
     finish(match.left_run, [["l0"], ["l1"], ["l2"], ["l3"]], tmp_path)
     finish(match.right_run, [["r0"], ["r1"], ["r2"], ["r3"]], tmp_path)
     assert services.win_rate(match)["rate"] is None

@@ -62,14 +62,13 @@ class Workspace:
 
     def run_json(self) -> dict[str, Any]:
         """What run.json holds: models by their place, and what the model card should say of the data."""
-        run, counts = self.run, self.run.snapshot.counts
-        known = {key: counts[key] for key in ("judgements", "annotators", "groups")}
+        run = self.run
         return {
             "method": run.method,
             "config": run.config,
             "base": self._place(run.base.location if run.base else "", run.base_checkpoint),
             "reward": [self._reward_entry(entry) for entry in run.reward] or None,
-            "data": {"sha256": run.snapshot.sha256, "project": run.project.name, **known},
+            "data": {"project": run.project.name},  # the rest the trainer counts and hashes itself
             "seed": run.seed,
         }
 
