@@ -16,8 +16,8 @@ from annotation import services
 from annotation.errors import TooMany
 from annotation.forms import SignInForm
 
-BY_PASSWORD = "django.contrib.auth.backends.ModelBackend"
-BY_LINK = "sesame.backends.ModelBackend"
+MODEL_BACKEND = "django.contrib.auth.backends.ModelBackend"
+LINK_BACKEND = "sesame.backends.ModelBackend"
 
 
 @sensitive_post_parameters("password")
@@ -38,7 +38,7 @@ def sign_in(request: HttpRequest) -> HttpResponse:
             status = 429
         else:
             if user is not None:
-                login(request, user, backend=BY_PASSWORD)
+                login(request, user, backend=MODEL_BACKEND)
                 return redirect(target)
             form.add_error(None, "This name and password do not belong together. Both are case-sensitive.")
     context = {"form": form, "next": request.POST.get("next", request.GET.get("next", ""))}
@@ -60,7 +60,7 @@ def link(request: HttpRequest) -> HttpResponse:
     user = sesame.utils.get_user(request)
     if user is None:
         return render(request, "annotation/link_spent.html", status=403)
-    login(request, user, backend=BY_LINK)
+    login(request, user, backend=LINK_BACKEND)
     return redirect(settings.LOGIN_REDIRECT_URL)
 
 

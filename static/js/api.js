@@ -23,6 +23,7 @@ export async function post(url, body = {}) {
     response = await fetch(url, {
       method: "POST",
       credentials: "same-origin",
+      keepalive: true, // an answer on its way survives leaving the page
       headers: { "Content-Type": "application/json", Accept: "application/json", "X-CSRFToken": token() },
       body: JSON.stringify(body),
       signal: AbortSignal.timeout(TIMEOUT),

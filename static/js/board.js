@@ -16,7 +16,7 @@ export class Board {
     this.panels = main.querySelector("#panels");
     this.tabs = main.querySelector("#tabs");
     this.keys = main.querySelector("#keys");
-    this.templates = { text: main.querySelector("#text-candidate"), image: main.querySelector("#image-candidate") };
+    this.templates = { text: document.querySelector("#text-candidate"), image: document.querySelector("#image-candidate") };
     this.marking = false;
     this.turned = 0;
     this.foldButton.addEventListener("click", () => this.fold(!this.prompt.classList.contains("folded")));

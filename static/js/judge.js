@@ -20,8 +20,9 @@ let fetching = null;
 let lastActive = Date.now();
 
 const board = new Board(main, { choices: data.choices, onChoice: answer });
-const queue = new Queue(`tiebreak:answers:${data.user}:${data.project}`, (entry) => {
+const queue = new Queue(`tiebreak:answers:${data.user}`, (entry) => {
   if (entry.kind === "skip") return address("skip", entry.lease);
+  if (entry.project !== data.project) return address("judgement", entry.lease);
   const after = deck.findLast((item) => item.lease !== entry.lease && !queue.has(item.lease));
   return `${address("judgement", entry.lease)}?html=1&next=1${after ? `&after=${after.lease}` : ""}`;
 });
@@ -92,7 +93,7 @@ function answer(option) {
   const body = { client_id, choice: option.choice, ...(option.strength ? { strength: option.strength } : {}) };
   leave({ item, client_id, ...promised("stored") });
   count(+1);
-  queue.add({ kind: "judgement", client_id, lease: item.lease, body });
+  queue.add({ kind: "judgement", project: data.project, client_id, lease: item.lease, body });
 }
 
 function skip(reason) {
@@ -100,7 +101,7 @@ function skip(reason) {
   if (!item) return;
   const client_id = crypto.randomUUID();
   deck.shift();
-  queue.add({ kind: "skip", client_id, lease: item.lease, body: { reason } });
+  queue.add({ kind: "skip", project: data.project, client_id, lease: item.lease, body: { reason } });
   show();
 }
 

@@ -6,7 +6,7 @@ import { Offline, post } from "./api.js";
 const LONGEST_WAIT = 30_000; // milliseconds
 
 export class Queue extends EventTarget {
-  /** `key` names the store: one for each person and project. `address(entry)` is where an entry is posted. */
+  /** `key` names the store: one for each person. `address(entry)` is where an entry is posted. */
   constructor(key, address) {
     super();
     this.key = key;
@@ -32,6 +32,7 @@ export class Queue extends EventTarget {
 
   add(entry) {
     this.entries = [...this.entries, entry];
+    if (this.timer) this.tell("retrying");
     this.flush();
   }
 

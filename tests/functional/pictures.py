@@ -1,0 +1,29 @@
+"""Small pictures to compare: discs of different size, re-encoded as an import would."""
+
+import io
+
+from PIL import Image, ImageDraw
+
+from annotation.services.media import store_image
+
+
+def disc(radius: int, colour: str, size: int = 64) -> bytes:
+    image = Image.new("RGB", (size, size), "#f4d35e")
+    box = (size // 2 - radius, size // 2 - radius, size // 2 + radius, size // 2 + radius)
+    ImageDraw.Draw(image).ellipse(box, fill=colour)
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def picture_groups(n: int) -> list[dict]:
+    return [
+        {
+            "prompt": f"a red disc, number {i}",
+            "candidates": [
+                {"image": store_image(disc(10 + i, "#d7263d")), "source": "secret-model-0"},
+                {"image": store_image(disc(20 + i, "#2e86ab")), "source": "secret-model-1"},
+            ],
+        }
+        for i in range(n)
+    ]
