@@ -63,13 +63,14 @@ def generate_images(
     """
     if not requests:
         return []
+    height, width = family.native_size
     output = family.pipeline(
         prompt=[request.prompt for request in requests],
         generator=[torch.Generator().manual_seed(request.seed) for request in requests],
         num_inference_steps=sampling.num_inference_steps,
         guidance_scale=sampling.guidance_scale,
-        height=sampling.height,
-        width=sampling.width,
+        height=sampling.height or height,
+        width=sampling.width or width,
         output_type="pt",
     )
     return [to_image(pixels * 2 - 1) for pixels in output.images]

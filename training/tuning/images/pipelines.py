@@ -62,6 +62,13 @@ class StableDiffusion:
         """Height and width must be multiples of this: the autoencoder's factor and the U-Net's."""
         return self.pipeline.vae_scale_factor * 2 ** (len(self.unet.config.block_out_channels) - 1)
 
+    @property
+    def native_size(self) -> tuple[int, int]:
+        """Height and width that the model draws by itself, in pixels."""
+        size, factor = self.unet.config.sample_size, self.pipeline.vae_scale_factor
+        height, width = (size, size) if isinstance(size, int) else size
+        return height * factor, width * factor
+
     @torch.no_grad()
     def encode_images(self, pixels: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B C h w"]:
         """Latents of pictures in -1..1; of a distribution (AutoencoderKL) its mode."""

@@ -1,0 +1,311 @@
+"""Image reward models: heads, backbones, training, files and scores."""
+
+import json
+import math
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+from transformers import CLIPModel
+
+from tests.tuning.image_models import save_clip
+from tests.tuning.image_runs import make_run, metrics, pair_rows, read_rows, run
+from training.tuning.config_images import ImageRewardModelConfig
+from training.tuning.errors import EXIT_BAD_INPUT, EXIT_CANCELLED, EXIT_DONE, BadInput
+from training.tuning.images.data import open_image
+from training.tuning.images.reward import RewardHead
+from training.tuning.images.reward_files import (
+    load_clip,
+    load_image_reward,
+    reward_for_training,
+    save_image_reward,
+)
+
+SMALL: dict[str, Any] = {
+    "image_size": 16,
+    "width": 16,
+    "hidden": 8,
+    "max_steps": 4,
+    "batch_size": 4,
+    "log_every": 1,
+    "save_every": 2,
+}
+COLOURS = {"red": (220, 30, 30), "blue": (30, 30, 220)}
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_clip(tmp_path_factory.mktemp("clip"))
+
+
+def colour_rows(media: Path, *, count: int, seed: int) -> list[dict[str, Any]]:
+    """A prompt names a colour; people prefer the picture that has it: neither words nor pictures alone
+    decide.
+    """
+    media.mkdir(parents=True, exist_ok=True)
+    rng = np.random.default_rng(seed)
+    rows = []
+    for number in range(count):
+        wanted = str(rng.choice(list(COLOURS)))
+        names = []
+        for colour in COLOURS.values():
+            noisy = np.array(colour) + rng.normal(0, 20, (16, 16, 3))
+            names.append(f"{seed}-{number}-{len(names)}.png")
+            Image.fromarray(noisy.clip(0, 255).astype(np.uint8)).save(media / names[-1])
+        choice = list(COLOURS).index(wanted)
+        rows.append(
+            {
+                "prompt": f"a {wanted} square",
+                "candidates": [{"image": name} for name in names],
+                "judgements": [{"choice": choice, "annotator": f"p{number % 3}"}],
+            }
+        )
+    return rows
+
+
+def test_head_by_hand():
+    """It starts as scale · cos: 3 · cos 60° = 1.5, whatever the lengths."""
+    head = RewardHead(2, hidden=4, scale=3.0)
+    image = torch.tensor([[2.0, 0.0]])
+    text = torch.tensor([[0.5, math.sqrt(3) / 2]]) * 7
+    torch.testing.assert_close(head(image, text), torch.tensor([1.5]))
+    with torch.no_grad():
+        head.mlp[2].weight.fill_(1.0)
+    assert head(image, text).item() != pytest.approx(1.5)
+
+
+def test_a_fresh_clip_reward_is_clips_own_score(clip):
+    """PickScore's form: before training, the score is CLIP's logit of picture and prompt."""
+    model = reward_for_training(str(clip), ImageRewardModelConfig(), seed=0)
+    pixels = torch.stack(
+        [model.backbone.prepare(Image.new("RGB", (20, 30), colour)) for colour in COLOURS.values()]
+    )
+    prompts = ["a red", "blue"]
+    tokens = model.backbone.tokenizer(prompts, padding=True, return_tensors="pt")
+    with torch.no_grad():
+        theirs = CLIPModel.from_pretrained(clip).eval()(pixel_values=pixels, **tokens).logits_per_image
+        for text in (0, 1):
+            ours = model(pixels, torch.tensor([text, text]), prompts)
+            torch.testing.assert_close(ours, theirs[:, text], atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("base", ["small", "clip"])
+def test_a_score_does_not_depend_on_its_batch(base, clip):
+    model = reward_for_training(None if base == "small" else str(clip), ImageRewardModelConfig(), seed=0)
+    with torch.no_grad():
+        model.head.mlp[2].weight.normal_()
+    images = [
+        Image.fromarray(np.random.default_rng(n).integers(0, 256, (16, 16, 3), dtype=np.uint8))
+        for n in range(4)
+    ]
+    pixels = torch.stack([model.backbone.prepare(image) for image in images])
+    prompts = ["a b", "a much longer one"]
+    with torch.no_grad():
+        together = model(pixels, torch.tensor([0, 1, 1, 0]), prompts).tolist()
+    alone = [*model.scores(prompts[0], [images[0], images[3]]), *model.scores(prompts[1], images[1:3])]
+    assert together == pytest.approx([alone[0], alone[2], alone[3], alone[1]], abs=1e-5)
+
+
+def test_word_order_matters_to_the_small_backbone():
+    model = reward_for_training(None, ImageRewardModelConfig(), seed=0)
+    prompts = ["a red circle on yellow", "a yellow circle on red", "A red, circle on yellow!", ""]
+    features = model.backbone.text_features(prompts)
+    assert torch.equal(features[0], features[2])
+    assert (features[0] - features[1]).abs().max() > 0.01
+    assert features[3].isfinite().all()
+
+
+def test_it_learns_to_match_words_and_colours(tmp_path):
+    media = tmp_path / "run" / "data" / "media"
+    rows, held_out = colour_rows(media, count=48, seed=1), colour_rows(media, count=32, seed=2)
+    config = SMALL | {"max_steps": 40, "learning_rate": 5e-3, "eval_every": 10}
+    folder = make_run(
+        tmp_path / "run", "image_reward_model", base=None, config=config, rows=rows, held_out=held_out
+    )
+    assert run(folder) == EXIT_DONE
+    rated = [row for row in metrics(folder) if "eval/accuracy" in row]
+    assert rated[-1]["eval/accuracy"] >= 0.95
+    assert (
+        rated[-1]["eval/accuracy_low"]
+        < rated[-1]["eval/accuracy_majority"]
+        <= rated[-1]["eval/accuracy_high"] + 1e-9
+    )
+    model = load_image_reward(folder / "result")
+    for prompt, better in (("a red square", 0), ("a blue square", 1)):
+        scores = model.scores(prompt, [Image.new("RGB", (16, 16), colour) for colour in COLOURS.values()])
+        assert scores[better] > scores[1 - better]
+
+
+def test_the_best_checkpoint_is_the_result(tmp_path):
+    """Scores are equal before training and wrong after it: the earliest evaluation is the best."""
+    media = tmp_path / "run" / "data" / "media"
+    rows, held_out = colour_rows(media, count=16, seed=1), colour_rows(media, count=16, seed=2)
+    for row in held_out:
+        row["judgements"][0]["choice"] = 1 - row["judgements"][0]["choice"]
+    config = SMALL | {"max_steps": 30, "learning_rate": 5e-3, "eval_every": 5, "metric_for_best": "eval/loss"}
+    folder = make_run(
+        tmp_path / "run", "image_reward_model", base=None, config=config, rows=rows, held_out=held_out
+    )
+    assert run(folder) == EXIT_DONE
+    losses = {row["step"]: row["eval/loss"] for row in metrics(folder) if "eval/loss" in row}
+    best = min(losses, key=lambda step: losses[step])
+    assert best < 30
+    kept = load_file(folder / f"checkpoint-{best:06d}" / "weights.safetensors")
+    result = load_file(folder / "result" / "reward.safetensors")
+    assert all(torch.equal(kept[name], result[name]) for name in kept)
+    facts = json.loads((folder / "result" / "metadata.json").read_text())
+    assert facts["metrics"]["eval/loss"] == losses[best]
+
+
+def test_ties_count_half(tmp_path):
+    """With every vote tied the loss starts at ln 2 or above and accuracy is one half; dropped, nothing is
+    left.
+    """
+    rows = pair_rows(tmp_path / "run" / "data" / "media")
+    for row in rows:
+        row["judgements"] = [{"choice": "tie"}]
+    folder = make_run(tmp_path / "run", "image_reward_model", base=None, config=SMALL, rows=rows)
+    assert run(folder) == EXIT_DONE
+    assert all(row["rewards/accuracy"] == 0.5 for row in metrics(folder))
+    assert metrics(folder)[0]["loss"] >= math.log(2)
+    shutil.copytree(folder / "data", tmp_path / "dropped" / "data")
+    dropped = make_run(
+        tmp_path / "dropped", "image_reward_model", base=None, config=SMALL | {"ties": "drop"}, rows=rows
+    )
+    assert run(dropped) == EXIT_BAD_INPUT
+
+
+@pytest.mark.parametrize("kind", ["small", "clip", "clip-lora"])
+def test_resuming_and_loading(kind, clip, tmp_path, monkeypatch):
+    """Stopped after step 3 and resumed: the same weights to the bit; the files give the trained model
+    back.
+    """
+    from training.tuning.run import Run
+
+    lora = {"r": 2, "alpha": 4, "target_modules": ["q_proj", "v_proj"]} if kind == "clip-lora" else None
+    config = SMALL | {"max_steps": 5, "lora": lora}
+    if kind != "small":
+        config = {key: value for key, value in config.items() if key not in {"image_size", "width", "hidden"}}
+    base = None if kind == "small" else clip
+    folders = [
+        make_run(tmp_path / name, "image_reward_model", base=base, config=config)
+        for name in ("through", "stopped")
+    ]
+    assert run(folders[0]) == EXIT_DONE
+    end_step = Run.end_step
+
+    def stop_at_3(self: Run, step: int) -> None:
+        if step == 3:
+            self.dir.cancel_file.touch()
+        end_step(self, step)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Run, "end_step", stop_at_3)
+        assert run(folders[1]) == EXIT_CANCELLED
+    assert run(folders[1]) == EXIT_DONE
+    through, stopped = (
+        load_file(sorted(folder.glob("checkpoint-*"))[-1] / "weights.safetensors") for folder in folders
+    )
+    assert all(torch.equal(through[name], stopped[name]) for name in through)
+    assert [row["loss"] for row in metrics(folders[0])] == [row["loss"] for row in metrics(folders[1])]
+
+    image = open_image(folders[0] / "data" / "media" / "0-0.png")
+    ours, theirs = (load_image_reward(folder / "result").scores("a b", [image]) for folder in folders)
+    assert ours == theirs
+    fresh = reward_for_training(None if base is None else str(base), ImageRewardModelConfig(**config), seed=3)
+    assert ours != fresh.scores("a b", [image])
+    if kind != "small":
+        CLIPModel.from_pretrained(folders[0] / "result" / "backbone", use_safetensors=True)
+
+
+def test_a_batch_is_the_sum_of_its_groups(tmp_path):
+    losses = []
+    for size in (None, 1, 3):
+        folder = make_run(
+            tmp_path / str(size),
+            "image_reward_model",
+            base=None,
+            config=SMALL | {"batch_size": 8, "micro_batch_size": size},
+        )
+        assert run(folder) == EXIT_DONE
+        losses.append([row["loss"] for row in metrics(folder)])
+    assert losses[1] == pytest.approx(losses[0], rel=1e-5)
+    assert losses[2] == pytest.approx(losses[0], rel=1e-5)
+
+
+def test_training_goes_on_from_a_result(tmp_path):
+    first = make_run(tmp_path / "first", "image_reward_model", base=None, config=SMALL)
+    assert run(first) == EXIT_DONE
+    defaults = {key: value for key, value in SMALL.items() if key not in {"image_size", "width", "hidden"}}
+    second = make_run(tmp_path / "second", "image_reward_model", base=first / "result", config=defaults)
+    assert run(second) == EXIT_DONE
+    assert metrics(second)[0]["loss"] == pytest.approx(metrics(first)[-1]["loss"], abs=0.3)
+    assert metrics(second)[0]["loss"] != metrics(first)[0]["loss"]
+
+
+@pytest.mark.parametrize("base", ["small", "clip"])
+def test_scores_job(base, clip, tmp_path):
+    """In the input's order, whatever the batches; a row of three and one without candidates."""
+    model = reward_for_training(None if base == "small" else str(clip), ImageRewardModelConfig(), seed=0)
+    with torch.no_grad():
+        model.head.mlp[2].weight.normal_()
+    save_image_reward(model, tmp_path / "model")
+    media = tmp_path / "run" / "data" / "media"
+    rows = [{key: row[key] for key in ("prompt", "candidates")} for row in pair_rows(media, count=3)]
+    rows[1]["candidates"] = rows[1]["candidates"] + rows[0]["candidates"][:1]
+    rows.insert(1, {"prompt": "nothing to see"})
+    folder = make_run(
+        tmp_path / "run", "image_score", base=tmp_path / "model", config={"batch_size": 2}, rows=rows
+    )
+    assert run(folder) == EXIT_DONE
+    scores = [row["scores"] for row in read_rows(folder / "result" / "scores.jsonl")]
+    assert [len(row) for row in scores] == [2, 0, 3, 2]
+    for row, found in zip(rows, scores, strict=True):
+        images = [open_image(media / candidate["image"]) for candidate in row.get("candidates", [])]
+        if images:
+            assert found == pytest.approx(model.scores(row["prompt"], images), abs=1e-4)
+    assert metrics(folder)[-1]["step"] == 4
+
+
+@pytest.mark.parametrize(
+    ("base", "config", "message"),
+    [
+        (None, {"lora": {"r": 4}}, "the small backbone has nothing pretrained to adapt"),
+        ("clip", {"image_size": 32}, "config.image_size"),
+        ("clip", {"lora": {"target_modules": ["nope"]}}, "config.lora.target_modules"),
+        ("nowhere", {}, "cannot be loaded"),
+    ],
+)
+def test_bad_combinations(base, config, message, clip, tmp_path, capsys):
+    folder = make_run(
+        tmp_path / "run",
+        "image_reward_model",
+        base=clip if base == "clip" else base,
+        config={"max_steps": 1} | config,
+    )
+    assert run(folder) == EXIT_BAD_INPUT
+    assert message in capsys.readouterr().err
+
+
+def test_bad_folders(clip, tmp_path):
+    broken = shutil.copytree(clip, tmp_path / "pickle")
+    torch.save(load_file(broken / "model.safetensors"), broken / "pytorch_model.bin")
+    (broken / "model.safetensors").unlink()
+    with pytest.raises(BadInput, match=r"pytorch_model.bin: weights are a pickle"):
+        load_clip(str(broken))
+    wordless = shutil.copytree(clip, tmp_path / "wordless")
+    for path in wordless.glob("*token*"):
+        path.unlink()
+    with pytest.raises(BadInput, match="no tokenizer"):
+        load_clip(str(wordless))
+    other = shutil.copytree(clip, tmp_path / "other")
+    (other / "config.json").write_text('{"model_type": "llama"}')
+    with pytest.raises(BadInput, match="not a CLIPModel"):
+        load_clip(str(other))
+    with pytest.raises(BadInput, match="not an image reward model"):
+        load_image_reward(clip)
