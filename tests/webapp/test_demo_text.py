@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from webapp.demo import text_grammar, text_world
-from webapp.demo.text_world import EMPTY, PER_WORD, UNKNOWN, WRONG, utility
+from webapp.demo.text_world import EMPTY, NO_STEP, PER_WORD, UNKNOWN, WRONG, utility
 
 SHIPPED = Path(text_world.__file__).parent / "models" / "text"
 PROMPT = "Hi, Anna here. My kettle has not arrived. The order number is K4."
@@ -78,11 +78,11 @@ def test_utility_by_hand():
     ],
 )
 def test_wrong_details_and_answers_to_something_else_cost(answer):
-    assert utility(PROMPT, answer) == WRONG
+    assert utility(PROMPT, f"{answer} We will look into it.") == pytest.approx(WRONG - 0.5)
 
 
 def test_garbage_costs():
-    assert utility(PROMPT, "kettle kettle K4 Anna") == UNKNOWN
+    assert utility(PROMPT, "kettle kettle K4 Anna") == UNKNOWN + NO_STEP
     assert utility(PROMPT, f"{STEP} I have ask order courier K4.") == pytest.approx(2 + UNKNOWN)
 
 
@@ -123,8 +123,8 @@ def test_nothing_beats_the_best_answer():
 def test_utility_of_a_visitors_prompt_still_reads_the_answer():
     """A prompt of no template: greetings and offers count, a step for another request does not."""
     prompt = "What is the weather like? Anna"
-    assert utility(prompt, "Hi Anna!") == pytest.approx(1.0)
-    assert utility(prompt, "I am sorry that you cannot log in.") == WRONG
+    assert utility(prompt, "Hi Anna!") == pytest.approx(1.0 + NO_STEP)
+    assert utility(prompt, "I am sorry that you cannot log in.") == WRONG + NO_STEP
 
 
 @pytest.mark.parametrize(("gap", "reliability"), [(1.0, 1.0), (2.0, 0.5), (-1.5, 1.2), (3.0, 0.0)])

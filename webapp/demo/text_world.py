@@ -46,6 +46,7 @@ POINTS = {
 SECOND_STEP = 0.3
 WRONG = -1.5  # a detail that is not the prompt's, a sentence that answers another request
 UNKNOWN = -1.5  # a sentence that is none of the language's
+NO_STEP = -1.0  # an answer without any next step, good or bad
 REPEATED = -1.0  # the same kind of sentence again (beyond two fillers, two steps)
 PER_WORD = -0.1  # each word beyond WORDS_FOR_FREE
 EMPTY = -4.0
@@ -136,10 +137,10 @@ def utility(prompt: str, answer: str) -> float:
     """How good an answer is to a careful reader: the hidden utility of every simulated annotator.
 
     Wanted: a greeting by name, a word on what happened, one or two concrete next steps with the
-    prompt's own details, an offer of more help. Unwanted: blame, empty phrases, putting off, wrong
-    details, an answer to something else, repetition, more than `WORDS_FOR_FREE` words, and any
-    sentence that is not of the language. `POINTS` and the constants beside it say how much.
-    Deterministic; between `LOWEST` and 5.8.
+    prompt's own details, an offer of more help. Unwanted: blame, empty phrases, putting off, no step
+    at all, wrong details, an answer to something else, repetition, more than `WORDS_FOR_FREE` words,
+    and any sentence that is not of the language. `POINTS` and the constants beside it say how much.
+    Deterministic; between `LOWEST` and 4.8.
     """
     sentences = read(answer)
     if not sentences:
@@ -160,6 +161,8 @@ def utility(prompt: str, answer: str) -> float:
         else:
             points += SECOND_STEP if sentence.kind == "S" and seen[kind] > 1 else POINTS[sentence.kind]
         said.add(sentence)
+    if not seen.keys() & {"S", "V"}:
+        points += NO_STEP
     return max(LOWEST, round(points, 6))
 
 

@@ -59,7 +59,7 @@ TEXT = World(
     method="dpo",
     tuning={
         "learning_rate": 3e-3,
-        "beta": 0.1,
+        "beta": 0.3,
         "epochs": 2,
         "batch_size": 16,
         "scheduler": "cosine",
@@ -72,7 +72,7 @@ TEXT = World(
     reward_base="demo-text",
     reward_folder=str(MODELS / "text"),
     reward={
-        "learning_rate": 1e-3,
+        "learning_rate": 3e-3,
         "epochs": 2,
         "batch_size": 16,
         "scheduler": "cosine",
