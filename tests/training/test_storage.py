@@ -92,3 +92,18 @@ def test_no_zip(tmp_path):
     (tmp_path / "no.zip").write_bytes(io.BytesIO(b"nothing").getvalue())
     with pytest.raises(storage.StorageError, match="not a zip"):
         storage.extract_zip(tmp_path / "no.zip", tmp_path / "target")
+
+
+def test_storage_that_is_no_folder(folder, tmp_path, settings):
+    """As with S3: files come through the storage's own interface."""
+    settings.STORAGES = {
+        **settings.STORAGES,
+        "default": {"BACKEND": "django.core.files.storage.InMemoryStorage"},
+    }
+    stored = storage.put_zip(folder, folder="checkpoints")
+    assert storage.put_zip(folder, folder="checkpoints") == stored
+    storage.unpack(stored.key, sha256=stored.sha256, target=tmp_path / "again")
+    assert (tmp_path / "again" / "b.json").read_text() == "{}"
+    storage.delete(stored.key)
+    with pytest.raises(storage.StorageError, match="is not in the storage"):
+        storage.unpack(stored.key, sha256=stored.sha256, target=tmp_path / "once more")
