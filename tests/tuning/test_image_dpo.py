@@ -192,6 +192,8 @@ def test_result_of_lora_loads_in_diffusers_and_draws_the_sample(base, tmp_path):
 
 
 def test_result_of_full_fine_tuning_is_a_pipeline(base, tmp_path):
+    base = shutil.copytree(base, tmp_path / "base")
+    (base / "generation_config.json").write_text('{"num_inference_steps": 2, "guidance_scale": 1.0}')
     config = QUICK | {"lora": None, "samples": 1, "learning_rate": 1e-3}
     folder = make_run(tmp_path / "run", "diffusion_dpo", base=base, config=config)
     assert run(folder) == EXIT_DONE
@@ -199,6 +201,7 @@ def test_result_of_full_fine_tuning_is_a_pipeline(base, tmp_path):
     pipeline.set_progress_bar_config(disable=True)
     after = read_rows(folder / "samples.jsonl")[-1]
     assert draw(pipeline, after).tobytes() == Image.open(folder / after["image"]).tobytes()
+    assert (folder / "result" / "generation_config.json").exists()
     assert not [path for path in (folder / "result").rglob("*") if path.suffix in {".bin", ".pt", ".ckpt"}]
 
 

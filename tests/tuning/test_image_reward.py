@@ -307,5 +307,8 @@ def test_bad_folders(clip, tmp_path):
     (other / "config.json").write_text('{"model_type": "llama"}')
     with pytest.raises(BadInput, match="not a CLIPModel"):
         load_clip(str(other))
+    (other / "model_index.json").write_text("{}")
+    with pytest.raises(BadInput, match="this model draws pictures; a reward model starts from a CLIP"):
+        load_clip(str(other))
     with pytest.raises(BadInput, match="not an image reward model"):
         load_image_reward(clip)

@@ -83,3 +83,10 @@ def generation_defaults(pipeline: str) -> dict[str, Any]:
             f"unknown key; known are {', '.join(sorted(GENERATION_KEYS))}", file=path, field=unknown[0]
         )
     return defaults | found
+
+
+def copy_generation_defaults(base: str | None, folder: Path) -> None:
+    """Let a result be sampled as its base likes it, if the base says so."""
+    path = Path(resolve_base(base).pipeline) / GENERATION_FILE
+    if path.is_file():
+        (folder / GENERATION_FILE).write_bytes(path.read_bytes())

@@ -13,12 +13,13 @@ from transformers import AutoTokenizer, CLIPModel
 from training.tuning.config import LoraConfig
 from training.tuning.config_images import ImageRewardModelConfig
 from training.tuning.errors import BadInput
-from training.tuning.images.bases import check_tokenizer, pickled_weights
+from training.tuning.images.bases import LORA_FILE, check_tokenizer, pickled_weights
 from training.tuning.images.reward import Backbone, ClipBackbone, ImageReward, RewardHead, SmallBackbone
 
 FORMAT = "tiebreak-image-reward"
 WEIGHTS = "reward.safetensors"
 SMALL = "small"
+STARTS = 'a reward model starts from a CLIP, from an earlier reward model, or with base "small" from nothing'
 BUCKETS = 2048  # of the small backbone's words
 CLIP_MEAN = [0.48145466, 0.4578275, 0.40821073]
 CLIP_STD = [0.26862954, 0.26130258, 0.27577711]
@@ -84,15 +85,15 @@ def load_clip(base: str) -> ClipBackbone:
     """
     folder = Path(base)
     local = folder.exists()
+    if (folder / "model_index.json").exists() or (folder / LORA_FILE).exists():
+        raise BadInput(f"this model draws pictures; {STARTS}", file=base)
     if local and not any(folder.glob("*.safetensors")):
         if pickles := pickled_weights(folder):
             message = "weights are a pickle, which can run code; only safetensors are read"
             raise BadInput(message, file=pickles[0])
-        raise BadInput("no weights (*.safetensors); give a CLIP folder, or no base to start anew", file=base)
+        raise BadInput(f"no weights (*.safetensors); {STARTS}", file=base)
     if local and json.loads((folder / "config.json").read_text()).get("model_type") != "clip":
-        raise BadInput(
-            "not a CLIPModel; give a CLIP folder, or no base to start anew", file=folder / "config.json"
-        )
+        raise BadInput(f"not a CLIPModel; {STARTS}", file=folder / "config.json")
     try:
         clip = CLIPModel.from_pretrained(
             base,

@@ -10,6 +10,7 @@
 
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,6 +19,7 @@ from torch import Tensor
 
 from training.tuning.config_images import DiffusionDPOConfig
 from training.tuning.errors import BadInput
+from training.tuning.images.bases import copy_generation_defaults
 from training.tuning.images.batches import PreparedGroups
 from training.tuning.images.errors import denoising_errors
 from training.tuning.images.loading import load_for_sampling, load_for_training
@@ -99,7 +101,12 @@ def train(run: Run) -> None:
             run.log_eval(step, evaluate(policy, eval_set, eval_plan, eval_reference, config))
         run.end_step(step)
     draw_samples(run, policy.family, step=plan.total_steps, when="after")
-    run.publish(policy.save, how_to_load=HOW_TO_LOAD_ADAPTER if policy.adapter else HOW_TO_LOAD_PIPELINE)
+
+    def write(folder: Path) -> None:
+        policy.save(folder)
+        copy_generation_defaults(run.base, folder)
+
+    run.publish(write, how_to_load=HOW_TO_LOAD_ADAPTER if policy.adapter else HOW_TO_LOAD_PIPELINE)
 
 
 def inspect(run: Run) -> dict[str, Any]:
