@@ -32,6 +32,7 @@ class RunForm(PageForm):
     eval_fraction = forms.ChoiceField(
         label="Keep for evaluation",
         choices=EVAL_SHARES,
+        initial=EVAL_SHARES[0][0],
         help_text="This share of the prompts is never trained on; the curves of eval values come from it.",
     )
     annotators = forms.MultipleChoiceField(

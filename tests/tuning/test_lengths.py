@@ -1,5 +1,7 @@
 """Bars of token lengths."""
 
+from itertools import pairwise
+
 import pytest
 
 from training.tuning.lengths import histogram
@@ -21,7 +23,7 @@ def test_every_length_is_in_one_bar(lengths: list[int]):
         assert count == sum(low <= length < high for length in lengths)
     assert sum(count for _, _, count in bars) == len(lengths)
     assert len(bars) <= 12
-    assert all(earlier[1] == later[0] for earlier, later in zip(bars, bars[1:], strict=False))
+    assert all(earlier[1] == later[0] for earlier, later in pairwise(bars))
 
 
 def test_nothing():
