@@ -6,6 +6,7 @@ measured with the hidden utility on held-out prompts, from samples that are inde
 """
 
 import io
+import math
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -16,6 +17,7 @@ from PIL import Image
 
 from annotation import services as annotation
 from annotation.models import Judgement, Project, User
+from annotation.services.media import store_image
 from training import services as training
 from training.models import BaseModel, Checkpoint, Match, Run
 from webapp.demo.simulate import Annotator, Content, Sent, label
@@ -68,7 +70,7 @@ class Measured:
 
 
 class Loop:
-    """One world's way through the product. `open`, then `run`."""
+    """One world's way through the product: `open`, `welcome`, `run`."""
 
     def __init__(
         self,
@@ -90,7 +92,7 @@ class Loop:
     # 1. A project, and the first comparisons
 
     def open(self) -> None:
-        """Make the project and its first comparisons; ask for all else that the base has to answer."""
+        """Make the project, and ask for the candidates of its first comparisons."""
         self.register_bases()
         self.project = annotation.create_project(
             by=self.manager,
@@ -103,12 +105,15 @@ class Loop:
             annotation.add_member(project=self.project, username=username, role="annotator", by=self.manager)
         wanted = self.sizes.judgements + self.sizes.left
         spare = wanted // 10  # a pair of equal answers is no comparison
-        prompts = self.world.prompts("train", wanted + spare, self.seed)
+        self.prompts = self.world.prompts("train", wanted + spare, self.seed)
+        self.first = self.generate(self.prompts[: self.sizes.first], seed=1, samples=2)
+
+    def welcome(self) -> None:
+        """Return when there is something to compare. All else that the base shall answer is asked for, too."""
         self.held_out = self.world.prompts("held_out", self.sizes.matches, self.seed)
-        first = self.generate(prompts[: self.sizes.first], seed=1, samples=2)
-        self.rest = self.generate(prompts[self.sizes.first :], seed=2, samples=2)
+        self.rest = self.generate(self.prompts[self.sizes.first :], seed=2, samples=2)
         self.of_base = self.generate(self.held_out, seed=3, samples=2 if self.scores_pairs else 1)
-        self.add_comparisons(first)
+        self.add_comparisons(self.first)
 
     @property
     def scores_pairs(self) -> bool:
@@ -218,7 +223,8 @@ class Loop:
             config={"batch_size": 64},
         )
         self.measured.runs.append(run.pk)
-        return training.scores_of(self.wait(run, what="scores"))
+        scores = training.scores_of(self.wait(run, what="scores"))
+        return [[math.nan if score is None else score for score in row] for row in scores]
 
     # Runs
 
@@ -293,7 +299,7 @@ class Loop:
 
     def candidate(self, content: str | bytes) -> dict[str, Any]:
         """A candidate as `add_comparisons` takes it."""
-        return {"text": content} if isinstance(content, str) else {"image": annotation.store_image(content)}
+        return {"text": content} if isinstance(content, str) else {"image": store_image(content)}
 
     def answers(self, run: Run) -> list[tuple[str, list[str | bytes]]]:
         """What a generation run wrote: per prompt the texts, or the bytes of the pictures."""
@@ -331,7 +337,10 @@ def win_rate(ours: Sequence[float], theirs: Sequence[float]) -> float:
 
 
 def agreement(scores: Sequence[Sequence[float]], utilities: Sequence[Sequence[float]]) -> float:
-    """Share of pairs that scores and utilities order alike; a tie in one of them is half an agreement."""
+    """Share of pairs that scores and utilities order alike.
+
+    A tie in one of them is half an agreement, a pair without scores (NaN) none.
+    """
     total = 0.0
     for (score_a, score_b), (utility_a, utility_b) in zip(scores, utilities, strict=True):
         order = (score_a - score_b) * (utility_a - utility_b)

@@ -13,7 +13,7 @@ from annotation.models import User
 from training.models import Match, Run
 from webapp.demo.loop import ANNOTATORS, Loop, Measured, Sizes
 from webapp.demo.simulate import Annotator
-from webapp.demo.worlds import WORLDS, World
+from webapp.demo.worlds import WORLDS
 
 MANAGER, VISITOR = "manager", "annotator"
 AGREEMENT_BAR = (0.78, 1.0)
@@ -50,20 +50,8 @@ class Show:
             Annotator(name, annotation.issue_token(user=person(name, User.Role.ANNOTATOR)), reliability)
             for name, reliability in ANNOTATORS.items()
         ]
-        threads = [
-            threading.Thread(
-                target=self._one, args=(world, manager, visitor, annotators), name=world.modality
-            )
-            for world in WORLDS
-        ]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-
-    def _one(self, world: World, manager: User, visitor: User, annotators: list[Annotator]) -> None:
-        try:
-            loop = Loop(
+        loops = [
+            Loop(
                 world,
                 manager=manager,
                 visitor=visitor,
@@ -73,12 +61,28 @@ class Show:
                 sizes=self.sizes,
                 seed=self.seed,
             )
+            for world in WORLDS
+        ]
+        for loop in loops:  # both ask for little before either asks for much
             loop.open()
+        threads = [
+            threading.Thread(target=self._play, args=(loop, manager, visitor), name=loop.world.modality)
+            for loop in loops
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+
+    def _play(self, loop: Loop, manager: User, visitor: User) -> None:
+        modality = loop.world.modality
+        try:
+            loop.welcome()
             self.give_links(manager, visitor)
-            self.results[world.modality] = loop.run()
+            self.results[modality] = loop.run()
         except BaseException as error:  # noqa: BLE001  a thread's error is reported by who started the show
-            self.errors[world.modality] = error
-            self.say(f"{world.modality:<5}  stopped: {error}")
+            self.errors[modality] = error
+            self.say(f"{modality:<5}  stopped: {error}")
         finally:
             connection.close()
 

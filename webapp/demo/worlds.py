@@ -97,11 +97,18 @@ IMAGE = World(
     prompts=image_world.prompts,
     utility=_image_utility,
     method="diffusion_dpo",
-    tuning={},
+    tuning={
+        "learning_rate": 1e-3,
+        "beta": 500,
+        "epochs": 3,
+        "batch_size": 16,
+        "lora": {"r": 8, "alpha": 8, "target_modules": "all-linear"},
+        "log_every": 5,
+    },
     reward_method="image_reward_model",
     reward_base="small-image-scorer",
     reward_folder="small",
-    reward={"eval_every": 50, "epochs": 6, "log_every": 5},
+    reward={"image_size": 32, "epochs": 6, "log_every": 5, "eval_every": 50},
     sampling={"batch_size": 32},
 )
 

@@ -1,5 +1,6 @@
 """`python manage.py build_demo_models`: train the demo's base models from nothing."""
 
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +25,8 @@ class Command(BaseCommand):
     def handle(self, *args: Any, **options: Any) -> None:
         out = options["out"] or MODELS / options["modality"]
         # Only the builder that is asked for is loaded: each brings in torch.
-        if options["modality"] == "text":
-            from webapp.demo.build_text import build
-        else:
-            from webapp.demo.build_image import build
-        build(out, seed=options["seed"], progress=self._say)
+        builder = import_module(f"webapp.demo.build_{options['modality']}")
+        builder.build(out, seed=options["seed"], progress=self._say)
         self.stdout.write(f"{options['modality']}: written to {out}")
 
     def _say(self, message: str) -> None:
