@@ -1,4 +1,4 @@
-"""A real Chromium against a live server. Every page is watched: errors, CSP violations, and what was sent to it."""
+"""A real Chromium against a live server. Every page is watched: its errors, and what was sent to it."""
 
 import os
 import shutil
@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import pytest
 from django.conf import settings
 from django.test import Client
+from playwright.sync_api import Error, sync_playwright
 
 from annotation import services
 from annotation.models import Project, User
@@ -16,8 +17,10 @@ from tests.functional.pictures import picture_groups
 
 PASSWORD = "correct horse battery"
 SECRET = "secret-model"  # the beginning of every candidate's source
-FLAGS = ("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-         "--disable-component-update", "--disable-sync")  # fmt: skip
+FLAGS = (
+    *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"),
+    *("--disable-component-update", "--disable-sync"),
+)
 
 # Playwright's synchronous interface keeps an event loop in this thread, which Django takes for async code.
 os.environ.setdefault("DJANGO_ALLOW_ASYNC_UNSAFE", "true")
@@ -33,8 +36,7 @@ def browser():
     path = _chromium()
     if path is None:
         pytest.skip("no Chromium here: install it, or name it in the environment variable CHROMIUM")
-    sync_api = pytest.importorskip("playwright.sync_api")
-    with sync_api.sync_playwright() as playwright:
+    with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=path, args=FLAGS)
         yield browser
         browser.close()
@@ -60,7 +62,7 @@ class Watch:
         if response.ok and response.status != 204:
             try:
                 self.bodies.append((response.url, response.body()))
-            except Exception as error:  # noqa: BLE001 - a page that was left takes its bodies with it
+            except Error as error:  # a page that was left takes its bodies with it
                 if "No resource" not in str(error) and "closed" not in str(error):
                     raise
 

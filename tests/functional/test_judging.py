@@ -300,7 +300,7 @@ def test_phone(open_page, world):
     """One candidate at a time, a swipe or a tab to the other, the same seven choices."""
     page = open_page(world.annotator, viewport={"width": 360, "height": 740}, has_touch=True, is_mobile=True)
     judge_page(page, world.texts)
-    seen = "panel => { const box = panel.getBoundingClientRect(); return box.left >= 0 && box.right <= innerWidth; }"
+    seen = "e => e.getBoundingClientRect().left >= 0 && e.getBoundingClientRect().right <= innerWidth"
     assert [panel.evaluate(seen) for panel in page.locator(".candidate").all()] == [True, False]
     page.tap("#tabs button:nth-child(2)")
     page.wait_for_selector("#tabs button:nth-child(2)[aria-pressed=true]")

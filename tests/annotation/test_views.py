@@ -1,0 +1,496 @@
+"""The pages over HTTP: who may see what, how many queries, and what the forms do."""
+
+import re
+import uuid
+
+import pytest
+from django.db import connection
+from django.test import Client
+from django.test.utils import CaptureQueriesContext
+from django.urls import reverse
+from django.utils import timezone
+
+from annotation import services
+from annotation.choices import choices_for, describe
+from annotation.markdown import first_line, render_content, render_markdown
+from annotation.models import ExportJob, ImportJob, Judgement, Lease, Member, Project, User
+from tests.annotation import factories
+
+PASSWORD = "correct horse battery"
+MANAGER_PAGES = ["settings/", "members/", "imports/", "exports/", "data/", "quality/", "quality/agreement/"]
+MEMBER_PAGES = ["", "guidelines/", "judge/", "history/"]
+
+
+def page_client(user: User) -> Client:
+    client = Client()
+    client.force_login(user, backend="django.contrib.auth.backends.ModelBackend")
+    return client
+
+
+@pytest.fixture
+def manager_page(manager):
+    return page_client(manager)
+
+
+@pytest.fixture
+def annotator_page(annotator):
+    return page_client(annotator)
+
+
+@pytest.fixture
+def outsider_page(outsider):
+    return page_client(outsider)
+
+
+def judge(annotator: User, project: Project, choice: int | str = 0) -> Judgement:
+    lease = services.next_lease(project=project, user=annotator, now=timezone.now())
+    assert lease is not None
+    answer = {"lease_id": lease.pk, "annotator": annotator, "client_id": uuid.uuid4(), "choice": choice}
+    return services.submit_judgement(**answer, now=timezone.now())[0]
+
+
+# Who may see what
+
+
+@pytest.mark.parametrize("part", MANAGER_PAGES + MEMBER_PAGES)
+def test_strangers_are_sent_to_sign_in(client, project, part):
+    address = f"/projects/{project.pk}/{part}"
+    response = client.get(address)
+    assert (response.status_code, response.url) == (302, f"/sign-in/?next={address}")
+
+
+@pytest.mark.parametrize("part", MANAGER_PAGES + MEMBER_PAGES)
+def test_outsiders_see_nothing(outsider_page, project, part):
+    assert outsider_page.get(f"/projects/{project.pk}/{part}").status_code == 404
+
+
+@pytest.mark.parametrize("part", MANAGER_PAGES)
+def test_managers_pages(manager_page, annotator_page, project, part):
+    address = f"/projects/{project.pk}/{part}"
+    assert manager_page.get(address).status_code == 200
+    response = annotator_page.get(address)
+    assert response.status_code == 403
+    assert "for the project’s managers" in response.content.decode().replace("&#x27;", "’")
+
+
+@pytest.mark.parametrize("part", MEMBER_PAGES)
+def test_members_pages(manager_page, annotator_page, project, part):
+    factories.add_texts(project, 1)
+    for client in (manager_page, annotator_page):
+        assert client.get(f"/projects/{project.pk}/{part}").status_code == 200
+
+
+def test_rows_of_other_projects(manager_page, outsider, outsider_page, project):
+    """Ids of one project do not open another one's comparisons, imports or pictures."""
+    foreign = factories.make_project(by=outsider)
+    comparison = factories.add_texts(foreign, 1)[0]
+    job = ImportJob.objects.create(project=foreign, format="trl", created_by=outsider)
+    assert manager_page.get(f"/projects/{project.pk}/data/{comparison.pk}/").status_code == 404
+    assert manager_page.get(f"/projects/{project.pk}/data/{comparison.pk}/0/image/").status_code == 404
+    assert manager_page.get(f"/imports/{job.pk}/").status_code == 404
+    assert manager_page.get(f"/imports/{job.pk}/rejected.csv").status_code == 404
+    assert outsider_page.get(f"/imports/{job.pk}/").status_code == 200
+
+
+def test_only_posts_change_anything(manager_page, project):
+    for name in ("judge_submit", "judge_skip", "judge_undo"):
+        assert manager_page.get(reverse(f"annotation:{name}", args=[project.pk])).status_code == 405
+    assert manager_page.get("/sign-out/").status_code == 405
+
+
+def test_strict_policy_on_every_page(manager_page, project):
+    factories.add_texts(project, 1)
+    for part in MANAGER_PAGES + MEMBER_PAGES:
+        response = manager_page.get(f"/projects/{project.pk}/{part}")
+        policy = response["Content-Security-Policy"]
+        assert "default-src 'none'" in policy
+        assert "unsafe" not in policy
+        body = response.content.decode()
+        assert not re.search(r"\sstyle=|<style|\son\w+=|<script(?![^>]*(src=|application/json))", body), part
+
+
+# Signing in and out
+
+
+@pytest.fixture
+def member(project):
+    user = services.create_user(username="petra", role="annotator", password=PASSWORD)
+    services.add_member(project=project, username="petra", role="annotator", by=project.created_by)
+    return user
+
+
+def test_sign_in(client, member):
+    response = client.post("/sign-in/", {"username": "petra", "password": PASSWORD, "next": "/projects/new/"})
+    assert (response.status_code, response.url) == (302, "/projects/new/")
+    assert client.get("/").status_code == 200
+    client.post("/sign-out/")
+    assert client.get("/").status_code == 302
+
+
+def test_sign_in_refused(client, member):
+    response = client.post("/sign-in/", {"username": "petra", "password": "wrong"})
+    assert response.status_code == 200
+    assert "do not belong together" in response.content.decode()
+    assert "_auth_user_id" not in client.session
+
+
+def test_sign_in_goes_nowhere_else(client, member):
+    values = {"username": "petra", "password": PASSWORD, "next": "https://example.org/"}
+    assert client.post("/sign-in/", values).url == reverse("annotation:home")
+
+
+def test_too_many_passwords(client, member):
+    for _ in range(10):
+        client.post("/sign-in/", {"username": "petra", "password": "wrong"})
+    response = client.post("/sign-in/", {"username": "petra", "password": PASSWORD})
+    assert response.status_code == 429
+    assert "Too many wrong passwords" in response.content.decode()
+
+
+def test_link_works_once(client, member):
+    link = services.sign_in_link(user=member, base_url="http://testserver")
+    assert client.get(link).status_code == 302
+    assert client.get("/").status_code == 200
+    again = Client().get(link)
+    assert again.status_code == 403
+    assert "no longer works" in again.content.decode()
+
+
+def test_forms_need_their_token(member):
+    strict = Client(enforce_csrf_checks=True)
+    response = strict.post("/sign-in/", {"username": "petra", "password": PASSWORD})
+    assert response.status_code == 403
+    assert "too old" in response.content.decode()
+
+
+# Judging without scripts
+
+
+def form_of(response) -> dict[str, str]:
+    body = response.content.decode()
+    found = re.search(r'name="lease" value="(.*?)".*?name="client_id" value="(.*?)"', body, re.S)
+    assert found is not None
+    return {"lease": found[1], "client_id": found[2]}
+
+
+def test_judge_by_form(annotator_page, annotator, project):
+    factories.add_texts(project, 2)
+    address = reverse("annotation:judge", args=[project.pk])
+    form = form_of(annotator_page.get(address))
+    submit = reverse("annotation:judge_submit", args=[project.pk])
+    for _ in range(2):  # the second is a repeat, as from a doubled click
+        assert annotator_page.post(submit, form | {"key": "6"}).url == address
+    judgement = Judgement.objects.get()
+    assert (judgement.order.index(judgement.choice), judgement.strength) == (1, 2)
+    undo = reverse("annotation:judge_undo", args=[project.pk])
+    annotator_page.post(undo, {"judgement": judgement.pk})
+    judgement.refresh_from_db()
+    assert judgement.undone_at is not None
+    assert form_of(annotator_page.get(address))["lease"] != form["lease"]
+
+
+def test_form_without_answer(annotator_page, project):
+    factories.add_texts(project, 1)
+    form = form_of(annotator_page.get(reverse("annotation:judge", args=[project.pk])))
+    submit = reverse("annotation:judge_submit", args=[project.pk])
+    response = annotator_page.post(submit, form | {"key": "9"}, follow=True)
+    assert "Nothing was stored" in response.content.decode()
+    assert not Judgement.objects.exists()
+
+
+def test_skip_by_form(annotator_page, project):
+    factories.add_texts(project, 2)
+    form = form_of(annotator_page.get(reverse("annotation:judge", args=[project.pk])))
+    skip = reverse("annotation:judge_skip", args=[project.pk])
+    annotator_page.post(skip, {"lease": form["lease"], "reason": "unclear"})
+    assert Lease.objects.get(pk=form["lease"]).skip_reason == "unclear"
+
+
+@pytest.mark.parametrize("lease", ["", "nonsense", str(uuid.uuid4())])
+def test_unknown_lease(annotator_page, project, lease):
+    for name in ("judge_submit", "judge_skip"):
+        response = annotator_page.post(
+            reverse(f"annotation:{name}", args=[project.pk]), {"lease": lease, "key": "1"}
+        )
+        assert response.status_code == 404
+
+
+def test_somebody_elses_lease_and_judgement(annotator, manager_page, project):
+    factories.add_texts(project, 2)
+    judgement = judge(annotator, project)
+    lease = Lease.objects.create(
+        comparison=judgement.comparison.project.comparisons.last(),
+        annotator=annotator,
+        slot=0,
+        order=[0, 1],
+        created_at=judgement.created_at,
+        expires_at=judgement.created_at,
+    )
+    submit = reverse("annotation:judge_submit", args=[project.pk])
+    assert manager_page.post(submit, {"lease": lease.pk, "key": "1"}).status_code == 404
+    undo = reverse("annotation:judge_undo", args=[project.pk])
+    assert manager_page.post(undo, {"judgement": judgement.pk}).status_code == 404
+    assert manager_page.post(undo, {"judgement": "x"}).status_code == 404
+
+
+def test_page_names_no_source(annotator_page, annotator, project):
+    factories.add_texts(project, 2)
+    judge(annotator, project)
+    for part in MEMBER_PAGES:
+        assert "secret-model" not in annotator_page.get(f"/projects/{project.pk}/{part}").content.decode()
+
+
+def test_nothing_left(annotator_page, project):
+    response = annotator_page.get(reverse("annotation:judge", args=[project.pk]))
+    assert "Nothing is left for you here" in response.content.decode()
+
+
+# Constant numbers of queries
+
+
+def test_judging_page_queries(annotator_page, annotator, project, django_assert_max_num_queries):
+    factories.add_texts(project, 30)
+    for _ in range(5):
+        judge(annotator, project)
+    with django_assert_max_num_queries(22):
+        annotator_page.get(reverse("annotation:judge", args=[project.pk]))
+
+
+@pytest.mark.parametrize("part", ["data/", "members/", "quality/", ""])
+def test_queries_do_not_grow(manager_page, project, part):
+    address = f"/projects/{project.pk}/{part}"
+
+    def count() -> int:
+        with CaptureQueriesContext(connection) as queries:
+            assert manager_page.get(address).status_code == 200
+        return len(queries)
+
+    people = factories.add_annotators(project, 2)
+    factories.add_texts(project, 3)
+    judge(people[0], project)
+    few = count()
+    services.add_comparisons(project=project, groups=factories.text_groups(20, start=9))
+    for person in [*people, *factories.add_annotators(project, 4)]:
+        judge(person, project)
+    assert count() == few
+
+
+def test_home_queries(manager, manager_page, django_assert_num_queries):
+    for _ in range(3):
+        factories.add_texts(factories.make_project(by=manager), 2)
+    with django_assert_num_queries(3):  # session, user, projects
+        assert manager_page.get("/").content.decode().count("of 2 judgements") == 3
+
+
+# Managing
+
+
+def test_new_project(manager, manager_page, annotator_page):
+    values = {
+        "name": "Poems",
+        "modality": "text",
+        "guidelines": "**Rhyme**",
+        "question": "Which is the better poem?",
+    }
+    values |= {"tie": "on", "labels_per_comparison": "3", "lease_minutes": "7"}
+    assert annotator_page.get("/projects/new/").status_code == 403
+    response = manager_page.post("/projects/new/", values)
+    project = Project.objects.get(name="Poems")
+    assert response.url == f"/projects/{project.pk}/imports/"
+    assert (project.labels_per_comparison, project.lease_minutes) == (3, 7)
+    question = project.questions[0]
+    assert question["text"] == "Which is the better poem?"
+    assert (question["strength"], question["tie"], question["both_bad"]) == (False, True, False)
+
+
+def test_settings(manager_page, project):
+    address = f"/projects/{project.pk}/settings/"
+    values = {"name": "Better", "question": "Which?", "labels_per_comparison": "2", "lease_minutes": "20"}
+    assert manager_page.post(address, values | {"name": ""}).status_code == 200
+    assert manager_page.post(address, values).url == address
+    project.refresh_from_db()
+    assert (project.name, project.template_version) == ("Better", 2)
+
+
+def test_preview_is_sanitised(manager_page):
+    response = manager_page.post("/preview/", {"guidelines": "**x** <script>alert(1)</script>"})
+    assert response.content.decode() == "<p><strong>x</strong> &lt;script&gt;alert(1)&lt;/script&gt;</p>\n"
+
+
+def test_add_member_with_account(manager_page, project):
+    address = f"/projects/{project.pk}/members/"
+    body = manager_page.post(
+        address, {"username": "nora", "role": "annotator", "create": "on"}
+    ).content.decode()
+    link = re.search(r'<code class="secret">(.*?)</code>', body)
+    assert link is not None
+    assert Client().get(link[1]).status_code == 302
+    assert Member.objects.get(project=project, user__username="nora").role == "annotator"
+    assert "secret" not in manager_page.get(address).content.decode()
+
+
+def test_add_unknown_member(manager_page, project):
+    body = manager_page.post(f"/projects/{project.pk}/members/", {"username": "nobody", "role": "annotator"})
+    assert "There is no user" in body.content.decode()
+    assert not User.objects.filter(username="nobody").exists()
+
+
+def test_links_into_managers_accounts_are_refused(manager_page, manager, outsider, annotator, project):
+    """Adding a manager as a member must not give a way into their account."""
+    services.add_member(project=project, username=outsider.username, role="annotator", by=manager)
+    for user, status in ((outsider, 403), (annotator, 200)):
+        assert manager_page.post(f"/projects/{project.pk}/members/{user.pk}/link/").status_code == status
+
+
+def test_project_managers_who_are_annotators_of_the_site_make_no_accounts(annotator, annotator_page, project):
+    services.add_member(project=project, username=annotator.username, role="manager", by=project.created_by)
+    form = {"username": "nora", "role": "annotator", "create": "on"}
+    body = annotator_page.post(f"/projects/{project.pk}/members/", form).content.decode()
+    assert "Only managers of the site create accounts" in body
+    assert not User.objects.filter(username="nora").exists()
+
+
+def test_remove_member(manager_page, annotator, manager, project):
+    manager_page.post(f"/projects/{project.pk}/members/{annotator.pk}/remove/")
+    assert not project.members.filter(user=annotator).exists()
+    response = manager_page.post(f"/projects/{project.pk}/members/{manager.pk}/remove/", follow=True)
+    assert "keeps at least one manager" in response.content.decode()
+
+
+# In and out
+
+
+def test_import_page(manager_page, project, tmp_path, django_capture_on_commit_callbacks):
+    file = tmp_path / "rows.jsonl"
+    file.write_text('{"prompt": "p", "chosen": "c"}\n{"prompt": "p", "chosen": "c", "rejected": "r"}\n')
+    with file.open("rb") as rows:
+        response = manager_page.post(f"/projects/{project.pk}/imports/", {"file": rows, "format": "trl"})
+    job = project.importjobs.get()
+    assert response.url == f"/imports/{job.pk}/"
+    assert 'hx-trigger="every 1s"' in manager_page.get(response.url).content.decode()
+    services.run_import(job.pk)
+    part = manager_page.get(response.url, headers={"HX-Request": "true"}).content.decode()
+    assert "every 1s" not in part
+    assert "<!doctype" not in part
+    assert "rejected" in part
+    table = b"".join(manager_page.get(f"/imports/{job.pk}/rejected.csv").streaming_content).decode()
+    assert table.splitlines()[0] == "line,field,reason"
+    assert table.splitlines()[1].startswith("1,rejected,")
+
+
+def test_import_refused(manager_page, project, tmp_path):
+    file = tmp_path / "rows.jsonl"
+    file.touch()
+    with file.open("rb") as rows:
+        response = manager_page.post(f"/projects/{project.pk}/imports/", {"file": rows, "format": "trl"})
+    assert response.status_code == 400
+    assert not project.importjobs.exists()
+
+
+def test_export_page(manager_page, annotator, project):
+    factories.add_texts(project, 2)
+    judge(annotator, project)
+    address = f"/projects/{project.pk}/exports/"
+    assert manager_page.post(address, {"format": "groups", "judged": "on"}).url == address
+    job = ExportJob.objects.get()
+    assert job.filters == {"judged": True}
+    services.run_export(job.pk)
+    body = manager_page.get(address).content.decode()
+    link = reverse("export-download", args=[job.pk])
+    assert link in body
+    assert b"".join(manager_page.get(link).streaming_content).count(b"\n") == 1
+
+
+def test_data_filters(manager_page, annotator, project):
+    factories.add_texts(project, 2)
+    services.add_comparisons(project=project, groups=factories.text_groups(1, start=7), held_out=True)
+    judge(annotator, project)
+
+    def found(query: str) -> list[str]:
+        body = manager_page.get(f"/projects/{project.pk}/data/?{query}").content.decode()
+        return re.findall(r">(Question \d)\?</a>", body)
+
+    assert found("") == ["Question 0", "Question 1", "Question 7"]
+    assert found("q=question+1") == ["Question 1"]
+    assert found("state=waiting") == ["Question 1", "Question 7"]
+    assert found("state=judged") == ["Question 0"]
+    assert found("state=split") == []
+    assert found("use=held-out") == ["Question 7"]
+    assert found("use=training&state=waiting") == ["Question 1"]
+
+
+def test_sources_stay_hidden_from_who_judges(manager, manager_page, project):
+    """A manager who holds a comparison does not see where its candidates come from; afterwards they do."""
+    comparison = factories.add_texts(project, 1)[0]
+    address = f"/projects/{project.pk}/data/{comparison.pk}/"
+    assert "secret-model" in manager_page.get(address).content.decode()
+    services.next_lease(project=project, user=manager, now=timezone.now())
+    assert "secret-model" not in manager_page.get(address).content.decode()
+    judge(manager, project)
+    assert "secret-model" in manager_page.get(address).content.decode()
+
+
+def test_quality_page(manager_page, manager):
+    """Two people, two comparisons, one agreement: 50 %."""
+    project = factories.make_project(by=manager, labels_per_comparison=2)
+    one, two = factories.add_annotators(project, 2)
+    factories.add_texts(project, 2)
+    for person, answers in ((one, ("tie", "tie")), (two, ("tie", "both_bad"))):
+        for answer in answers:
+            judge(person, project, answer)
+    body = manager_page.get(f"/projects/{project.pk}/quality/").content.decode()
+    assert "50 %" in body
+    assert one.username in body
+    part = manager_page.get(f"/projects/{project.pk}/quality/agreement/").content.decode()
+    assert "50 %" in part
+    assert "2 comparisons" in part
+
+
+# Words
+
+
+def test_seven_keys():
+    question = {"strength": True, "tie": True, "both_bad": True}
+    keys = {choice.key: (choice.choice, choice.strength) for choice in choices_for(question, 2)}
+    assert keys == {"1": (0, 3), "2": (0, 2), "3": (0, 1), "0": ("tie", None),
+                    "5": (1, 1), "6": (1, 2), "7": (1, 3), "b": ("both_bad", None)}  # fmt: skip
+    assert [choice.key for choice in choices_for(question, 4)] == ["1", "2", "3", "4", "0", "b"]
+    assert [choice.key for choice in choices_for(dict.fromkeys(question, False), 2)] == ["1", "2"]
+
+
+def test_answers_in_words():
+    described = [
+        describe(*answer) for answer in ((0, 3), (1, 2), (2, None), ("tie", None), ("both_bad", None))
+    ]
+    assert described == ["A much better", "B better", "C better", "Tie", "Both bad"]
+
+
+@pytest.mark.parametrize(
+    ("text", "html"),
+    [
+        ("<b onclick=x>", "<p>&lt;b onclick=x&gt;</p>\n"),
+        ("[a](javascript:alert(1))", "<p>[a](javascript:alert(1))</p>\n"),
+        ("# Title", "<h3>Title</h3>\n"),
+        (
+            "![a](http://e.org/a.png)",
+            '<p><a href="http://e.org/a.png" rel="noopener noreferrer nofollow">a</a></p>\n',
+        ),
+    ],
+)
+def test_markdown_is_safe(text, html):
+    assert render_markdown(text) == html
+
+
+def test_code_is_coloured_by_class():
+    html = render_markdown("```python\ndef f(): pass\n```\n\n```nonsense\n<x>\n```")
+    assert '<span class="k">def</span>' in html
+    assert "&lt;x&gt;" in html
+    assert "style" not in html
+
+
+def test_conversations():
+    messages = [{"role": "user", "content": "*Hi*"}, {"role": "<x>", "content": "there"}]
+    html = render_content(messages)
+    assert '<section class="turn turn-user"><p class="role">Person</p><p><em>Hi</em></p>' in html
+    assert '<p class="role">&lt;x&gt;</p>' in html
+    assert first_line(messages) == "there"
