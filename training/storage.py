@@ -41,7 +41,9 @@ def put_file(path: Path, *, folder: str) -> Stored:
     """Store a file as `folder/<sha256><suffix>`; the same bytes are stored once."""
     sha256, size = hash_file(path), path.stat().st_size
     key = f"{folder}/{sha256}{path.suffix}"
-    if not (default_storage.exists(key) and default_storage.size(key) == size):
+    with _own_errors(key):
+        is_there = default_storage.exists(key) and default_storage.size(key) == size
+    if not is_there:
         _write(key, path)
     return Stored(key, sha256, size)
 
@@ -56,14 +58,16 @@ def put_zip(source: Path, *, folder: str) -> Stored:
 
 def delete(key: str) -> None:
     """Remove a stored file; one that is gone already is fine."""
-    default_storage.delete(key)
+    with _own_errors(key):
+        default_storage.delete(key)
 
 
 @contextmanager
 def local_copy(key: str) -> Iterator[Path]:
     """The stored file as a path on this machine, for the length of the block."""
-    if not default_storage.exists(key):
-        raise StorageError(f"{key} is not in the storage. Was the storage moved or emptied?")
+    with _own_errors(key):
+        if not default_storage.exists(key):
+            raise StorageError(f"{key} is not in the storage. Was the storage moved or emptied?")
     if isinstance(default_storage, FileSystemStorage):
         yield Path(default_storage.path(key))
         return
@@ -76,7 +80,7 @@ def local_copy(key: str) -> Iterator[Path]:
 def copy_to(key: str, path: Path) -> None:
     """Write the stored file to `path`."""
     try:
-        with default_storage.open(key) as source, path.open("wb") as target:
+        with _own_errors(key), default_storage.open(key) as source, path.open("wb") as target:
             shutil.copyfileobj(source, target, CHUNK)
     except FileNotFoundError:
         raise StorageError(f"{key} is not in the storage. Was the storage moved or emptied?") from None
@@ -141,9 +145,20 @@ def scratch_folder() -> Iterator[Path]:
         yield Path(folder)
 
 
+@contextmanager
+def _own_errors(key: str) -> Iterator[None]:
+    """Every backend has errors of its own; callers know OSError and StorageError."""
+    try:
+        yield
+    except (OSError, StorageError):
+        raise
+    except Exception as error:
+        raise StorageError(f"The storage failed at {key}: {error}") from error
+
+
 def _write(key: str, path: Path) -> None:
     if not isinstance(default_storage, FileSystemStorage):
-        with path.open("rb") as content:  # object stores show an object only when it is complete
+        with path.open("rb") as content, _own_errors(key):  # object stores show only what is complete
             saved = default_storage.save(key, File(content))
         if saved != key:
             raise StorageError(f"The storage saved {key} as {saved}; it must not rename files.")

@@ -75,7 +75,7 @@ def create_run(
         **source,
         **plan,
     )
-    transaction.on_commit(partial(_prepare, run.pk))
+    transaction.on_commit(partial(_prepare, run.pk), robust=True)
     return run
 
 
@@ -194,7 +194,7 @@ def retry_run(*, run: Run) -> None:
     if frozen:
         queue.enqueue(Run.objects.filter(pk=run.pk))
     else:
-        transaction.on_commit(partial(_prepare, run.pk))
+        transaction.on_commit(partial(_prepare, run.pk), robust=True)
     run.refresh_from_db()
 
 

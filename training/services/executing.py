@@ -10,11 +10,13 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from django.conf import settings
+from django.db import connection
 
 from training import storage
 from training.models import ResumePoint, Run
@@ -30,8 +32,11 @@ logger = logging.getLogger(__name__)
 TICK = 0.5  # seconds between looks at the run directory
 CANCEL_PATIENCE = 120.0  # seconds to finish a step and save after the cancel file or SIGTERM
 TERM_PATIENCE = 15.0
-UPLOAD_TRIES = 5
+STORE_TRIES = 5
 OUTPUT = "output.txt"  # what the trainer printed: its one line about bad input, a traceback
+
+HICCUPS = (*OUTAGES, OSError, storage.StorageError)
+T = TypeVar("T")
 
 _stop_asked = threading.Event()
 
@@ -71,12 +76,13 @@ def _attempt(run: Run, recorder: Recorder, workspace: Workspace, trainer: "Train
         uploader = Uploader(workspace.dir, run_id=run.pk, known=known)
         trainer.start()
         _follow(run, recorder, Follower(workspace.dir), uploader, trainer, pulse)
-        trainer.kill()  # whatever it left behind
         _conclude(run, recorder, workspace, uploader, trainer, pulse)
     except RunFailed as error:
+        trainer.kill()
         tell(partial(recorder.fail, str(error)))
         workspace.remove()
     except (AttemptLost, OSError, storage.StorageError) as error:
+        trainer.kill()
         logger.exception("run %s: attempt %s was lost", run.pk, run.attempt)
         tell(partial(recorder.give_back, f"{error}".rstrip(".") + ".", counts=True))
 
@@ -85,26 +91,27 @@ def _follow(
     run: Run, recorder: Recorder, follower: Follower, uploader: Uploader, trainer: "Trainer", pulse: Pulse
 ) -> None:
     """Until the trainer has ended: copy what it writes, and ask it to stop when somebody wants that."""
-    last_look, next_try, wait = False, 0.0, TICK
-    while not last_look:
-        last_look = trainer.has_ended(within=TICK)
+    next_try, wait = 0.0, TICK
+    while not trainer.has_ended(within=TICK):
         if pulse.given_up.is_set():
             raise GivenUp(f"run {run.pk}, attempt {run.attempt}")
         if pulse.cancel_asked.is_set():
             trainer.ask_to_cancel()
         elif stop_was_asked():
             trainer.ask_to_end()
-        if time.monotonic() < next_try and not last_look:
+        if time.monotonic() < next_try:
             continue
         try:
             _copy(recorder, follower, uploader)
             wait = TICK
-        except OUTAGES as error:
-            logger.warning("run %s: the database is away: %s", run.pk, str(error).strip().split("\n")[0])
-            _close_connection()
+        except HICCUPS as error:  # nothing is lost: what was not copied now is still in the run directory
+            logger.warning("run %s: database or storage is away: %s", run.pk, _first_line(error))
+            connection.close()
             wait = min(2 * wait, 5.0)
             next_try = time.monotonic() + wait
-    insist(partial(_copy, recorder, follower, uploader), what=f"run {run.pk}")
+    trainer.kill()  # whatever it left behind
+    tell = partial(insist, what=f"run {run.pk}")
+    _persist(lambda: tell(partial(_copy, recorder, follower, uploader)), what="What the trainer wrote")
 
 
 def _copy(recorder: Recorder, follower: Follower, uploader: Uploader) -> None:
@@ -113,6 +120,19 @@ def _copy(recorder: Recorder, follower: Follower, uploader: Uploader) -> None:
         recorder.record(news)
         follower.accept()
     uploader.upload(recorder.add_resume_point)
+
+
+def _persist(store: Callable[[], T], *, what: str) -> T:
+    """Store something, with some patience for a storage that is away."""
+    for number in range(1, STORE_TRIES + 1):
+        try:
+            return store()
+        except (OSError, storage.StorageError) as error:
+            logger.warning("%s could not be stored: %s", what, _first_line(error))
+            if number == STORE_TRIES:
+                raise AttemptLost(f"{what} could not be stored: {error}") from error
+            time.sleep(number)
+    raise AssertionError("unreachable")
 
 
 def _conclude(
@@ -127,14 +147,14 @@ def _conclude(
     tell = partial(insist, what=f"run {run.pk}")
     code = trainer.returncode
     if code == exits.EXIT_DONE:
-        result = _upload_result(workspace)
+        result = _store_result(workspace)
         metadata = _read_metadata(workspace.dir.result / "metadata.json")
         tell(partial(recorder.finish, result, metadata))
     elif code == exits.EXIT_BAD_INPUT or code == exits.EXIT_UNEXPECTED:
         tell(partial(recorder.fail, trainer.last_words()))
     elif code == exits.EXIT_CANCELLED or pulse.cancel_asked.is_set():
         tell(recorder.cancelled)
-    elif code == exits.EXIT_INTERRUPTED and stop_was_asked():
+    elif code in (exits.EXIT_INTERRUPTED, -signal.SIGTERM) and stop_was_asked():
         tell(partial(recorder.give_back, "The worker was stopped; the run goes on from here.", counts=False))
         return
     else:
@@ -157,28 +177,18 @@ def why_lost(code: int | None) -> str:
     return f"The trainer ended with exit code {code} and without a word."
 
 
-def _upload_result(workspace: Workspace) -> storage.Stored:
+def _store_result(workspace: Workspace) -> storage.Stored:
     if not workspace.dir.finished:
         raise RunFailed("The trainer said that it was done but left no result.")
-    for number in range(1, UPLOAD_TRIES + 1):
-        try:
-            return storage.put_zip(workspace.dir.result, folder="checkpoints")
-        except OSError as error:
-            logger.warning("run %s: storing the result failed: %s", workspace.run.pk, error)
-            if number == UPLOAD_TRIES:
-                raise AttemptLost(f"The result could not be stored: {error}") from error
-            time.sleep(number)
-    raise AssertionError("unreachable")
+    return _persist(lambda: storage.put_zip(workspace.dir.result, folder="checkpoints"), what="The result")
 
 
 def _read_metadata(path: Path) -> dict[str, Any]:
     return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
 
 
-def _close_connection() -> None:
-    from django.db import connection
-
-    connection.close()
+def _first_line(error: Exception) -> str:
+    return str(error).strip().split("\n")[0]
 
 
 class Trainer:
@@ -233,6 +243,8 @@ class Trainer:
     def kill(self) -> None:
         """End the whole process group at once. Safe to call at any time, from any thread."""
         self._signal(signal.SIGKILL)
+        if self.returncode is not None:  # its number may soon be another process's
+            self._child = None
 
     def last_words(self) -> str:
         """Why the trainer says it failed, without the paths of this machine."""

@@ -47,7 +47,7 @@ def enqueue(runs: QuerySet[Run]) -> int:
     kinds = sorted(set(runs.values_list("device_kind", flat=True)))
     changed = runs.update(status=Run.Status.QUEUED, queued_at=Coalesce("queued_at", Now()))
     for kind in kinds:
-        transaction.on_commit(partial(wake_workers, kind))
+        transaction.on_commit(partial(wake_workers, kind), robust=True)  # a lost one is made good
     return changed
 
 

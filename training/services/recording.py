@@ -137,7 +137,10 @@ class Recorder:
 
     def _delete(self, keys: list[str]) -> None:
         for key in keys:
-            storage.delete(key)
+            try:
+                storage.delete(key)
+            except (OSError, storage.StorageError) as error:  # it only takes room
+                logger.warning("%s was left in the storage: %s", key, error)
 
 
 def insist(write: Callable[[], T], *, what: str) -> T:

@@ -20,6 +20,7 @@ from training.services.errors import AttemptLost, RunFailed
 from training.tuning.rundir import RunDir, step_of, write_json, write_text
 
 logger = logging.getLogger(__name__)
+DAY = 24 * 3600.0  # seconds
 LOCK_PATIENCE = 30.0  # seconds until a killed trainer's lock must be free
 
 
@@ -168,12 +169,15 @@ class Workspace:
 
 
 def tidy_work_dir() -> None:
-    """Remove the run directories of runs that have ended elsewhere or are no more."""
+    """Remove what killed workers left: directories of runs that have ended or are no more, and scratch."""
+    old = [path for path in settings.WORK_DIR.glob("scratch-*") if time.time() - path.stat().st_mtime > DAY]
     for path in (settings.WORK_DIR / "runs").glob("*"):
-        number = path.name.removesuffix(".json")
+        number = path.name.removesuffix(".json").removeprefix("inspect-")
         if number.isdecimal() and not Run.objects.filter(pk=number).exclude(status__in=Run.ENDED).exists():
-            with contextlib.suppress(FileNotFoundError):
-                shutil.rmtree(path) if path.is_dir() else path.unlink()
+            old.append(path)
+    for path in old:
+        with contextlib.suppress(FileNotFoundError):
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 def named_model(name: str) -> tuple[str, Checkpoint | None]:
