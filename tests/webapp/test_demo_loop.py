@@ -1,6 +1,7 @@
 """The demo's simulated annotators, its arithmetic and its bars; the whole loop is a slow test."""
 
 import json
+import math
 import os
 import random
 import subprocess
@@ -109,6 +110,7 @@ def test_win_rate_and_agreement_by_hand():
     """Win, loss, tie: (1 + 0 + ½) / 3. Same order, opposite order, tie: the same."""
     assert win_rate([2, 1, 1], [1, 2, 1]) == pytest.approx(0.5)
     assert agreement([[2, 1], [0.5, 0.9], [1, 0]], [[5, 4], [5, 4], [3, 3]]) == pytest.approx(0.5)
+    assert agreement([[math.nan, 1], [2, 1]], [[5, 4], [5, 4]]) == pytest.approx(0.5)
 
 
 def test_bars(db):

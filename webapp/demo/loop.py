@@ -109,7 +109,7 @@ class Loop:
         self.first = self.generate(self.prompts[: self.sizes.first], seed=1, samples=2)
 
     def welcome(self) -> None:
-        """Return when there is something to compare. All else that the base shall answer is asked for, too."""
+        """Return when there is something to compare. Asks for all else that the base has to answer."""
         self.held_out = self.world.prompts("held_out", self.sizes.matches, self.seed)
         self.rest = self.generate(self.prompts[self.sizes.first :], seed=2, samples=2)
         self.of_base = self.generate(self.held_out, seed=3, samples=2 if self.scores_pairs else 1)

@@ -117,7 +117,9 @@ def label(
     budget = Budget(wanted)
     with ThreadPoolExecutor(len(annotators), thread_name_prefix="annotator") as pool:
         futures = [
-            pool.submit(_work, url, project, annotator, budget, utility, random.Random(f"{seed} {number}"))
+            pool.submit(
+                _work, url, project, annotator, budget, utility, random.Random(f"{seed} {project} {number}")
+            )
             for number, annotator in enumerate(annotators)
         ]
         return [sent for future in futures for sent in future.result()]
