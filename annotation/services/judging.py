@@ -46,16 +46,17 @@ def submit_judgement(
     answers = answers or {}
     given = {"choice": choice, "strength": strength, **answers}
     digest = _digest({"lease": str(lease_id), **given})
-    comparison, project = _place_of(lease_id, annotator)
+    comparison = Comparison.objects.filter(leases=lease_id, leases__annotator=annotator)
 
     def work(*, reclaim: bool) -> tuple[Judgement, Lease | None]:
         if reclaim:
-            _lock_comparison(comparison)
-        member = queue.lock_member(project=project, user=annotator.pk)
-        earlier = Judgement.objects.filter(annotator=annotator, client_id=client_id).first()
-        if earlier is not None:
-            return _repeat(earlier, digest, given)
+            comparison.select_for_update(no_key=True, of=("self",)).get()
+        member = queue.lock_member(project=comparison.values("project"), user=annotator.pk)
         lease = _with_last_answer(annotator).get(pk=lease_id)
+        if lease.state != Lease.State.OPEN:
+            earlier = Judgement.objects.filter(annotator=annotator, client_id=client_id).first()
+            if earlier is not None:
+                return _repeat(earlier, digest, given)
         questions = member.project.questions
         check_answer(
             questions, candidates=len(lease.order), choice=choice, strength=strength, answers=answers
@@ -82,11 +83,10 @@ def submit_judgement(
         return judgement, judgement.next_lease
 
     try:
-        return queue.run(lambda: work(reclaim=False), project=project, now=now)
+        return queue.run(lambda: work(reclaim=False), now=now)
     except _TakenBack:
-        return queue.run(lambda: work(reclaim=True), project=project, now=now)
-    except IntegrityError as error:
-        # The same client_id at the same moment in another project: nothing but the constraint can see that.
+        return queue.run(lambda: work(reclaim=True), now=now)
+    except IntegrityError as error:  # the client_id of an answer to another lease
         if "judgement_client_id_once" not in str(error):
             raise
         raise Conflict(SAME_ID_OTHER_ANSWER, answer=given) from error
@@ -94,24 +94,22 @@ def submit_judgement(
 
 def undo_judgement(*, judgement_id: int, annotator: User, now: datetime) -> Lease:
     """Take an answer back, once: the row stays with `undone_at`; a lease with the same order comes back."""
-    lease_id = (
-        Judgement.objects.filter(pk=judgement_id, annotator=annotator).values_list("lease", flat=True).first()
-    )
-    if lease_id is None:
-        raise NotFound("There is no such judgement of yours.")
-    _, project = _place_of(lease_id, annotator)
+    comparison = Comparison.objects.filter(judgements=judgement_id, judgements__annotator=annotator)
     with transaction.atomic():
-        member = queue.lock_member(project=project, user=annotator.pk)
-        judgement = Judgement.objects.get(pk=judgement_id)
+        member = queue.lock_member(project=comparison.values("project"), user=annotator.pk)
+        judgement = Judgement.objects.select_related("lease").get(pk=judgement_id)
         if judgement.undone_at is not None:
             raise Conflict("This judgement was taken back already.")
-        if Lease.objects.open_of(project=project, annotator=annotator.pk).count() >= MAX_OPEN_AFTER_UNDO:
+        old = judgement.lease
+        if old is None:
+            raise NotFound("This judgement was imported; it is nobody's to take back.")
+        held = Lease.objects.open_of(project=member.project_id, annotator=annotator.pk)
+        if held.count() >= MAX_OPEN_AFTER_UNDO:
             raise Conflict(
                 f"{MAX_OPEN_AFTER_UNDO} comparisons are open already; answer one before taking back more."
             )
         judgement.undone_at = now
         judgement.save(update_fields=["undone_at"])
-        old = Lease.objects.get(pk=lease_id)
         old.state = Lease.State.UNDONE
         old.save(update_fields=["state"])
         new = Lease.objects.create(
@@ -123,19 +121,6 @@ def undo_judgement(*, judgement_id: int, annotator: User, now: datetime) -> Leas
             expires_at=queue.expiry(member.project, now),
         )
     return Lease.objects.to_present().get(pk=new.pk)
-
-
-def _place_of(lease_id: uuid.UUID, annotator: User) -> tuple[int, int]:
-    """The comparison and project of a lease that is this person's own."""
-    mine = Lease.objects.filter(pk=lease_id, annotator=annotator)
-    found = mine.values_list("comparison", "comparison__project").first()
-    if found is None:
-        raise NotFound("There is no such lease.")
-    return found
-
-
-def _lock_comparison(comparison: int) -> None:
-    Comparison.objects.select_for_update(no_key=True).get(pk=comparison)
 
 
 def _repeat(earlier: Judgement, digest: str, given: dict[str, Any]) -> tuple[Judgement, Lease | None]:

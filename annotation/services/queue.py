@@ -15,7 +15,7 @@ from datetime import datetime, timedelta
 from typing import Any, Final, TypeVar
 
 from django.db import connection, transaction
-from django.db.models import Exists, F, OuterRef, Subquery, prefetch_related_objects
+from django.db.models import Exists, F, OuterRef, QuerySet, Subquery, prefetch_related_objects
 
 from annotation.errors import Conflict, Invalid, NotFound, QueueBusy
 from annotation.models import Comparison, Lease, Member, Project, User
@@ -54,6 +54,9 @@ class _Locked(Exception):
 class _Lapsed(Exception):
     """Nothing is left, but expired leases can be taken back."""
 
+    def __init__(self, project: int) -> None:
+        self.project = project
+
 
 def next_lease(*, project: Project, user: User, after: Lease | None = None, now: datetime) -> Lease | None:
     """The comparison that this person should see next, or None when nothing is left for them.
@@ -66,10 +69,10 @@ def next_lease(*, project: Project, user: User, after: Lease | None = None, now:
         member = lock_member(project=project.pk, user=user.pk)
         return take_next(member=member, after=after, now=now)
 
-    return run(work, project=project.pk, now=now)
+    return run(work, now=now)
 
 
-def run(work: Callable[[], Result], *, project: int, now: datetime) -> Result:
+def run(work: Callable[[], Result], *, now: datetime) -> Result:
     """Run `work` in a transaction; where rows are locked or leases lapsed, clear the way and start over."""
     for _ in range(ATTEMPTS):
         try:
@@ -77,23 +80,26 @@ def run(work: Callable[[], Result], *, project: int, now: datetime) -> Result:
                 return work()
         except _Locked as busy:
             _wait_for(busy.comparison)
-        except _Lapsed:
-            reopen_expired_leases(now=now, project=project)
+        except _Lapsed as lapsed:
+            reopen_expired_leases(now=now, project=lapsed.project)
     raise QueueBusy("Too many people are taking comparisons at this moment; try again.")
 
 
-def lock_member(*, project: int, user: int) -> Member:
-    """This person's place in the queue, locked, with the project. All their leases wait for it."""
+def lock_member(*, project: int | QuerySet[Comparison, Any], user: int) -> Member:
+    """This person's place in the queue of a project, or of the one that a query gives, locked and with the
+    project. All their leases wait for it.
+    """
     last = Comparison.objects.filter(project=OuterRef("project")).order_by("-rank").values("rank")[:1]
+    found = [project] if isinstance(project, int) else project
     member = (
-        Member.objects.filter(project=project, user=user)
+        Member.objects.filter(project__in=found, user=user)
         .select_related("project")
         .annotate(last_rank=Subquery(last))
         .select_for_update(no_key=True, of=("self",))
         .first()
     )
     if member is None:
-        raise NotFound("There is no such project.")
+        raise NotFound("It does not exist, or you are not a member of its project.")
     return member
 
 
@@ -126,7 +132,7 @@ def _take_new(*, member: Member, now: datetime) -> Lease | None:
     )
     if not ahead:
         if Lease.objects.lapsed(now=now).filter(comparison__project=member.project_id).exists():
-            raise _Lapsed
+            raise _Lapsed(member.project_id)
         _move_past_the_last(member)
         return None
     free = Comparison.objects.open().filter(pk__in=[pk for pk, _ in ahead]).order_by("rank")
