@@ -221,7 +221,7 @@ def test_dpo_learns(tmp_path: Path, llama: Path) -> None:
     assert run(folder) == 0
     last = metrics(folder)[-1]
     assert last["eval/rewards/accuracy"] >= 0.9
-    assert last["eval/loss"] < 0.4
+    assert last["eval/loss"] < 0.5
 
 
 @pytest.mark.system("s000-096")
