@@ -4,8 +4,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from jaxtyping import install_import_hook
 
 from tests.tuning.text_models import save_causal, save_encoder
+
+# Shapes and types in signatures are checked at every call.
+install_import_hook(["training.tuning.images", "training.tuning.losses"], "beartype.beartype")
 
 
 @pytest.fixture(scope="session")

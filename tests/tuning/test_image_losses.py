@@ -1,7 +1,6 @@
 """Diffusion-DPO's loss by hand, and its optimum on Gaussian data, where it is known."""
 
 import math
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -78,7 +77,8 @@ def test_gaussian_optimum(timestep):
     """
     mean, deviation, a, beta = 0.7, 1.3, 0.4, 3.0
     schedule = DDPMScheduler(beta_schedule="scaled_linear")
-    family = StableDiffusion(SimpleNamespace(device=torch.device("cpu")), schedule)
+    family = object.__new__(StableDiffusion)  # a noise schedule is all that errors need of a family
+    object.__setattr__(family, "schedule", schedule)
     unet = Shifted(schedule, mean=mean, deviation=deviation)
     generator = torch.Generator().manual_seed(0)
     groups = 64

@@ -56,7 +56,7 @@ def _row(group: Group, length: int, why: str | None, pairs: list[Pair]) -> dict[
     }
 
 
-def _spread(lengths: list[int]) -> dict[str, float] | None:
+def _spread(lengths: list[int]) -> dict[str, int | float] | None:
     if not lengths:
         return None
     highest = quantiles(lengths, n=20, method="inclusive")[-1] if len(lengths) > 1 else lengths[0]

@@ -136,7 +136,7 @@ def evaluate(run: Run, model: ImageReward) -> dict[str, float]:
         right, count = right + agrees.sum().item(), count + len(agrees)
     metrics = means.result()
     if count:
-        low, high = wilson(right, count)
+        low, high = wilson(right, float(count))
         metrics |= {"accuracy_majority": right / count, "accuracy_low": low, "accuracy_high": high}
     return metrics
 
