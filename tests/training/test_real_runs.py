@@ -191,7 +191,8 @@ def test_bad_data_is_told_before_the_run_is_queued(manager, project, llama):
     run = services.create_run(by=manager, project=other, method="dpo", base="llama", config={})
     services.prepare_run(run_id=run.pk)
     run.refresh_from_db()
-    assert (run.status, run.preview) == ("failed", None) or run.preview["dropped"]
+    assert (run.status, run.attempt) == ("failed", 0)
+    assert "no row can be used: the prompt is longer than the context" in run.error
 
 
 def test_worker_killed(ask, expected_weights, settings, data_dir, monkeypatch):

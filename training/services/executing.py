@@ -107,6 +107,8 @@ def _follow(
         except HICCUPS as error:  # nothing is lost: what was not copied now is still in the run directory
             logger.warning("run %s: database or storage is away: %s", run.pk, _first_line(error))
             connection.close()
+            follower.start_over()
+            uploader.start_over()
             wait = min(2 * wait, 5.0)
             next_try = time.monotonic() + wait
     trainer.kill()  # whatever it left behind

@@ -1,6 +1,7 @@
 """Reading a run directory while a trainer writes in it."""
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -25,19 +26,23 @@ class Tail:
         """Rows since the last `accept`."""
         try:
             with self.path.open("rb") as file:
-                inode, offset = self.path.stat().st_ino, self._position[1]
-                if inode != self._position[0] or self.path.stat().st_size < offset:
+                found, offset = os.fstat(file.fileno()), self._position[1]
+                if found.st_ino != self._position[0] or found.st_size < offset:
                     offset = 0
                 file.seek(offset)
                 whole = file.read().rpartition(b"\n")[0]
         except FileNotFoundError:
             return []
-        self._next = (inode, offset + len(whole) + 1 if whole else offset)
+        self._next = (found.st_ino, offset + len(whole) + 1 if whole else offset)
         return [json.loads(line) for line in whole.split(b"\n") if line.strip()]
 
     def accept(self) -> None:
         """What was read is stored; go on behind it."""
         self._position = self._next
+
+    def start_over(self) -> None:
+        """Read everything again."""
+        self._position = (0, 0)
 
 
 class Follower:
@@ -47,7 +52,6 @@ class Follower:
         self.dir = directory
         self._metrics = Tail(directory.metrics_file)
         self._stored: dict[str, str] = {}  # file name of a sample's picture -> its name in the storage
-        self._seen: News = News()
         self._signs: object = None
 
     def look(self) -> News | None:
@@ -70,6 +74,11 @@ class Follower:
         """The news that `look` gave are stored."""
         self._metrics.accept()
         self._signs = self._new_signs
+
+    def start_over(self) -> None:
+        """Tell everything again: a database that was away may have lost what it had promised to keep."""
+        self._metrics.start_over()
+        self._signs = None
 
     def state(self) -> dict[str, Any]:
         """state.json; empty before the trainer has written it."""
@@ -105,6 +114,10 @@ class Uploader:
                 continue  # the trainer has removed it meanwhile
             record(step, stored, keep={step_of(kept) for kept in self.dir.checkpoints()})
             self.known.add(step)
+
+    def start_over(self) -> None:
+        """Store and record every checkpoint again."""
+        self.known.clear()
 
 
 def _end_of(path: Path) -> str:
