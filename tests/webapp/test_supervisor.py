@@ -23,7 +23,7 @@ from webapp.embedded.postgres import THROWAWAY, Postgres, database_url
 from webapp.embedded.supervisor import Supervisor, SupervisorError
 
 SERVICES = ["postgres", "web", "worker-light", "worker-cpu", "scheduler"]
-PATIENCE = 90  # seconds; a loaded machine needs them, an idle one a tenth
+PATIENCE = 240  # seconds; a loaded machine needs them, an idle one a tenth
 
 
 def wait_until(condition: Callable[[], object], what: str) -> None:

@@ -101,13 +101,17 @@ class Postgres:
             "trust",
         ]
         command += ["--locale-provider=builtin", "--locale=C.UTF-8", "--no-instructions"]
+        command += ["--no-sync"] if self.options.get("fsync") == "off" else []
         made = subprocess.run(command, capture_output=True, text=True, cwd="/", **self._user)
         if made.returncode:
             raise PostgresError(f"initdb failed: {made.stderr.strip() or made.stdout.strip()}")
         half_made.rename(self.cluster)
 
-    def start(self, *, timeout: float = 60) -> None:
-        """Start the server in its own session (a Ctrl-C must not reach it) and wait until it answers."""
+    def start(self, *, timeout: float = 600) -> None:
+        """Start the server in its own session (a Ctrl-C must not reach it) and wait until it answers.
+
+        After a crash it first recovers, which takes as long as the disk is slow.
+        """
         settings = {
             "listen_addresses": "",
             "unix_socket_directories": str(self.socket),
@@ -132,14 +136,15 @@ class Postgres:
                 preexec_fn=dies_with_me(signal.SIGINT),  # a clean, fast shutdown if this process is killed
                 **self._user,
             )
-        deadline = time.monotonic() + timeout
+        deadline, pause = time.monotonic() + timeout, 0.02
         while time.monotonic() < deadline:
             if self.process.poll() is not None:
                 raise PostgresError(f"PostgreSQL stopped at once:\n{end_of(self.log)}")
             if self.is_ready():
                 self._create_database("tiebreak")
                 return
-            time.sleep(0.05)
+            time.sleep(pause)
+            pause = min(1.5 * pause, 0.5)
         self.stop()
         raise PostgresError(f"PostgreSQL did not answer within {timeout:.0f} s:\n{end_of(self.log)}")
 
