@@ -10,7 +10,7 @@ from contextlib import contextmanager
 
 import pytest
 from django.core.files.storage import default_storage
-from django.db import connection
+from django.db import OperationalError, connection
 
 from tests.training.fake_trainer import final_weights
 from training import services, storage
@@ -298,3 +298,69 @@ def alive(pid: int) -> bool:
     except ProcessLookupError:
         return False
     return True
+
+
+@contextmanager
+def failing(monkeypatch, owner, name, error, *, times):
+    """The first `times` calls of a function raise."""
+    real, left = getattr(owner, name), [error] * times
+
+    def call(*args, **values):
+        if left:
+            raise left.pop()
+        return real(*args, **values)
+
+    monkeypatch.setattr(owner, name, call)
+    yield
+    assert not left, "it was not called often enough"
+
+
+def test_database_that_is_away_for_a_while(run, fake_trainer, monkeypatch):
+    error = OperationalError("server closed the connection unexpectedly")
+    fake_trainer(seconds=0.1)
+    with failing(monkeypatch, Recorder, "record", error, times=3):
+        work()
+    run.refresh_from_db()
+    assert (run.status, run.attempt) == ("done", 1)
+    assert [row["step"] for row in services.metrics_of(run)] == [*range(1, 13), 12]
+
+
+def test_rows_that_the_database_forgot_are_written_again(run, fake_trainer, monkeypatch):
+    """A server that fell over to a copy, or did not flush, loses what it had confirmed."""
+    record, errors = Recorder.record, [OperationalError("terminating connection")]
+
+    def forgetful(self, news):
+        if errors and any(row["step"] > 5 for row in news.metrics):
+            Metric.objects.all().delete()
+            raise errors.pop()
+        record(self, news)
+
+    monkeypatch.setattr(Recorder, "record", forgetful)
+    fake_trainer(seconds=0.1)
+    work()
+    assert not errors
+    assert [row["step"] for row in services.metrics_of(run)] == [*range(1, 13), 12]
+
+
+def test_storage_that_is_away_for_a_while(run, fake_trainer, monkeypatch):
+    monkeypatch.setattr(time, "sleep", lambda seconds: None)
+    with failing(monkeypatch, storage, "put_zip", OSError("no route to host"), times=3):
+        work()
+    run.refresh_from_db()
+    assert (run.status, weights_of(run)) == ("done", final_weights(12))
+
+
+def test_storage_that_stays_away(run, fake_trainer, monkeypatch):
+    def put_zip(source, *, folder):
+        raise OSError("no route to host")
+
+    with monkeypatch.context() as away:
+        away.setattr(time, "sleep", lambda seconds: None)
+        away.setattr(storage, "put_zip", put_zip)
+        services.execute(claim())
+    run.refresh_from_db()
+    assert (run.status, run.lost_attempts) == ("queued", 1)
+    assert run.error.endswith("could not be stored: no route to host.")
+    work()
+    run.refresh_from_db()
+    assert (run.status, run.error) == ("done", "")
