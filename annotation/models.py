@@ -216,9 +216,9 @@ class LeaseQuerySet(models.QuerySet["Lease"]):
         return self.filter(state__in=Lease.LIVE)
 
     def open_of(self, *, project: int, annotator: int) -> "LeaseQuerySet":
-        """What this person holds in this project, oldest first, ready to be presented."""
+        """What this person holds in this project, oldest first, with the comparisons."""
         mine = self.filter(state=Lease.State.OPEN, annotator=annotator, comparison__project=project)
-        return mine.to_present().order_by("created_at", "pk")
+        return mine.select_related("comparison").order_by("created_at", "pk")
 
     def lapsed(self, *, now: datetime) -> "LeaseQuerySet":
         return self.filter(state=Lease.State.OPEN, expires_at__lt=now)

@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import Any, Final
 
 from django.db import IntegrityError, transaction
-from django.db.models import F, QuerySet, Subquery
+from django.db.models import F, Q, QuerySet, Subquery
 
 from annotation.errors import Conflict, NotFound
 from annotation.models import Comparison, Judgement, Lease, Member, User
@@ -52,7 +52,8 @@ def submit_judgement(
         if reclaim:
             comparison.select_for_update(no_key=True, of=("self",)).get()
         member = queue.lock_member(project=comparison.values("project"), user=annotator.pk)
-        lease = _with_last_answer(annotator).get(pk=lease_id)
+        leases = list(_leases_in_hand(member, lease_id))
+        lease = next(lease for lease in leases if lease.pk == lease_id)
         if lease.state != Lease.State.OPEN:
             earlier = Judgement.objects.filter(annotator=annotator, client_id=client_id).first()
             if earlier is not None:
@@ -78,7 +79,9 @@ def submit_judgement(
             wanted_next=want_next,
         )
         if want_next:
-            _hand_out_next(judgement, member, after=after, now=now)
+            project = member.project_id
+            held = [item for item in leases if item.pk != lease_id and item.comparison.project_id == project]
+            _hand_out_next(judgement, member, held, after=after, now=now)
         judgement.save(force_insert=True)
         return judgement, judgement.next_lease
 
@@ -166,21 +169,24 @@ def _slot_again(lease: Lease, given: dict[str, Any]) -> int:
     return next(slot for slot in range(lease.comparison.needed) if slot not in taken)
 
 
-def _hand_out_next(judgement: Judgement, member: Member, *, after: uuid.UUID | None, now: datetime) -> None:
-    behind = None
-    if after is not None:
-        behind = Lease.objects.filter(pk=after, annotator=judgement.annotator).first()
-        if behind is None:
-            raise NotFound("There is no such lease as `after` names.")
-    judgement.next_lease = queue.take_next(member=member, after=behind, now=now)
+def _hand_out_next(
+    judgement: Judgement, member: Member, held: list[Lease], *, after: uuid.UUID | None, now: datetime
+) -> None:
+    behind = queue.lease_of(lease_id=after, annotator=judgement.annotator) if after is not None else None
+    judgement.next_lease = queue.take_next(member=member, held=held, after=behind, now=now)
     if judgement.next_lease is not None:
         judgement.next_expires_at = judgement.next_lease.expires_at
 
 
-def _with_last_answer(annotator: User) -> QuerySet[Lease]:
-    """Leases with their comparison, and `last_answer_at`: when this person last judged anything."""
-    last = Judgement.objects.filter(annotator=annotator).order_by("-created_at").values("created_at")[:1]
-    return Lease.objects.select_related("comparison").annotate(last_answer_at=Subquery(last))
+def _leases_in_hand(member: Member, lease_id: uuid.UUID) -> QuerySet[Lease]:
+    """The lease named and all open ones, oldest first, with `last_answer_at`: the last time they judged."""
+    last = Judgement.objects.filter(annotator=member.user_id).order_by("-created_at").values("created_at")[:1]
+    named = Q(pk=lease_id) | Q(
+        state=Lease.State.OPEN
+    )  # few rows by two indexes; the project would spoil that
+    leases = Lease.objects.filter(named, annotator=member.user_id)
+    found = leases.select_related("comparison").annotate(last_answer_at=Subquery(last))
+    return found.order_by("created_at", "pk")
 
 
 def _seconds_since_shown(lease: Lease, now: datetime) -> float:

@@ -67,7 +67,8 @@ def next_lease(*, project: Project, user: User, after: Lease | None = None, now:
 
     def work() -> Lease | None:
         member = lock_member(project=project.pk, user=user.pk)
-        return take_next(member=member, after=after, now=now)
+        held = list(Lease.objects.open_of(project=project.pk, annotator=user.pk))
+        return take_next(member=member, held=held, after=after, now=now)
 
     return run(work, now=now)
 
@@ -103,9 +104,11 @@ def lock_member(*, project: int | QuerySet[Comparison, Any], user: int) -> Membe
     return member
 
 
-def take_next(*, member: Member, after: Lease | None, now: datetime) -> Lease | None:
-    """The locked member's open lease, or a new one. Raises `_Locked` or `_Lapsed`; see `run`."""
-    held = list(Lease.objects.open_of(project=member.project_id, annotator=member.user_id))
+def take_next(*, member: Member, held: list[Lease], after: Lease | None, now: datetime) -> Lease | None:
+    """One of the open leases that the locked member holds (oldest first), or a new one.
+
+    Raises `_Locked` or `_Lapsed`; see `run`.
+    """
     if after is not None:
         behind = [lease for lease in held if (lease.created_at, lease.pk) > (after.created_at, after.pk)]
         held_elsewhere = [lease for lease in held if lease.pk != after.pk]
@@ -118,6 +121,8 @@ def take_next(*, member: Member, after: Lease | None, now: datetime) -> Lease | 
         if again.expires_at < now:
             again.expires_at = expiry(member.project, now)
             again.save(update_fields=["expires_at"])
+        again.comparison.project = member.project
+        prefetch_related_objects([again.comparison], "candidates__image")
         return again
     return _take_new(member=member, now=now)
 

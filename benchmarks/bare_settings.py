@@ -1,0 +1,6 @@
+"""The site's database and nothing of its middleware."""
+
+from webapp.settings import *  # noqa: F403
+
+ROOT_URLCONF = "benchmarks.bare_urls"
+MIDDLEWARE: list[str] = []
