@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
@@ -49,6 +50,7 @@ class Watch:
     complaints: list[str] = field(default_factory=list)
     bodies: list[tuple[str, bytes]] = field(default_factory=list)
     expected: tuple[str, ...] = ()  # parts of complaints that the test provokes
+    on_their_way: set = field(default_factory=set)
 
     def unexpected(self) -> list[str]:
         return [text for text in self.complaints if not any(part in text for part in self.expected)]
@@ -57,6 +59,9 @@ class Watch:
         page.on("console", lambda message: message.type == "error" and self.complaints.append(message.text))
         page.on("pageerror", lambda error: self.complaints.append(str(error)))
         page.on("response", self._keep)
+        page.on("request", lambda request: self.on_their_way.add(request))
+        for outcome in ("requestfinished", "requestfailed"):
+            page.on(outcome, lambda request: self.on_their_way.discard(request))
 
     def _keep(self, response) -> None:
         if response.ok and response.status != 204:
@@ -98,7 +103,15 @@ def open_page(browser, live_server, watch) -> Iterator[Callable]:
 
     yield open_page
     for context in contexts:
+        _let_requests_end(context, watch)
         context.close()
+
+
+def _let_requests_end(context, watch: Watch) -> None:
+    """A request that the server still works on would meet the emptying of the tables after the test."""
+    deadline = time.monotonic() + 10
+    while watch.on_their_way and time.monotonic() < deadline:
+        context.pages[0].wait_for_timeout(20)
 
 
 @dataclass

@@ -144,7 +144,7 @@ def test_new_member_signs_in_by_link(open_page, world, live_server):
     link = page.inner_text(".secret")
     visitor = open_page(None, link)
     visitor.wait_for_selector("h1:has-text('Projects')")
-    visitor.click("text=Judge")
+    visitor.click("a:has-text('Judge')")
     visitor.wait_for_selector("main[data-ready]")
     visitor.keyboard.press("1")
     visitor.wait_for_selector("#saved:has-text('saved')")
