@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from datetime import datetime
-from typing import Any, Final, Literal
+from typing import Annotated, Any, Final, Literal
 
 from django.contrib.postgres.expressions import ArraySubquery
 from django.db.models import Exists, OuterRef, QuerySet
@@ -14,6 +14,7 @@ from annotation.models import Candidate, Comparison, Judgement, Project
 from annotation.services.comparisons import IMPORT_PREFIX, annotator_name
 
 CHUNK: Final = 500
+UserName = Annotated[str, Field(pattern=r"^[^\x00]+$", max_length=150)]
 Kind = Literal["regular", "gold", "repeat", "review", "qualification", "judge"]
 
 
@@ -26,7 +27,7 @@ class GroupFilters(BaseModel):
     judged: bool | None = Field(
         None, description="true: only groups with a judgement; false: only those without"
     )
-    annotators: list[str] | None = Field(
+    annotators: list[UserName] | None = Field(
         None, min_length=1, description="only their judgements, by user name"
     )
     kinds: list[Kind] | None = Field(None, min_length=1, description="only judgements of these kinds")

@@ -1,5 +1,6 @@
 """The HTTP API as the contract has it: status codes, bodies, problem details, and who may do what."""
 
+import hashlib
 import json
 import uuid
 
@@ -8,9 +9,11 @@ from django.core.files.uploadedfile import SimpleUploadedFile
 from django.core.management import call_command
 
 from annotation import services
-from annotation.models import ExportJob, ImportJob, Judgement, Member, Project
+from annotation.models import ExportJob, ImportJob, Judgement, Lease, Member, Project
+from annotation.services.media import store_image
 from tests.annotation import factories
 from tests.annotation.conftest import api_client
+from tests.annotation.test_imports import png
 
 pytestmark = pytest.mark.django_db
 PROBLEM = "application/problem+json"
@@ -327,6 +330,31 @@ def test_queries(as_annotator, project, django_assert_num_queries):
         as_annotator.post(f"/api/v1/projects/{project.pk}/next/")
 
 
+def test_media(as_annotator, as_manager, manager, annotator):
+    project = factories.make_project(by=manager, modality="image")
+    services.add_member(project=project, username="anna", role="annotator", by=manager)
+    images = [store_image(png(colour=colour)) for colour in ("red", "blue")]
+    candidates = [{"image": image, "source": "secret-model"} for image in images]
+    services.add_comparisons(project=project, groups=[{"prompt": "p", "candidates": candidates}])
+    shown = as_annotator.post(f"/api/v1/projects/{project.pk}/next/").json()
+    assert set(shown["candidates"][0]) == {"position", "image", "width", "height"}
+    stored = Lease.objects.get().order
+    for position, candidate in enumerate(shown["candidates"]):
+        response = as_annotator.get(candidate["image"])
+        assert (response.status_code, response["Content-Type"]) == (200, "image/png")
+        assert hashlib.sha256(response.content).hexdigest() == images[stored[position]].sha256
+        assert response["Cache-Control"].startswith("private")
+        assert response["X-Content-Type-Options"] == "nosniff"
+        assert response["Content-Disposition"] == "inline"
+        assert not {"ETag", "Last-Modified"} & set(response.headers)
+        told = json.dumps(shown) + str(dict(response.headers))
+        assert not any(secret in told for image in images for secret in (image.sha256, "secret-model"))
+        assert as_manager.get(candidate["image"]).status_code == 404
+    url = f"/api/v1/leases/{shown['lease']}/media/"
+    assert as_annotator.get(f"{url}2").status_code == 404
+    assert as_annotator.get(f"{url}99999999999999999999").status_code == 404
+
+
 # Jobs
 
 
@@ -391,3 +419,15 @@ def test_export_over_the_api(as_manager, project):
 def test_schema_has_no_warnings(tmp_path):
     call_command("spectacular", "--fail-on-warn", "--validate", "--file", str(tmp_path / "schema.yml"))
     assert "/api/v1/leases/{lease}/judgement/" in (tmp_path / "schema.yml").read_text()
+
+
+def test_numbers_that_no_row_can_have(as_manager):
+    huge = 10**20
+    for method, path in (
+        ("GET", f"projects/{huge}/"),
+        ("POST", f"projects/{huge}/next/"),
+        ("POST", f"judgements/{huge}/undo/"),
+        ("GET", f"imports/{huge}/"),
+        ("GET", f"exports/{huge}/download/"),
+    ):
+        assert ask(as_manager, method, path).status_code == 404, path

@@ -100,7 +100,8 @@ def test_filters(project, annotator):
     assert rows_of(export(project, annotators=["nobody"])[1])[0]["judgements"] == []
     later = (timezone.now() + timedelta(days=1)).isoformat()
     assert rows_of(export(project, since=later)[1])[0]["judgements"] == []
-    for filters, path in (({"since": "noon"}, "filters.since"), ({"kinds": ["odd"]}, "filters.kinds.0")):
+    bad = [({"since": "noon"}, "filters.since"), ({"kinds": ["odd"]}, "filters.kinds.0")]
+    for filters, path in [*bad, ({"annotators": ["a\x00"]}, "filters.annotators.0")]:
         with pytest.raises(Invalid) as refusal:
             export(project, **filters)
         assert list(refusal.value.errors) == [path]
