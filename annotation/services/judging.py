@@ -172,7 +172,9 @@ def _slot_again(lease: Lease, given: dict[str, Any]) -> int:
 def _hand_out_next(
     judgement: Judgement, member: Member, held: list[Lease], *, after: uuid.UUID | None, now: datetime
 ) -> None:
-    behind = queue.lease_of(lease_id=after, annotator=judgement.annotator) if after is not None else None
+    behind = next((lease for lease in held if lease.pk == after), None)
+    if after is not None and behind is None:
+        behind = queue.lease_of(lease_id=after, annotator=judgement.annotator)
     judgement.next_lease = queue.take_next(member=member, held=held, after=behind, now=now)
     if judgement.next_lease is not None:
         judgement.next_expires_at = judgement.next_lease.expires_at

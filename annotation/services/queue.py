@@ -21,7 +21,6 @@ from annotation.errors import Conflict, Invalid, NotFound, QueueBusy
 from annotation.models import Comparison, Lease, Member, Project, User
 
 LOOK_AHEAD: Final = 16
-MAX_AHEAD: Final = 2  # open leases of one person: the one on the screen and the one behind it
 ATTEMPTS: Final = 200
 EXPIRY_BATCH: Final = 500
 _shuffle = random.SystemRandom().shuffle
@@ -105,16 +104,14 @@ def lock_member(*, project: int | QuerySet[Comparison, Any], user: int) -> Membe
 
 
 def take_next(*, member: Member, held: list[Lease], after: Lease | None, now: datetime) -> Lease | None:
-    """One of the open leases that the locked member holds (oldest first), or a new one.
+    """One of the open leases that the locked member holds (oldest first), or a new one if there is no other.
 
-    Raises `_Locked` or `_Lapsed`; see `run`.
+    So nobody takes a third while they hold two. Raises `_Locked` or `_Lapsed`; see `run`.
     """
     if after is not None:
         behind = [lease for lease in held if (lease.created_at, lease.pk) > (after.created_at, after.pk)]
         held_elsewhere = [lease for lease in held if lease.pk != after.pk]
         again = next(iter(behind or held_elsewhere), None)
-        if again is None and len(held) >= MAX_AHEAD:
-            raise Conflict(f"You hold {MAX_AHEAD} comparisons already; answer one first.")
     else:
         again = next(iter(held), None)
     if again is not None:
