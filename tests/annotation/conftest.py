@@ -18,6 +18,11 @@ def project(manager):
 
 
 @pytest.fixture
+def image_project(manager):
+    return factories.make_project(by=manager, modality="image")
+
+
+@pytest.fixture
 def annotator(project):
     user = factories.make_user(username="anna")
     services.add_member(project=project, username="anna", role="annotator", by=project.created_by)

@@ -14,7 +14,7 @@ from annotation import services
 from annotation.errors import Invalid
 from annotation.models import Comparison, ExportJob, Judgement
 from tests.annotation import factories
-from tests.annotation.test_imports import image_row, jsonl, png, run, zipped
+from tests.annotation.files import image_row, jsonl, png, run, zipped
 
 pytestmark = pytest.mark.django_db
 

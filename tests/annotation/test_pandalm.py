@@ -15,7 +15,7 @@ from annotation import agreement, services
 from annotation.models import Comparison, Judgement
 from tests.annotation import factories
 from tests.annotation.conftest import api_client
-from tests.annotation.test_imports import jsonl, run
+from tests.annotation.files import jsonl, run
 
 PATH = Path(__file__).resolve().parents[3] / "shared" / "data" / "pandalm_human_pairs.json"
 ANNOTATORS = ("annotator1", "annotator2", "annotator3")
