@@ -4,13 +4,16 @@ import http.client
 import json
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import psycopg
@@ -109,9 +112,24 @@ class Site:
         return code
 
 
+@contextmanager
+def own_folder() -> Iterator[Path]:
+    """Not below pytest's folder, which every start of pytest closes to other users, the server's included."""
+    folder = Path(tempfile.mkdtemp(prefix="tiebreak-site-"))
+    yield folder
+    shutil.rmtree(folder)
+
+
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("site")
+def folder() -> Iterator[Path]:
+    with own_folder() as folder:
+        yield folder
+
+
+@pytest.fixture
+def fresh_folder() -> Iterator[Path]:
+    with own_folder() as folder:
+        yield folder
 
 
 @pytest.fixture
@@ -164,13 +182,13 @@ def test_nothing_outlives_a_killed_supervisor(site: Site, folder: Path) -> None:
         assert again.end(signal.SIGINT) == 0
 
 
-def test_orphaned_postgres_is_stopped(tmp_path: Path) -> None:
+def test_orphaned_postgres_is_stopped(fresh_folder: Path) -> None:
     """As if its parent had been killed where the kernel does not tell the children."""
-    orphan = Postgres(tmp_path, options=THROWAWAY)
+    orphan = Postgres(fresh_folder, options=THROWAWAY)
     orphan.prepare()
     orphan.start()
     assert orphan.process
-    successor = Postgres(tmp_path, options=THROWAWAY)
+    successor = Postgres(fresh_folder, options=THROWAWAY)
     successor.prepare()
     successor.stop_orphan()
     assert orphan.process.wait(PATIENCE) == 0

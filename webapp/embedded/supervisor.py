@@ -34,7 +34,7 @@ from webapp.embedded.processes import (
 from webapp.embedded.services import STOP_ORDER, manage, plan_services
 
 LOOK_EVERY = 0.2  # seconds
-READY_WITHIN = 60.0
+READY_WITHIN = 180.0  # seconds; an idle machine takes three
 
 
 class SupervisorError(RuntimeError):
@@ -312,6 +312,7 @@ class Supervisor:
         if now < self._postgres_restart_at:
             return
         try:
+            postgres.prepare()  # somebody may have taken away the right to pass through a folder
             postgres.stop_orphan()
             postgres.start()
         except PostgresError as error:
