@@ -39,7 +39,6 @@ SIZES = {"small": (4.5, 6.0), "medium": (7.5, 9.5), "large": (11.0, 13.0)}  # ra
 OPEN_SIZES = (0.5, 0.3, 0.2)  # how often each size is drawn when the prompt names none
 MARGIN = 1.5  # a drawn shape stays this many pixels inside the picture
 HELD_OUT_FRACTION = 0.25
-NAMED_SIZE_FRACTION = 0.15  # of the prompts that `prompts` returns
 
 Picture = NDArray[np.uint8] | Image.Image
 Split = Literal["train", "held_out"]
@@ -116,17 +115,14 @@ def _combinations(split: Split) -> tuple[Request, ...]:
 
 
 def prompts(split: Split, n: int, seed: int) -> list[str]:
-    """`n` prompts of a split, in random order; they repeat only once every combination was used."""
+    """`n` prompts of a split, in random order; they repeat only once every combination was used.
+
+    They leave the size open, which gives people something to prefer; the model knows the named sizes too.
+    """
     rng = np.random.default_rng(seed)
     pool = _combinations(split)
     order = np.concatenate([rng.permutation(len(pool)) for _ in range(-(-n // len(pool)))])[:n]
-    chosen = []
-    for index in order:
-        request = pool[index]
-        named = rng.random() < NAMED_SIZE_FRACTION
-        size = str(rng.choice(list(SIZES))) if named else None
-        chosen.append(Request(request.colour, request.shape, request.background, size).prompt)
-    return chosen
+    return [pool[index].prompt for index in order]
 
 
 def sample_scene(request: Request, rng: np.random.Generator) -> Scene:
