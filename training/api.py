@@ -20,7 +20,11 @@ from annotation.models import Project, User
 from training import serializers, services
 from training.models import BaseModel, Checkpoint, Match, Run, Schedule
 
-AFTER = OpenApiParameter("after", OpenApiTypes.INT, description="rows of later steps only")
+AFTER = OpenApiParameter(
+    "after",
+    OpenApiTypes.INT,
+    description="rows of later steps only; the newest step may still get its evaluation",
+)
 PROJECT = OpenApiParameter("project", OpenApiTypes.INT, description="of this project only")
 ZIP = OpenApiResponse(OpenApiTypes.BINARY, description="a zip of result/")
 PAGE = 200  # newest rows of a list

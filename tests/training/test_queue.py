@@ -71,6 +71,7 @@ def test_race_of_claims(project, base):
 @pytest.mark.parametrize(
     "write",
     [
+        lambda recorder: recorder.check(),
         lambda recorder: recorder.begin(step=0),
         lambda recorder: recorder.record(News(state={"step": 9}, metrics=[{"step": 9, "loss": 1.0}])),
         lambda recorder: recorder.add_resume_point(4, None, keep=set()),

@@ -32,6 +32,7 @@ logger = logging.getLogger(__name__)
 TICK = 0.5  # seconds between looks at the run directory
 CANCEL_PATIENCE = 120.0  # seconds to finish a step and save after the cancel file or SIGTERM
 TERM_PATIENCE = 15.0
+END_PATIENCE = 30.0
 STORE_TRIES = 5
 OUTPUT = "output.txt"  # what the trainer printed: its one line about bad input, a traceback
 
@@ -61,7 +62,7 @@ def execute(run: Run) -> None:
             try:
                 _attempt(run, recorder, workspace, trainer, pulse)
             finally:
-                trainer.kill()
+                trainer.end()
     except GivenUp as error:
         logger.warning("%s: the run was given to another worker", error)
 
@@ -69,6 +70,7 @@ def execute(run: Run) -> None:
 def _attempt(run: Run, recorder: Recorder, workspace: Workspace, trainer: "Trainer", pulse: Pulse) -> None:
     tell = partial(insist, what=f"run {run.pk}")
     try:
+        tell(recorder.check)
         workspace.stop_leftover()
         step = tell(workspace.lay_out)
         tell(partial(recorder.begin, step=step))
@@ -78,11 +80,11 @@ def _attempt(run: Run, recorder: Recorder, workspace: Workspace, trainer: "Train
         _follow(run, recorder, Follower(workspace.dir), uploader, trainer, pulse)
         _conclude(run, recorder, workspace, uploader, trainer, pulse)
     except RunFailed as error:
-        trainer.kill()
+        trainer.end()
         tell(partial(recorder.fail, str(error)))
         workspace.remove()
     except (AttemptLost, OSError, storage.StorageError) as error:
-        trainer.kill()
+        trainer.end()
         logger.exception("run %s: attempt %s was lost", run.pk, run.attempt)
         tell(partial(recorder.give_back, f"{error}".rstrip(".") + ".", counts=True))
 
@@ -111,7 +113,7 @@ def _follow(
             uploader.start_over()
             wait = min(2 * wait, 5.0)
             next_try = time.monotonic() + wait
-    trainer.kill()  # whatever it left behind
+    trainer.end()  # whatever it left behind
     tell = partial(insist, what=f"run {run.pk}")
     _persist(lambda: tell(partial(_copy, recorder, follower, uploader)), what="What the trainer wrote")
 
@@ -245,8 +247,14 @@ class Trainer:
     def kill(self) -> None:
         """End the whole process group at once. Safe to call at any time, from any thread."""
         self._signal(signal.SIGKILL)
-        if self.returncode is not None:  # its number may soon be another process's
-            self._child = None
+
+    def end(self) -> None:
+        """Kill what is left of the group, and see the child off."""
+        self.kill()
+        if self._child is not None:
+            with contextlib.suppress(subprocess.TimeoutExpired):  # it hangs in the kernel
+                self.returncode = self._child.wait(timeout=END_PATIENCE)
+                self._child = None  # its number may soon be another process's
 
     def last_words(self) -> str:
         """Why the trainer says it failed, without the paths of this machine."""
