@@ -11,7 +11,8 @@ from annotation.models import Candidate, Comparison, Judgement, Lease, Member, P
 def projects_of(user: User) -> QuerySet[Project]:
     """This person's projects, newest first.
 
-    Each has their `role`, `mine` (their judgements), and of its slots how many are `wanted`, `open`, `held`.
+    Each has their `role`, `mine` (their judgements), and of its slots how many are `wanted`, `open`, `held`
+    (in somebody's hands) and `judged`.
     """
     own = Comparison.objects.filter(project=OuterRef("pk")).order_by().values("project")
     mine = Judgement.objects.standing().filter(comparison__project=OuterRef("pk"), annotator=user).order_by()
@@ -26,6 +27,7 @@ def projects_of(user: User) -> QuerySet[Project]:
             held=Coalesce(Subquery(held.values(each).annotate(total=Count("pk")).values("total")), 0),
             mine=Coalesce(Subquery(mine.values(each).annotate(total=Count("pk")).values("total")), 0),
         )
+        .annotate(judged=F("wanted") - F("open") - F("held"))
         .order_by("-created_at", "-pk")
     )
 

@@ -15,7 +15,7 @@ class PageForm(forms.Form):
     required_css_class = "required"
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, label_suffix="", **kwargs)
+        super().__init__(*args, **kwargs, label_suffix="")  # type: ignore[misc]
 
     def refuse(self, error: Invalid) -> None:
         """Show what a service refused beside the field, or on top where the form has no such field."""

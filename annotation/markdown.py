@@ -66,11 +66,11 @@ def _highlight(code: str, language: str, _attributes: str) -> str:
 class _Renderer(RendererHTML):
     """Pictures become links, headings fit under the page's own, cells are aligned by class, not by style."""
 
-    def image(self, tokens, index, options, env):  # type: ignore[no-untyped-def]
+    def image(self, tokens, index, options, env):
         source = escape(str(tokens[index].attrs.get("src", "")))
         return f'<a href="{source}">{escape(tokens[index].content) or source}</a>'
 
-    def renderToken(self, tokens, index, options, env):  # type: ignore[no-untyped-def]
+    def renderToken(self, tokens, index, options, env):
         token = tokens[index]
         if token.type in {"heading_open", "heading_close"}:
             token.tag = f"h{min(int(token.tag[1]) + 2, 6)}"

@@ -96,9 +96,11 @@ def letter(position: object) -> str:
 
 @register.filter
 def as_shown(judgement: Judgement) -> str:
-    """The answer in the words of the person who gave it: positions as they saw them."""
-    choice = judgement.choice
-    return describe(judgement.order.index(choice) if isinstance(choice, int) else choice, judgement.strength)
+    """The answer in the words of who gave it: positions as they saw them. Empty where that is not known."""
+    if judgement.order is None:
+        return ""
+    shown = judgement.order.index(judgement.choice) if isinstance(judgement.choice, int) else judgement.choice
+    return describe(shown, judgement.strength)
 
 
 @register.filter

@@ -10,7 +10,7 @@ from annotation.models import Project, User
 class SignedIn(HttpRequest):
     """A request behind `login_required`."""
 
-    user: User  # type: ignore[assignment]
+    user: User
 
 
 def visible_project(request: SignedIn, pk: int) -> Project:

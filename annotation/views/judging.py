@@ -37,13 +37,14 @@ def judge(request: SignedIn, pk: int) -> HttpResponse:
     choices = choices_for(question, count)
     last = _last_judgement(project, request.user)
     progress = services.progress(project=project, user=request.user, now=now)
+    judged = judged_slots(project, progress)
     context = {
         "project": project,
         "question": question,
         "item": item,
         "choices": choices,
         "seven": any(choice.strength for choice in choices),
-        "progress": progress | {"judged": judged_slots(project, progress)},
+        "progress": progress | {"judged": judged},
         "last_judgement": last,
         "client_id": uuid.uuid4(),
         "blank_text": {"position": 0},
@@ -57,7 +58,7 @@ def judge(request: SignedIn, pk: int) -> HttpResponse:
                 n: [choice.as_data() for choice in choices_for(question, n)]
                 for n in range(1, MOST_CANDIDATES + 1)
             },
-            "progress": {"today": progress["mine_today"]},
+            "progress": {"today": progress["mine_today"], "judged": judged},
             "last_judgement": last,
             "urls": _addresses(project),
         },

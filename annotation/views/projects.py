@@ -24,10 +24,7 @@ PREVIEW_LIMIT = 100_000  # characters
 @login_required
 @require_GET
 def home(request: SignedIn) -> HttpResponse:
-    projects = [
-        (project, project.wanted - project.open - project.held) for project in projects_of(request.user)
-    ]
-    return render(request, "annotation/home.html", {"projects": projects})
+    return render(request, "annotation/home.html", {"projects": projects_of(request.user)})
 
 
 @login_required

@@ -15,6 +15,7 @@ const RENEW_BEFORE = 5 * 60_000, RENEW_CHECK = 60_000; // milliseconds
 
 const deck = []; // comparisons in our hands; the first is on the screen
 const past = []; // what can be taken back: {item, client_id, judgement}
+const marks = find("#marks"); // only where texts are compared
 let exhausted = false;
 let fetching = null;
 let lastActive = Date.now();
@@ -37,6 +38,8 @@ function show({ focus = true } = {}) {
   const item = deck[0];
   find("#work").hidden = !item;
   find("#idle").hidden = Boolean(item);
+  find("#skip").hidden = !item;
+  if (marks) marks.hidden = !item;
   if (item) {
     board.show(item);
     announce(`Next comparison. ${item.candidates.length} answers.`);
@@ -59,8 +62,7 @@ function showIdle(focus) {
 }
 
 function count(change) {
-  data.progress.today += change;
-  find("#today").textContent = data.progress.today;
+  for (const name of ["today", "judged"]) find(`#${name}`).textContent = data.progress[name] += change;
 }
 
 function tell(state, text = "", waiting = 0) {
@@ -266,7 +268,6 @@ const keySwitch = find("#keys-on");
 keySwitch.checked = keysAreOn();
 keySwitch.addEventListener("change", () => switchKeys(keySwitch.checked));
 
-const marks = find("#marks");
 function toggleMarks() {
   const remark = board.toggleMarks();
   marks.setAttribute("aria-pressed", String(board.marking));

@@ -1,5 +1,7 @@
 """The judging page in a browser: by keyboard alone, over a bad line, without scripts, on a phone."""
 
+import random
+
 import pytest
 from playwright.sync_api import expect
 
@@ -244,7 +246,7 @@ def test_without_scripts(open_page, world):
     shows(page, "Question 1?")
     page.click("#skip summary")
     page.fill("#skip-reason", "unclear")
-    page.click("text=Skip this comparison")
+    page.click("#skip button")
     shows(page, "Question 2?")
     assert answers_of(world.annotator) == [MEANING["6"]]
     page.click("#undo")
@@ -277,6 +279,31 @@ def test_differences(open_page, world):
     assert page.locator("em mark").count() == 2  # the markup stays
     page.keyboard.press("d")
     assert page.locator("mark").count() == 0
+
+
+def longest_common(left: list[str], right: list[str]) -> int:
+    """The length of the longest common subsequence, by the textbook's table."""
+    table = [[0] * (len(right) + 1) for _ in range(len(left) + 1)]
+    for i, a in enumerate(left):
+        for j, b in enumerate(right):
+            table[i + 1][j + 1] = table[i][j] + 1 if a == b else max(table[i][j + 1], table[i + 1][j])
+    return table[-1][-1]
+
+
+def test_difference_is_smallest(open_page, world):
+    """Without what is marked both texts are the same, and no fewer marks would do."""
+    page = open_page(world.annotator)
+    dice = random.Random(4)
+    pairs = [[dice.choices("abc", k=dice.randrange(12)) for _ in range(2)] for _ in range(150)]
+    module = "await import('/static/js/diff.js')"
+    call = f"async pairs => {{ const diff = {module}; return pairs.map(pair => diff.difference(...pair)); }}"
+    for (left, right), alone in zip(pairs, page.evaluate(call, pairs), strict=True):
+        kept = [
+            [word for word, only in zip(*side, strict=True) if not only]
+            for side in zip((left, right), alone, strict=True)
+        ]
+        assert kept[0] == kept[1]
+        assert len(kept[0]) == longest_common(left, right)
 
 
 def test_pictures_zoom_together_and_flicker(open_page, world):
