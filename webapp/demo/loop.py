@@ -24,6 +24,7 @@ from webapp.demo.simulate import Annotator, Content, Sent, label
 from webapp.demo.worlds import World
 
 LOOK_EVERY = 0.3  # seconds between looks at a run
+SPEAK_EVERY = 30.0  # seconds between lines about a run that is waited for
 RUN_LIMIT = 1800.0  # seconds after which a run that has not ended is an error
 ANNOTATORS = {  # reliabilities; the last one does not look
     "ada": 2.0,
@@ -88,6 +89,7 @@ class Loop:
         self.url, self.sizes, self.seed = url, sizes, seed
         self.say: Say = lambda line: say(f"{world.modality:<5}  {line}")
         self.measured = Measured()
+        self.told: set[int] = set()
 
     # 1. A project, and the first comparisons
 
@@ -137,21 +139,19 @@ class Loop:
         """The rest of the loop, to the end."""
         self.add_comparisons(self.rest)
         self.label()
-        reward, tuned, control = self.train()
-        answers = {
-            "tuned": self.generate(self.held_out, seed=4, base=tuned),
-            "control": self.generate(self.held_out, seed=5, base=control),
-        }
-        match = training.create_match(
-            by=self.manager,
-            project=self.project,
-            left=self.checkpoint_of(tuned),
-            right=self.world.base,
-            prompts=self.world.prompts("held_out", self.sizes.blind, self.seed + 1),
-            config=self.world.sampling,
-            seed=6,
-        )
-        self.measure(reward, answers["tuned"], answers["control"])
+        world = self.world
+        tuned = self.start(world.method, base=world.base, config=world.tuning)
+        reward = self.start(world.reward_method, base=world.reward_base, config=world.reward)
+        control = self.start(world.method, base=world.base, config=world.tuning, shuffle_labels=True)
+        # Each model is put to use as soon as it is there: no worker waits for another one's run.
+        self.wait(tuned, what="the tuned model")
+        of_tuned = self.generate(self.held_out, seed=4, base=tuned)
+        match = self.ask_for_match(tuned)
+        self.wait(reward, what="the reward model")
+        scores = self.ask_for_scores(reward) if self.scores_pairs else None
+        self.wait(control, what="the control")
+        of_control = self.generate(self.held_out, seed=5, base=control)
+        self.measure(of_tuned, of_control, scores)
         self.wait_for_match(match)
         return self.measured
 
@@ -179,41 +179,23 @@ class Loop:
         self.measured.judgements_stored = sum(rows.values())
         self.measured.exactly_once = rows == Counter(judgement.client_id for judgement in sent)
 
-    def train(self) -> tuple[Run, Run, Run]:
-        """A reward model, the tuned model, and a control that learns from shuffled labels."""
-        world = self.world
-        reward = self.start(world.reward_method, base=world.reward_base, config=world.reward)
-        tuned = self.start(world.method, base=world.base, config=world.tuning)
-        control = self.start(world.method, base=world.base, config=world.tuning, shuffle_labels=True)
-        for run, what in ((reward, "reward model"), (tuned, "tuned model"), (control, "control")):
-            self.wait(run, what=f"{what} ({run.method})")
-        return reward, tuned, control
-
-    def measure(self, reward: Run, tuned: Run, control: Run) -> None:
-        """Score everything with the hidden utility."""
-        base = self.utilities(self.of_base)
-        one, other = [values[0] for values in base], [values[-1] for values in base]
-        measured = self.measured
-        measured.matches = len(base)
-        measured.win_rate = win_rate([values[0] for values in self.utilities(tuned)], one)
-        measured.control_win_rate = win_rate([values[0] for values in self.utilities(control)], other)
-        self.say(
-            f"the tuned model wins {measured.win_rate:.3f} of {len(base):,} independent matches on held-out "
-            f"prompts, the control {measured.control_win_rate:.3f}"
+    def ask_for_match(self, tuned: Run) -> Match:
+        """A blind comparison of the tuned model and its base, for the visitor."""
+        return training.create_match(
+            by=self.manager,
+            project=self.project,
+            left=self.checkpoint_of(tuned),
+            right=self.world.base,
+            prompts=self.world.prompts("held_out", self.sizes.blind, self.seed + 1),
+            config=self.world.sampling,
+            seed=6,
         )
-        if self.scores_pairs:
-            scores = self.score(reward)
-            measured.reward_agreement = agreement(scores, base)
-            measured.reward_pairs = len(base)
-            self.say(
-                f"the reward model agrees with the hidden utility on {measured.reward_agreement:.3f} of pairs"
-            )
 
-    def score(self, reward: Run) -> list[list[float]]:
+    def ask_for_scores(self, reward: Run) -> Run:
         """What the reward model thinks of the base's two answers to each held-out prompt."""
         rows = [
             {"prompt": row["prompt"], "candidates": [{"text": item["text"]} for item in row["candidates"]]}
-            for row in training.generations_of(self.of_base)
+            for row in training.generations_of(self.wait(self.of_base, what="the base's answers"))
         ]
         run = training.create_scoring(
             by=self.manager,
@@ -223,8 +205,29 @@ class Loop:
             config={"batch_size": 64},
         )
         self.measured.runs.append(run.pk)
-        scores = training.scores_of(self.wait(run, what="scores"))
-        return [[math.nan if score is None else score for score in row] for row in scores]
+        return run
+
+    def measure(self, of_tuned: Run, of_control: Run, scores: Run | None) -> None:
+        """Score everything with the hidden utility."""
+        measured = self.measured
+        base = self.utilities(self.wait(self.of_base, what="the base's answers"))
+        tuned = self.utilities(self.wait(of_tuned, what="the tuned model's answers"))
+        control = self.utilities(self.wait(of_control, what="the control's answers"))
+        measured.matches = len(base)
+        measured.win_rate = win_rate([ours[0] for ours in tuned], [theirs[0] for theirs in base])
+        measured.control_win_rate = win_rate([ours[0] for ours in control], [theirs[-1] for theirs in base])
+        self.say(
+            f"the tuned model wins {measured.win_rate:.3f} of {len(base):,} independent matches on held-out "
+            f"prompts, the control {measured.control_win_rate:.3f}"
+        )
+        if scores is not None:
+            rows = training.scores_of(self.wait(scores, what="scores"))
+            known = [[math.nan if score is None else score for score in row] for row in rows]
+            measured.reward_agreement = agreement(known, base)
+            measured.reward_pairs = len(base)
+            self.say(
+                f"the reward model agrees with the hidden utility on {measured.reward_agreement:.3f} of pairs"
+            )
 
     # Runs
 
@@ -262,19 +265,29 @@ class Loop:
 
     def wait(self, run: Run, *, what: str) -> Run:
         """Return the run when it is done. Raises DemoError if it ends otherwise, or not at all."""
-        deadline = time.monotonic() + RUN_LIMIT
-        while time.monotonic() < deadline:
+        started = spoke = time.monotonic()
+        while time.monotonic() - started < RUN_LIMIT:
             run.refresh_from_db()
             if run.status == Run.Status.DONE:
-                assert run.started_at is not None
-                assert run.finished_at is not None
-                seconds = (run.finished_at - run.started_at).total_seconds()
-                self.say(f"{what}: done by {run.worker} in {seconds:.0f} s")
+                self.tell_done(run, what)
                 return run
             if run.status in Run.ENDED:
                 raise DemoError(f"Run {run.pk} ({run.method}) {run.status}: {run.error}")
+            if time.monotonic() - spoke > SPEAK_EVERY:
+                spoke = time.monotonic()
+                self.say(
+                    f"{what}: {run.status}" + (f", step {run.step} of {run.total_steps}" if run.step else "")
+                )
             time.sleep(LOOK_EVERY)
         raise DemoError(f"Run {run.pk} ({run.method}) has not ended after {RUN_LIMIT:.0f} s.")
+
+    def tell_done(self, run: Run, what: str) -> None:
+        """Say once who did it, and for how long."""
+        if run.pk in self.told or run.started_at is None or run.finished_at is None:
+            return
+        self.told.add(run.pk)
+        seconds = (run.finished_at - run.started_at).total_seconds()
+        self.say(f"{what}: run {run.pk} ({run.method}) done by {run.worker} in {seconds:.0f} s")
 
     def wait_for_match(self, match: Match) -> None:
         """Return when the blind match is ready to be judged."""
@@ -314,8 +327,7 @@ class Loop:
         return found
 
     def utilities(self, run: Run) -> list[list[float]]:
-        """The hidden utility of every answer of a generation run."""
-        self.wait(run, what="answers to held-out prompts")
+        """The hidden utility of every answer of a finished generation run."""
         return [
             [self.world.utility(prompt, as_seen(content)) for content in contents]
             for prompt, contents in self.answers(run)
