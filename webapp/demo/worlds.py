@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from webapp.demo import image_world, text_world
+from webapp.demo import image_world, settings_image, text_world
 from webapp.demo.simulate import Content, Utility
 
 MODELS = Path(__file__).parent / "models"
@@ -97,17 +97,7 @@ IMAGE = World(
     prompts=image_world.prompts,
     utility=_image_utility,
     method="diffusion_dpo",
-    tuning={
-        "learning_rate": 1e-3,
-        # Errors are means over 256 latent numbers, so beta is small. Renoising shows that size and place are
-        # decided in the noisiest quarter; the other timesteps carry nothing of what people choose by.
-        "beta": 10,
-        "timestep_low": 0.75,
-        "max_steps": 120,
-        "batch_size": 32,
-        "lora": {"r": 8, "alpha": 8, "target_modules": "all-linear"},
-        "log_every": 5,
-    },
+    tuning=settings_image.TUNING,
     reward_method="image_reward_model",
     reward_base="small-image-scorer",
     reward_folder="small",
