@@ -8,7 +8,7 @@ import hashlib
 import json
 import random
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -71,7 +71,9 @@ def store_snapshot(snapshot: Snapshot) -> Frozen:
     asked = {"kinds": ["regular"]} | filters.model_dump(
         include={"annotators", "kinds", "since"}, exclude_none=True
     )
-    kept = keep(judged_groups(project=snapshot.project, before=snapshot.cutoff, filters=asked), filters)
+    empty: list[int] = []
+    groups = judged_groups(project=snapshot.project, before=snapshot.cutoff, filters=asked)
+    kept = keep(without_empty_answers(groups, empty), filters)
     if snapshot.shuffle_labels:
         kept = shuffle_labels(kept, seed=snapshot.seed)
     frozen = _store(kept, eval_fraction=snapshot.eval_fraction, seed=snapshot.seed)
@@ -81,12 +83,27 @@ def store_snapshot(snapshot: Snapshot) -> Frozen:
             if snapshot.filters
             else "There are no judgements to learn from yet; collect some and start the run again."
         )
-    return frozen
+    return replace(frozen, counts={**frozen.counts, "groups_with_empty_answers": len(empty)})
 
 
 def store_rows(rows: Iterable[dict[str, Any]]) -> Frozen:
     """Freeze given rows, prompts or groups, in their order. Invalid for a row that is no group."""
     return _store(_checked(rows), eval_fraction=0.0, seed=0)
+
+
+def without_empty_answers(groups: Iterable[dict[str, Any]], left_out: list[int]) -> Iterator[dict[str, Any]]:
+    """The groups that a trainer can read: a model may have written nothing. The others' numbers are noted."""
+    for number, group in enumerate(groups):
+        texts = [candidate["text"] for candidate in group["candidates"] if "text" in candidate]
+        if all(plain_text(text).strip() for text in texts):
+            yield group
+        else:
+            left_out.append(number)
+
+
+def plain_text(text: Any) -> str:
+    """The words of a text or of a list of messages."""
+    return text if isinstance(text, str) else "\n".join(message["content"] for message in text)
 
 
 def keep(groups: Iterable[dict[str, Any]], filters: Filters) -> Iterator[dict[str, Any]]:

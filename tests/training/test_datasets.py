@@ -11,6 +11,7 @@ from django.core.files.storage import default_storage
 
 from annotation.errors import Invalid
 from annotation.models import Judgement
+from annotation.services import add_comparisons
 from tests.training import factories
 from training import datasets, services, storage
 from training.models import Snapshot
@@ -38,7 +39,20 @@ def test_rows_and_counts(project):
     assert rows[0]["judgements"][0]["choice"] == 0
     assert frozen.counts == {
         "groups": 10, "judgements": 10, "annotators": 1, "prompts": 10, "train_groups": 10, "eval_groups": 0,
+        "groups_with_empty_answers": 0,
     }  # fmt: skip
+
+
+def test_group_with_an_empty_answer_is_left_out_and_counted(project):
+    """A model may write nothing; people judge that, but no trainer learns from it."""
+    group = {
+        "prompt": "p",
+        "candidates": [{"text": "", "source": ""}, {"text": [{"role": "assistant", "content": "x"}]}],
+        "judgements": [{"annotator": "a", "kind": "regular", "order": [0, 1], "choice": 1}],
+    }
+    add_comparisons(project=project, groups=[group])
+    frozen = datasets.store_snapshot(snapshot_of(project))
+    assert (frozen.counts["groups"], frozen.counts["groups_with_empty_answers"]) == (10, 1)
 
 
 def test_same_judgements_same_bytes(project):
