@@ -18,6 +18,7 @@ from tests.tuning.image_models import save_picture, save_pipeline
 from tests.tuning.image_runs import make_run, metrics, pair_rows, read_rows, run
 from training.tuning.errors import EXIT_BAD_INPUT, EXIT_CANCELLED, EXIT_DONE
 from training.tuning.images import batches
+from training.tuning.images.pipelines import StableDiffusion
 
 LORA = {"r": 4, "alpha": 4, "target_modules": "all-linear"}
 QUICK: dict[str, Any] = {
@@ -227,17 +228,35 @@ def test_training_goes_on_from_an_adapter(base, tmp_path):
 
 
 def test_everything_is_encoded_once(base, tmp_path, monkeypatch):
-    """One picture in two groups is one latent, and a second attempt finds what the first one left."""
-    media = tmp_path / "run" / "data" / "media"
-    rows = pair_rows(media)
+    """One picture in two groups is one latent, one prompt one embedding; a second attempt encodes nothing."""
+    from training.tuning.run import Run
+
+    pictures, prompts = [], []
+    encode_images, encode_prompts = StableDiffusion.encode_images, StableDiffusion.encode_prompts
+    monkeypatch.setattr(
+        StableDiffusion, "encode_images", lambda self, x: pictures.extend(x) or encode_images(self, x)
+    )
+    monkeypatch.setattr(
+        StableDiffusion, "encode_prompts", lambda self, x: prompts.extend(x) or encode_prompts(self, x)
+    )
+    monkeypatch.setattr(batches, "ENCODE_PIXELS", 4 * 16 * 16)
+    rows = pair_rows(tmp_path / "run" / "data" / "media")
     rows[1]["candidates"][0] = rows[0]["candidates"][0]
     rows[2]["prompt"] = rows[0]["prompt"]
     folder = make_run(tmp_path / "run", "diffusion_dpo", base=base, config=QUICK, rows=rows)
-    monkeypatch.setattr(batches, "ENCODE_PIXELS", 16 * 16)
+    with monkeypatch.context() as patched:
+        patched.setattr(
+            Run, "begin", lambda self, *args, **kwargs: self.dir.cancel_file.touch() or self.check_stop()
+        )
+        assert run(folder) == EXIT_CANCELLED
+    assert len(pictures) == 15
+    assert len(prompts) == len(set(prompts)) == 7
+    (half,) = list((folder / "cache" / "latents").rglob("*.safetensors"))[:1]
+    half.rename(half.with_suffix(".part"))  # as after a kill
     assert run(folder) == EXIT_DONE
-    latents, prompts = folder / "cache" / "latents", folder / "cache" / "prompts"
-    assert len(list(latents.rglob("*.safetensors"))) == 15
-    assert len(list(prompts.rglob("*.safetensors"))) == 7
+    assert len(pictures) == 19  # the batch of four with the missing one
+    assert len(prompts) == 7
+    assert not (folder / "cache").exists()
 
 
 def test_rows_that_cannot_be_used_are_counted(base, tmp_path):

@@ -66,6 +66,21 @@ def test_targets(prediction_type, tiny_vae, tmp_path):
     torch.testing.assert_close(recovered[prediction_type], clean, atol=1e-5, rtol=1e-4)
 
 
+@pytest.mark.parametrize("beta_schedule", ["linear", "squaredcos_cap_v2"])
+@pytest.mark.parametrize("rescale", [False, True])
+def test_training_uses_the_samplers_noise(beta_schedule, rescale, tmp_path):
+    folder = save_pipeline(
+        tmp_path,
+        prediction_type="v_prediction",
+        beta_schedule=beta_schedule,
+        rescale_betas_zero_snr=rescale,
+        timestep_spacing="trailing",
+    )
+    family = load_stable_diffusion(str(folder), device=CPU)
+    assert torch.equal(family.schedule.alphas_cumprod, family.pipeline.scheduler.alphas_cumprod)
+    assert (family.schedule.alphas_cumprod[-1] == 0) == rescale
+
+
 def test_latents_are_in_the_scale_that_the_pipeline_decodes(pipeline):
     family = load_stable_diffusion(str(pipeline), device=CPU)
     pixels = torch.rand(2, 3, 16, 16) * 2 - 1

@@ -59,8 +59,8 @@ class DiffusionDPOConfig(ImageTrainConfig, PairKeys, SamplingKeys):
         gt=0,
         title="Beta",
         description="Weight of the pull towards the reference; smaller moves further. It multiplies the "
-        "mean error per dimension, so it goes with the size of the latents: published values are 2000 to "
-        "5000 for 16,384 numbers (512 × 512 pixels); pictures of 32 × 32 want about 10.",
+        "mean error per number of the latent: the published 2000 to 5000 are for Stable Diffusion's 16,384 "
+        "numbers; in proportion, a latent of a few hundred takes 20 to 100.",
         json_schema_extra=PRIMARY,
     )
     lora: LoraConfig | None = Field(

@@ -1,6 +1,7 @@
 """What an image run does before its first step: choose groups, encode them, and ask the reference."""
 
 import logging
+import shutil
 from collections.abc import Iterable
 from contextlib import nullcontext
 
@@ -85,6 +86,11 @@ def reference_errors(
         partial.replace(file)
     saved = load_file(file)
     return {(int(first), int(second)): saved[name] for name in saved for first, second in [name.split("-")]}
+
+
+def remove_cache(run: Run) -> None:
+    """Free the disk once the result is there; until then a resumed run needs the cache."""
+    shutil.rmtree(run.dir.path / "cache")
 
 
 def autocast(config: DiffusionDPOConfig) -> torch.dtype | None:

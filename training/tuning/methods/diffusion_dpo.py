@@ -31,6 +31,7 @@ from training.tuning.images.preparation import (
     choose_groups,
     prepare_groups,
     reference_errors,
+    remove_cache,
 )
 from training.tuning.images.preview import preview
 from training.tuning.images.samples import draw_samples
@@ -107,6 +108,7 @@ def train(run: Run) -> None:
         copy_generation_defaults(run.base, folder)
 
     run.publish(write, how_to_load=HOW_TO_LOAD_ADAPTER if policy.adapter else HOW_TO_LOAD_PIPELINE)
+    remove_cache(run)
 
 
 def inspect(run: Run) -> dict[str, Any]:

@@ -5,6 +5,7 @@
 3. ``result/generations.jsonl`` has a row per prompt, with its pictures under ``result/media/``.
 """
 
+import shutil
 import time
 from pathlib import Path
 from typing import Any
@@ -50,6 +51,7 @@ def train(run: Run) -> None:
         speed = len(batch) / (time.perf_counter() - started)
         run.progress(total - len(missing) + start + len(batch), total, {"images_per_second": speed})
     run.publish(lambda folder: write_result(run, plan, drawn, folder))
+    shutil.rmtree(drawn)
 
 
 def file_name(row: int, sample: int) -> str:
