@@ -9,7 +9,10 @@ from jaxtyping import install_import_hook
 from tests.tuning.text_models import save_causal, save_encoder
 
 # Shapes and types in signatures are checked at every call.
-install_import_hook(["training.tuning.images", "training.tuning.losses"], "beartype.beartype")
+install_import_hook(
+    ["training.tuning.images", "training.tuning.losses", "training.tuning.text"],
+    "beartype.beartype",
+)
 
 
 @pytest.fixture(scope="session")
@@ -22,6 +25,16 @@ def causal_folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], P
             folder = tmp_path_factory.mktemp(architecture)
             made[architecture] = save_causal(folder, architecture)
         return made[architecture]
+
+    return get
+
+
+@pytest.fixture(scope="session")
+def learner(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """The same with weights as they are initialised, from which training goes well."""
+
+    def get(architecture: str) -> Path:
+        return save_causal(tmp_path_factory.mktemp(architecture), architecture, sharp=False)
 
     return get
 

@@ -33,15 +33,15 @@ def test_dpo_loss_by_hand() -> None:
 def test_label_smoothing_by_hand() -> None:
     """Half of the labels flipped: the loss no longer knows which is which."""
     forward = dpo_loss(
-        torch.tensor([2.0]), torch.zeros(1), torch.zeros(1), torch.zeros(1), beta=1, label_smoothing=0.5
+        torch.tensor([2.0]), torch.zeros(1), torch.zeros(1), torch.zeros(1), beta=1.0, label_smoothing=0.5
     )
     backward = dpo_loss(
-        torch.zeros(1), torch.tensor([2.0]), torch.zeros(1), torch.zeros(1), beta=1, label_smoothing=0.5
+        torch.zeros(1), torch.tensor([2.0]), torch.zeros(1), torch.zeros(1), beta=1.0, label_smoothing=0.5
     )
     torch.testing.assert_close(forward, backward)
     # -.9 ln σ(2) - .1 ln σ(-2) = .9 · .126928 + .1 · 2.126928
     smoothed = dpo_loss(
-        torch.tensor([2.0]), torch.zeros(1), torch.zeros(1), torch.zeros(1), beta=1, label_smoothing=0.1
+        torch.tensor([2.0]), torch.zeros(1), torch.zeros(1), torch.zeros(1), beta=1.0, label_smoothing=0.1
     )
     assert smoothed.item() == pytest.approx(0.326928, abs=1e-6)
 

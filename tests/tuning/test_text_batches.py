@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM
 
 from tests.tuning.text_models import config_of, save_causal, sharpen, tiny_tokenizer
 from training.tuning.errors import BadInput
-from training.tuning.text.attention import visible
+from training.tuning.text.attention import ordinary_attention, visible
 from training.tuning.text.batches import Segment, make_batch
 from training.tuning.text.loading import load_for_training, load_for_use
 from training.tuning.text.models import TextModel, layout_of
@@ -50,7 +50,8 @@ def padded_logprobs(model: TextModel, groups: list[EncodedGroup]) -> Tensor:
     width = max(len(row) for row in rows)
     ids = torch.tensor([row + [3] * (width - len(row)) for row in rows])
     mask = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in rows])
-    log_p = model.inner(input_ids=ids, attention_mask=mask).logits.log_softmax(-1)
+    with ordinary_attention(model.inner):
+        log_p = model.inner(input_ids=ids, attention_mask=mask).logits.log_softmax(-1)
     picked = log_p[:, :-1].gather(2, ids[:, 1:, None])[..., 0]
     return torch.cat([picked[n, starts[n] - 1 : len(rows[n]) - 1] for n in range(len(rows))])
 

@@ -69,13 +69,20 @@ def config_of(architecture: str, tokenizer: Any, **changes: Any) -> Any:
 
 
 def save_causal(
-    folder: Path, architecture: str = "llama", *, tokenizer: Any = None, seed: int = 0, **changes: Any
+    folder: Path,
+    architecture: str = "llama",
+    *,
+    tokenizer: Any = None,
+    seed: int = 0,
+    sharp: bool = True,
+    **changes: Any,
 ) -> Path:
-    """A causal language model with its tokenizer, in transformers format."""
+    """A causal model with its tokenizer: ``sharp`` to compare numbers, else to learn."""
     tokenizer = tokenizer or tiny_tokenizer()
     torch.manual_seed(seed)
     model = AutoModelForCausalLM.from_config(config_of(architecture, tokenizer, **changes))
-    sharpen(model)
+    if sharp:
+        sharpen(model)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder

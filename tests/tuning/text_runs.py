@@ -10,7 +10,7 @@ from torch import Tensor
 
 from training.tuning.__main__ import main
 
-WORDS = "short kind correct long rude wrong answer question password settings button security".split()
+WORDS = ["short", "kind", "correct", "long", "rude", "wrong", "answer", "question", "password", "settings"]
 QUICK = {"max_length": 128, "samples": 0, "log_every": 1}
 
 

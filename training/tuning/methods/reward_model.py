@@ -15,7 +15,7 @@ from torch import Tensor
 
 from training.tuning.config import PairKeys
 from training.tuning.losses.bradley_terry import bradley_terry_loss
-from training.tuning.metrics import Means, accuracy, pair_metrics, wilson
+from training.tuning.metrics import Means, pair_metrics, wilson
 from training.tuning.optim import make_optimizer, update
 from training.tuning.pairs import make_pairs
 from training.tuning.plan import MicroBatch, make_plan, split
@@ -99,7 +99,8 @@ def evaluate(
         for index, own in zip(micro, scores.split(batch.sizes), strict=True):
             for pair in make_pairs(examples[index].group, MAJORITY):
                 if pair.target != 0.5:
-                    right += float(accuracy(own[pair.chosen] - own[pair.rejected], torch.ones_like(own[0])))
+                    margin = float(own[pair.chosen] - own[pair.rejected])
+                    right += 0.5 if margin == 0 else float(margin > 0)
                     total += 1
     values = means.result()
     if total:

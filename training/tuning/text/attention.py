@@ -122,11 +122,19 @@ def visible(segment: Segment, *, window: int | None, device: torch.device) -> Te
     return allowed
 
 
-@contextlib.contextmanager
-def group_attention(model: Any) -> Iterator[None]:
-    """Let ``model`` (a transformers model) read group batches inside the block."""
-    before = model.config._attn_implementation
+def read_groups(model: Any) -> None:
+    """Let ``model`` (a transformers model) read group batches from now on.
+
+    Not for one call at a time: with gradient checkpointing the backward pass runs the layers once more.
+    """
     model.set_attn_implementation(NAME)
+
+
+@contextlib.contextmanager
+def ordinary_attention(model: Any) -> Iterator[None]:
+    """Let ``model`` read ordinary rows inside the block, as for generation."""
+    before = model.config._attn_implementation
+    model.set_attn_implementation("sdpa")
     try:
         yield
     finally:

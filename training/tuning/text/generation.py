@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 
+from training.tuning.text.attention import ordinary_attention
 from training.tuning.text.models import TextModel
 
 
@@ -98,19 +99,21 @@ def generate(
     # The model's own defaults (penalties, other temperatures) would be mixed in silently.
     inner.generation_config = GenerationConfig()
     inner.eval()
+    settings = GenerationConfig(
+        max_new_tokens=max_new_tokens,
+        do_sample=False,
+        eos_token_id=end_ids,
+        pad_token_id=padding,
+        use_cache=True,
+    )
     try:
-        written = inner.generate(
-            input_ids=ids.to(model.device),
-            attention_mask=mask.to(model.device),
-            logits_processor=LogitsProcessorList([sampler]),
-            generation_config=GenerationConfig(
-                max_new_tokens=max_new_tokens,
-                do_sample=False,
-                eos_token_id=end_ids,
-                pad_token_id=padding,
-                use_cache=True,
-            ),
-        )
+        with ordinary_attention(inner):
+            written = inner.generate(
+                input_ids=ids.to(model.device),
+                attention_mask=mask.to(model.device),
+                logits_processor=LogitsProcessorList([sampler]),
+                generation_config=settings,
+            )
     finally:
         inner.generation_config = kept
         inner.train(training)

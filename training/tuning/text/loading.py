@@ -15,6 +15,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from training.tuning.config import LoraConfig
 from training.tuning.errors import BadInput
+from training.tuning.text.attention import read_groups
 from training.tuning.text.models import Kind, TextModel, attach_lora, layout_of, without_dropout
 
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
@@ -41,7 +42,8 @@ def load_for_training(
     adapter = is_adapter(base)
     half = precision == "bf16" and lora is not None
     tokenizer = load_tokenizer(base)
-    model = load_model(base, kind=kind, dtype=torch.bfloat16 if half else torch.float32)
+    dtype = torch.bfloat16 if half else torch.float32
+    model = load_model(base, kind=kind, dtype=dtype, new_head=True)
     if adapter:
         _check_same_adapter(base, lora, lora_was_set)
         model = _with_adapter(model, base, trainable=lora is not None)
@@ -59,11 +61,14 @@ def load_for_training(
     if gradient_checkpointing:
         model.train()
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    layout = layout_of(model.config)
+    if layout != "alone":
+        read_groups(model.get_base_model() if hasattr(model, "get_base_model") else model)
     return TextModel(
         model=model,
         tokenizer=tokenizer,
         base=base,
-        layout=layout_of(model.config),
+        layout=layout,
         dtype=torch.bfloat16 if precision == "bf16" else torch.float32,
         autocast=precision == "bf16" and lora is None,
         fresh=lora is not None and not adapter and kind == "causal",
@@ -83,11 +88,14 @@ def load_for_use(
     if kind == "reward":
         _settle_padding(model, tokenizer)
     model.requires_grad_(False).to(device).eval()
+    layout = layout_of(model.config)
+    if layout != "alone":
+        read_groups(model)
     return TextModel(
         model=model,
         tokenizer=tokenizer,
         base=base,
-        layout=layout_of(model.config),
+        layout=layout,
         dtype=dtype,
         autocast=False,
         fresh=False,
@@ -153,24 +161,45 @@ def load_tokenizer(base: str) -> Any:
 _TOKENIZER_FILES = ("tokenizer.json", "vocab.json", "vocab.txt", "tokenizer.model", "spiece.model")
 
 
-def load_model(base: str, *, kind: Kind, dtype: torch.dtype) -> Any:
-    """The full model below ``base``, frozen arithmetic ``dtype``. Pickled weights are refused, by name."""
+def load_model(base: str, *, kind: Kind, dtype: torch.dtype, new_head: bool = False) -> Any:
+    """The full model below ``base``, its weights in ``dtype``. Pickled weights are refused, by name.
+
+    A weight that the files lack is an error, but for a reward model's head if ``new_head`` allows it, or if
+    an adapter brings it.
+    """
     folder = model_folder(base)
     refuse_pickles(folder)
     config = load_config(base)
-    layout = layout_of(config)
-    if kind == "causal" and layout == "separate":
+    if kind == "causal" and layout_of(config) == "separate":
         raise BadInput(
             f"{config.model_type} is an encoder and writes no text; use a causal model", file=folder
         )
-    options: dict[str, Any] = {"dtype": dtype, "use_safetensors": True}
+    options: dict[str, Any] = {"dtype": dtype, "use_safetensors": True, "output_loading_info": True}
     disable_progress_bar()
     try:
         if kind == "causal":
-            return AutoModelForCausalLM.from_pretrained(folder, **options)
-        return AutoModelForSequenceClassification.from_pretrained(folder, num_labels=1, **options)
+            model, report = AutoModelForCausalLM.from_pretrained(folder, **options)
+        else:
+            model, report = AutoModelForSequenceClassification.from_pretrained(
+                folder, num_labels=1, **options
+            )
     except (OSError, ValueError) as error:
         raise BadInput(f"no model can be loaded: {_first_line(error)}", file=folder) from None
+    new = kind == "reward" and (new_head or is_adapter(base))
+    missing = [name for name in sorted(report["missing_keys"]) if not (new and _of_head(name))]
+    if missing:
+        what = (
+            "no reward model: its head"
+            if kind == "reward" and _of_head(missing[0])
+            else "incomplete: the file"
+        )
+        raise BadInput(f"{what} has no {missing[0]}", file=folder)
+    return model
+
+
+def _of_head(name: str) -> bool:
+    """Whether a weight belongs to what a reward model puts on a language model or encoder."""
+    return not {"score", "classifier", "pre_classifier", "pooler"}.isdisjoint(name.split("."))
 
 
 def refuse_pickles(folder: str) -> None:

@@ -17,7 +17,6 @@ from torch import Tensor, nn
 
 from training.tuning.config import LoraConfig
 from training.tuning.errors import BadInput
-from training.tuning.text.attention import group_attention
 from training.tuning.text.batches import GroupBatch
 from training.tuning.text.logprobs import per_candidate, token_logprobs
 
@@ -86,10 +85,9 @@ class TextModel:
                     [backbone(input_ids=row, use_cache=False).last_hidden_state[0] for row in rows]
                 )
             batch.layout.calls = 0
-            with group_attention(self.inner):
-                output = backbone(
-                    input_ids=batch.input_ids, position_ids=batch.position_ids, layout=batch.layout, **types
-                )
+            output = backbone(
+                input_ids=batch.input_ids, position_ids=batch.position_ids, layout=batch.layout, **types
+            )
         layers = self.inner.config.num_hidden_layers
         if batch.layout.calls != layers:
             raise BadInput(

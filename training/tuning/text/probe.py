@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from training.tuning.errors import BadInput
+from training.tuning.text.attention import ordinary_attention
 from training.tuning.text.batches import make_batch
 from training.tuning.text.models import Kind, TextModel
 from training.tuning.text.tokens import EncodedGroup
@@ -44,7 +45,10 @@ def _alone(model: TextModel, group: EncodedGroup, *, kind: Kind) -> Tensor:
             if group.types
             else {}
         )
-        with torch.autocast(model.device.type, dtype=torch.bfloat16, enabled=model.autocast):
+        with (
+            ordinary_attention(model.inner),
+            torch.autocast(model.device.type, dtype=torch.bfloat16, enabled=model.autocast),
+        ):
             logits = model.model(input_ids=ids, **types).logits.float()
         if kind == "reward":
             values.append(logits[0, :1])
