@@ -20,6 +20,7 @@ from tests.tuning.text_models import save_causal
 from training import services
 from training.models import Checkpoint, Metric, ResumePoint, Run
 from training.services import queue
+from webapp.embedded.broker import broker_url
 from webapp.embedded.postgres import database_url
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.slow]
@@ -33,6 +34,12 @@ CONFIG = {
     "learning_rate": 1e-3,
     "samples": 0,
 }
+WAKE = """
+import django
+django.setup()
+from training.services import queue
+queue.wake_workers("cpu")
+"""
 WORKER = """
 import django
 django.setup()
@@ -82,23 +89,33 @@ def expected_weights(ask, uninterrupted_weights):
     return uninterrupted_weights["adapter"]
 
 
-@contextmanager
-def worker(settings, data_dir):
-    """A worker process of its own, which shares Postgres and the storage with this test and nothing else."""
-    environment = {
+def environment(settings, data_dir) -> dict[str, str]:
+    """For processes that share Postgres and the storage with this test and nothing else."""
+    return {
         **os.environ,
         "DJANGO_SETTINGS_MODULE": "webapp.settings",
         "DATABASE_URL": database_url(data_dir, database=connection.settings_dict["NAME"]),
         "STORAGE_URL": f"file://{settings.STORAGES['default']['OPTIONS']['location']}",
         "TIEBREAK_WORK_DIR": str(settings.WORK_DIR),
-        "CELERY_BROKER_URL": "memory://localhost",
+        "CELERY_BROKER_URL": broker_url(settings.WORK_DIR.with_name("broker")),
     }
-    process = subprocess.Popen([sys.executable, "-c", WORKER], env=environment, cwd=django_settings.BASE_DIR)
+
+
+@contextmanager
+def started(*command: str, settings, data_dir):
+    process = subprocess.Popen(
+        [sys.executable, *command], env=environment(settings, data_dir), cwd=django_settings.BASE_DIR
+    )
     try:
         yield process
     finally:
         process.kill()
         process.wait()
+
+
+def worker(settings, data_dir):
+    """A process that works until nothing is queued."""
+    return started("-c", WORKER, settings=settings, data_dir=data_dir)
 
 
 def result_of(run: Run) -> zipfile.ZipFile:
@@ -263,3 +280,23 @@ def test_postgres_killed(ask, expected_weights, settings, data_dir, postgres):
     run.refresh_from_db()
     assert (run.attempt, run.lost_attempts) == (1, 0)
     assert steps_of(run) == list(range(1, STEPS + 1))
+
+
+def test_celery_worker_asked_to_end(ask, settings, data_dir):
+    """SIGTERM, as when a new version is installed: the trainer saves, and the run is queued again."""
+    run = ask(**{**CONFIG, "max_steps": 5000, "save_every": 5000})
+    celery = ["-m", "celery", "-A", "webapp", "worker", "-Q", "runs-cpu", "--pool", "solo", "-l", "warning"]
+    with started(*celery, settings=settings, data_dir=data_dir) as process:
+        subprocess.run(
+            [sys.executable, "-c", WAKE],
+            env=environment(settings, data_dir),
+            cwd=django_settings.BASE_DIR,
+            check=True,
+        )
+        wait_until(lambda: reached(run, 3), seconds=PATIENCE)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=60) == 0
+    run.refresh_from_db()
+    assert (run.status, run.attempt, run.lost_attempts) == ("queued", 1, 0)
+    assert run.error == "The worker was stopped; the run goes on from here."
+    assert ResumePoint.objects.get(run=run).step == run.step >= 3
