@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from django.db.models import Count, F, Max, OuterRef, Prefetch, Q, QuerySet, Subquery, Sum
+from django.db.models import Count, Exists, F, Max, OuterRef, Prefetch, Q, QuerySet, Subquery, Sum
 from django.db.models.functions import Coalesce
 
 from annotation.models import Candidate, Comparison, Judgement, Lease, Member, Project, User
@@ -46,14 +46,21 @@ def own_judgements(*, project: Project, user: User) -> QuerySet[Judgement]:
     return mine.select_related("comparison").order_by("-created_at", "-pk")
 
 
-def comparisons_of(project: Project, *, q: str = "", state: str = "", use: str = "") -> QuerySet[Comparison]:
-    """Comparisons in the order of the queue, with `judgement_count`; filters as on the page."""
+def comparisons_of(
+    project: Project, *, q: str = "", state: str = "", use: str = "", against: str = ""
+) -> QuerySet[Comparison]:
+    """Comparisons in the order of the queue, with `judgement_count`; filters as on the page.
+
+    `against` names a person: those where somebody else said something else than they did.
+    """
     standing = Q(judgements__undone_at=None)
     found = Comparison.objects.filter(project=project).order_by("rank", "pk")
     if q:
         found = found.filter(prompt__icontains=q)
     if use:
         found = found.filter(held_out=use == "held-out")
+    if against:
+        found = found.filter(Exists(_disagreements_of(against)))
     found = found.annotate(judgement_count=Count("judgements", filter=standing, distinct=True))
     if state == "waiting":
         found = found.filter(open_slots__gt=0)
@@ -64,6 +71,15 @@ def comparisons_of(project: Project, *, q: str = "", state: str = "", use: str =
             answers__gt=1
         )
     return found.prefetch_related(_candidates(), _judgements())
+
+
+def _disagreements_of(username: str) -> QuerySet[Judgement]:
+    """Their judgements of the outer comparison with which another person's does not agree."""
+    others = Judgement.objects.standing().filter(
+        ~Q(annotator=OuterRef("annotator")), ~Q(choice=OuterRef("choice")), comparison=OuterRef("comparison")
+    )
+    theirs = Judgement.objects.standing().filter(comparison=OuterRef("pk"), annotator__username=username)
+    return theirs.filter(Exists(others))
 
 
 def comparison_in_full(project: Project) -> QuerySet[Comparison]:

@@ -166,3 +166,9 @@ class DataFilterForm(PageForm):
         label="Used for",
         choices=[("", "Anything"), ("training", "Training"), ("held-out", "Evaluation only")],
     )
+    against = forms.CharField(
+        label="Others disagree with",
+        required=False,
+        max_length=150,
+        widget=forms.TextInput(attrs={"autocomplete": "off"}),
+    )

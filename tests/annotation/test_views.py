@@ -419,6 +419,20 @@ def test_data_filters(manager_page, annotator, project):
     assert found("use=training&state=waiting") == ["Question 1"]
 
 
+def test_disagreements_of_one_person(manager, manager_page):
+    """Three people, two comparisons: on the second, one stands against two."""
+    project = factories.make_project(by=manager, labels_per_comparison=3)
+    people = factories.add_annotators(project, 3)
+    factories.add_texts(project, 2)
+    for person, answers in zip(people, (("tie", "tie"), ("tie", "tie"), ("tie", "both_bad")), strict=True):
+        for answer in answers:
+            judge(person, project, answer)
+    for person in people:
+        address = f"/projects/{project.pk}/data/?against={person.username}"
+        assert re.findall(r">(Question \d)", manager_page.get(address).content.decode()) == ["Question 1"]
+    assert "Nothing fits" in manager_page.get(f"/projects/{project.pk}/data/?against=nobody").content.decode()
+
+
 def test_sources_stay_hidden_from_who_judges(manager, manager_page, project):
     """A manager who holds a comparison does not see where its candidates come from; afterwards they do."""
     comparison = factories.add_texts(project, 1)[0]

@@ -239,6 +239,22 @@ def factories_client(user):
     return client
 
 
+def test_signed_out_in_the_middle(open_page, world, watch):
+    """The session ended: the answer waits on this device until the same person has signed in again."""
+    watch.expected = ("401", "403")
+    page = judge_page(open_page(world.annotator), world.texts)
+    page.wait_for_timeout(500)
+    cookies = page.context.cookies()
+    page.context.clear_cookies()
+    page.keyboard.press("7")
+    page.wait_for_selector("#saved a:has-text('sign in again')")
+    assert answers_of(world.annotator) == []
+    page.context.add_cookies(cookies)
+    page.reload()
+    wait_until_saved(page)
+    assert answers_of(world.annotator) == [MEANING["7"]]
+
+
 def test_without_scripts(open_page, world):
     """The same page as plain forms: answer, skip, undo."""
     page = open_page(world.annotator, f"/projects/{world.texts.pk}/judge/", java_script_enabled=False)
