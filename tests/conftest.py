@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from webapp.embedded.postgres import Postgres
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
-os.environ.setdefault("OMP_NUM_THREADS", "1")  # the models in tests are too small to share, and cores are busy
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # tests' models are too small to share, and cores are busy
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 

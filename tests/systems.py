@@ -38,7 +38,9 @@ class Collector:
 
 def names() -> dict[str, str]:
     """System id to name, from the table in docs/systems.md."""
-    rows = re.findall(r"^\| (s\d{3}-\d{3}) \| ([^|]+?) \|", (ROOT / "docs" / "systems.md").read_text(), re.MULTILINE)
+    rows = re.findall(
+        r"^\| (s\d{3}-\d{3}) \| ([^|]+?) \|", (ROOT / "docs" / "systems.md").read_text(), re.MULTILINE
+    )
     return dict(rows)
 
 

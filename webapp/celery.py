@@ -1,7 +1,7 @@
 """The Celery application, its queues and what runs periodically.
 
-Queues: `light` for short tasks (imports, exports, snapshots, statistics), `runs-<device kind>` for wake-ups of
-run workers. A message carries nothing that Postgres does not know; losing or doubling one is harmless.
+Queues: `light` for short tasks (imports, exports, snapshots), `runs-<device kind>` for wake-ups of run
+workers. A message carries nothing that Postgres does not know; losing or doubling one is harmless.
 """
 
 import os

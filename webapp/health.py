@@ -44,7 +44,7 @@ def _try(check: Callable[[], None]) -> str:
         check()
     except NotReady as missing:
         return str(missing)
-    except Exception:  # noqa: BLE001  however a check fails, the answer is "not ready"; the log says how
+    except Exception:
         logger.warning("A readiness check failed.", exc_info=True)
         return "does not answer; the log of the web process says why"
     return "ok"

@@ -4,6 +4,7 @@ Everything has a working default inside one data directory (`TIEBREAK_DATA`, `./
 `DATABASE_URL`, `CELERY_BROKER_URL` and `STORAGE_URL` replace the embedded parts.
 """
 
+import contextlib
 import os
 import secrets
 from datetime import timedelta
@@ -36,7 +37,9 @@ def _secret_key() -> str:
     """From SECRET_KEY, else made once and kept in the data directory; never one that ships with the code."""
     if key := os.environ.get("SECRET_KEY"):
         if len(key) < 32:
-            raise ImproperlyConfigured("SECRET_KEY is shorter than 32 characters; make one with `openssl rand -hex 32`.")
+            raise ImproperlyConfigured(
+                "SECRET_KEY is shorter than 32 characters; make one with `openssl rand -hex 32`."
+            )
         return key
     path = DATA_DIR / "secret_key"
     if not path.exists():
@@ -44,10 +47,8 @@ def _secret_key() -> str:
         new = path.with_name(f"secret_key.{os.getpid()}")
         new.touch(mode=0o600)
         new.write_text(secrets.token_hex(32))
-        try:
+        with contextlib.suppress(FileExistsError):
             os.link(new, path)  # the first of several processes wins
-        except FileExistsError:
-            pass
         new.unlink()
     return path.read_text().strip()
 
@@ -65,7 +66,11 @@ def _storage(url: str | None) -> dict[str, object]:
     query = {name: values[0] for name, values in parse_qs(parts.query).items()}
     if unknown := query.keys() - {"endpoint", "region"}:
         raise ImproperlyConfigured(f"STORAGE_URL has an unknown parameter {sorted(unknown)[0]!r}.")
-    options: dict[str, object] = {"bucket_name": parts.hostname, "location": parts.path.strip("/"), "file_overwrite": True}
+    options: dict[str, object] = {
+        "bucket_name": parts.hostname,
+        "location": parts.path.strip("/"),
+        "file_overwrite": True,
+    }
     options |= {"access_key": unquote(parts.username)} if parts.username else {}
     options |= {"secret_key": unquote(parts.password)} if parts.password else {}
     options |= {"endpoint_url": query["endpoint"]} if "endpoint" in query else {}
@@ -128,7 +133,7 @@ TEMPLATES = [
 # Database
 DATABASE_URL = os.environ.get("DATABASE_URL") or database_url(DATA_DIR)
 if urlsplit(DATABASE_URL).scheme not in {"postgres", "postgresql"}:
-    raise ImproperlyConfigured("DATABASE_URL must be postgres://…; Tiebreak relies on Postgres' locks and indexes.")
+    raise ImproperlyConfigured("DATABASE_URL must be postgres://…; Tiebreak relies on Postgres' locks.")
 DATABASES = {"default": dj_database_url.parse(DATABASE_URL, conn_max_age=60, conn_health_checks=True)}
 
 # Accounts

@@ -11,7 +11,9 @@ from annotation.models import User
 
 
 class Command(BaseCommand):
-    help = "Create a user for a script or a person. With --token, an API token is all that is printed to stdout."
+    help = (
+        "Create a user for a script or a person. With --token, an API token is all that is printed to stdout."
+    )
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         parser.add_argument("username", metavar="NAME")
@@ -19,11 +21,15 @@ class Command(BaseCommand):
         parser.add_argument("--token", action="store_true", help="print an API token; it is shown only once")
         parser.add_argument("--link", metavar="URL", help="print a one-time sign-in link to the site at URL")
 
-    def handle(self, *args: Any, username: str, role: str, token: bool, link: str | None, **options: Any) -> None:
+    def handle(
+        self, *args: Any, username: str, role: str, token: bool, link: str | None, **options: Any
+    ) -> None:
         try:
             user = services.create_user(username=username, role=role)
         except Invalid as error:
-            raise CommandError("\n".join(f"{field}: {text}" for field, text in error.errors.items())) from error
+            raise CommandError(
+                "\n".join(f"{field}: {text}" for field, text in error.errors.items())
+            ) from error
         self.stderr.write(f"Created {role} {user.username}.")
         if token:
             self.stdout.write(services.issue_token(user=user))
