@@ -13,7 +13,7 @@ from PIL import Image
 from safetensors.torch import load_file
 from transformers import CLIPModel
 
-from tests.tuning.image_models import save_clip
+from tests.tuning.image_models import save_clip, save_picture
 from tests.tuning.image_runs import make_run, metrics, pair_rows, read_rows, run
 from training.tuning.config_images import ImageRewardModelConfig
 from training.tuning.errors import EXIT_BAD_INPUT, EXIT_CANCELLED, EXIT_DONE, BadInput
@@ -139,6 +139,19 @@ def test_it_learns_to_match_words_and_colours(tmp_path):
     for prompt, better in (("a red square", 0), ("a blue square", 1)):
         scores = model.scores(prompt, [Image.new("RGB", (16, 16), colour) for colour in COLOURS.values()])
         assert scores[better] > scores[1 - better]
+
+
+@pytest.mark.parametrize(("pictures", "seen"), [(16, 16), (100, 64)])
+def test_the_small_model_sees_pictures_at_their_own_size_up_to_64(pictures, seen, tmp_path):
+    media = tmp_path / "run" / "data" / "media"
+    rows = pair_rows(media, count=2)
+    for row in rows:
+        for candidate in row["candidates"]:
+            save_picture(media / candidate["image"], seed=0, height=pictures, width=pictures // 2)
+    config = {key: value for key, value in SMALL.items() if key != "image_size"} | {"max_steps": 1}
+    folder = make_run(tmp_path / "run", "image_reward_model", base="small", config=config, rows=rows)
+    assert run(folder) == EXIT_DONE
+    assert json.loads((folder / "result" / "config.json").read_text())["backbone"]["image_size"] == seen
 
 
 def test_the_best_checkpoint_is_the_result(tmp_path):

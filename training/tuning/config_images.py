@@ -82,7 +82,9 @@ class DiffusionDPOConfig(ImageTrainConfig, PairKeys, SamplingKeys):
         ge=0,
         lt=1,
         title="Lowest timestep",
-        description="Timesteps are drawn uniformly from this share of the noise schedule on (0: no noise).",
+        description="Timesteps are drawn uniformly from this share of the noise schedule on (0: no "
+        "noise). What a prompt leaves open, such as size and place, is decided where noise "
+        "is high: 0.75 learns only that.",
     )
     timestep_high: float = Field(
         1.0, gt=0, le=1, title="Highest timestep", description="… up to this share (1: all noise)."
@@ -166,11 +168,12 @@ class ImageRewardModelConfig(ImageTrainConfig, PairKeys, BestKeys):
         json_schema_extra=PRIMARY,
     )
     hidden: int = Field(64, ge=1, title="Head width", description="Hidden units of the head.")
-    image_size: int = Field(
-        64,
+    image_size: int | None = Field(
+        None,
         ge=16,
         title="Picture size",
-        description="The small backbone sees pictures at this height and width. A CLIP has its own size.",
+        description="The small backbone sees pictures at this height and width; empty: at the size of the "
+        "first picture, from 16 to 64. A CLIP has its own size.",
     )
     width: int = Field(
         128,

@@ -25,14 +25,17 @@ CLIP_MEAN = [0.48145466, 0.4578275, 0.40821073]
 CLIP_STD = [0.26862954, 0.26130258, 0.27577711]
 
 
-def reward_for_training(base: str | None, config: ImageRewardModelConfig, *, seed: int) -> ImageReward:
+def reward_for_training(
+    base: str | None, config: ImageRewardModelConfig, *, seed: int, picture_size: int = 64
+) -> ImageReward:
     """The model to train: a small one from nothing (no base, or "small"), a CLIP, or an earlier result.
 
-    What is new starts from ``seed``. Raises BadInput for LoRA on a model that has nothing pretrained.
+    What is new starts from ``seed``. ``picture_size``, in pixels, is that of the data, for a small model
+    whose config leaves its own open. Raises BadInput for LoRA on a model that has nothing pretrained.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = _reward_for_training(base, config)
+        model = _reward_for_training(base, config, min(64, max(16, picture_size)))
         if config.lora is None:
             return model
         if not isinstance(model.backbone, ClipBackbone):
@@ -50,9 +53,11 @@ def refuse_small_keys(base: str, config: ImageRewardModelConfig, *keys: str) -> 
             raise BadInput(message, file="run.json", field=f"config.{key}")
 
 
-def _reward_for_training(base: str | None, config: ImageRewardModelConfig) -> ImageReward:
+def _reward_for_training(base: str | None, config: ImageRewardModelConfig, image_size: int) -> ImageReward:
     if base is None or base == SMALL:
-        backbone = SmallBackbone(image_size=config.image_size, width=config.width, buckets=BUCKETS)
+        backbone = SmallBackbone(
+            image_size=config.image_size or image_size, width=config.width, buckets=BUCKETS
+        )
         return ImageReward(backbone, RewardHead(config.width, hidden=config.hidden, scale=1.0)).eval()
     if is_image_reward(Path(base)):
         refuse_small_keys(base, config, "image_size", "width", "hidden")

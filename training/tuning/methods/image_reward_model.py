@@ -19,6 +19,7 @@ from training.tuning.config_images import ImageRewardModelConfig
 from training.tuning.data import Group, plain_text
 from training.tuning.errors import BadInput
 from training.tuning.images.data import open_image
+from training.tuning.images.groups import upright_size
 from training.tuning.images.pair_index import PairIndex, index_pairs
 from training.tuning.images.preview import preview
 from training.tuning.images.reward import ImageReward
@@ -35,7 +36,7 @@ IMAGES = 64  # pictures in one forward pass
 
 def train(run: Run) -> None:
     config: ImageRewardModelConfig = run.config
-    model = reward_for_training(run.base, config, seed=run.seed).to(run.device)
+    model = make_model(run).to(run.device)
     if config.gradient_checkpointing:
         model.backbone.enable_gradient_checkpointing()
     groups = [group for group, why in zip(run.train, reasons(run, model), strict=True) if why is None]
@@ -71,13 +72,21 @@ def train(run: Run) -> None:
 
 def inspect(run: Run) -> dict[str, Any]:
     """The rows as ``train`` will see them."""
-    model = reward_for_training(run.base, run.config, seed=run.seed)
+    model = make_model(run)
     return preview(
         run.train,
         reasons=reasons(run, model),
         pairs=partial(make_pairs, keys=run.config),
         count_tokens=model.backbone.count_tokens,
     )
+
+
+def make_model(run: Run) -> ImageReward:
+    """The model before training."""
+    names = (candidate.image for group in run.train for candidate in group.candidates)
+    first = next((run.dir.media / str(name) for name in names), None)
+    size = max(upright_size(first)) if first else 64
+    return reward_for_training(run.base, run.config, seed=run.seed, picture_size=size)
 
 
 def reasons(run: Run, model: ImageReward) -> list[str | None]:
