@@ -1,7 +1,6 @@
 """A project with judgements, a base model, and a trainer that only pretends."""
 
 import sys
-from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -60,13 +59,12 @@ def as_manager(manager):
 
 
 @pytest.fixture
-def fake_trainer(monkeypatch, settings):
+def fake_trainer(monkeypatch):
     """Runs are done by fake_trainer.py. Returns a function that chooses how it behaves."""
     script = Path(__file__).with_name("fake_trainer.py")
     monkeypatch.setattr(executing.Trainer, "command", lambda self: [sys.executable, str(script), "."])
     monkeypatch.setattr(executing, "TICK", 0.05)
     monkeypatch.setattr(pulse, "BEAT_EVERY", 0.1)
-    settings.RUN_STALE_AFTER = timedelta(seconds=2)
 
     def behave(mode: str = "", *, steps: int = 12, seconds: float = 0.02) -> None:
         monkeypatch.setenv("FAKE_MODE", mode)

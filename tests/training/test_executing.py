@@ -7,6 +7,7 @@ import threading
 import time
 import zipfile
 from contextlib import contextmanager
+from datetime import timedelta
 
 import pytest
 from django.core.files.storage import default_storage
@@ -15,7 +16,7 @@ from django.db import OperationalError, connection
 from tests.training.fake_trainer import final_weights
 from training import services, storage
 from training.models import Checkpoint, Metric, ResumePoint, Run
-from training.services import executing
+from training.services import executing, queue
 from training.services.recording import Recorder
 from training.services.workspace import Workspace
 
@@ -61,7 +62,7 @@ def meanwhile(function):
         raise errors[0]
 
 
-def wait_until(condition, *, seconds=20):
+def wait_until(condition, *, seconds=60):
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "waited in vain"
@@ -205,13 +206,13 @@ def test_worker_that_is_stopped_gives_the_run_back(run, fake_trainer):
     assert (run.status, run.attempt, weights_of(run)) == ("done", 2, final_weights(200))
 
 
-def test_stalled_trainer_is_given_up(run, fake_trainer, settings):
+def test_stalled_trainer_is_given_up(run, fake_trainer, settings, monkeypatch):
+    monkeypatch.setattr(queue, "_database_start", lambda: queue.database_now() - timedelta(days=1))
     fake_trainer("stalls")
     with meanwhile(lambda: services.execute(claim())):
         wait_until(lambda: Run.objects.get(pk=run.pk).step == 5)
         pid = child_of(run)
-        settings.RUN_STALL_AFTER = settings.RUN_STALE_AFTER / 100
-        settings.RUN_STALE_AFTER = settings.RUN_STALE_AFTER / 4
+        settings.RUN_STALL_AFTER = timedelta(milliseconds=60)
         wait_until(lambda: services.requeue_lost_runs(now=services.database_now()) == 1)
     run.refresh_from_db()
     assert (run.status, run.lost_attempts) == ("queued", 1)

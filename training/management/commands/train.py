@@ -67,14 +67,16 @@ class Command(BaseCommand):
 
     def follow(self, run: Run) -> None:
         """Print what happens until the run has ended; exit 1 unless it is done."""
-        status, step = "", -1
+        status, step, shown = "", 0, set()
         while True:
             run.refresh_from_db()
             if run.status != status:
                 status = run.status
                 self.stdout.write(status)
-            for row in services.metrics_of(run, after=step):
-                self.stdout.write(json.dumps(row))
+            for row in services.metrics_of(run, after=step - 1):  # the newest step may still be evaluated
+                if (line := json.dumps(row)) not in shown:
+                    self.stdout.write(line)
+                    shown.add(line)
                 step = row["step"]
             if run.has_ended:
                 break
