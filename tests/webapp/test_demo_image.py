@@ -175,12 +175,15 @@ def test_shipped_weights_are_those_of_the_manifest(manifest):
     assert sum(file.stat().st_size for file in SHIPPED.rglob("*")) < 5.5 * 2**20
 
 
-def test_shipped_model_draws_what_is_asked_for():
-    """At least 0.9 each of 120 samples, without guidance: the same bar as for the manifest's own numbers."""
+def test_shipped_model_draws_what_is_asked_for(manifest):
+    """Without guidance the probe reads what was asked for in 0.9 of the manifest's samples, as it says."""
     from webapp.demo import build_image
 
-    found = build_image.probe(build_image.load(SHIPPED), 120, seed=77)
+    samples, seed = manifest["probe_samples"], manifest["seed"] + 4
+    found = build_image.probe(build_image.load(SHIPPED), samples, seed)
+    assert samples >= 100
     assert min(found.values()) >= 0.9, found
+    assert found == pytest.approx(manifest["probe"], abs=0.01)
 
 
 @pytest.mark.slow
