@@ -5,6 +5,7 @@ import uuid
 
 import pytest
 from django.db import connection
+from django.template.loader import render_to_string
 from django.test import Client
 from django.test.utils import CaptureQueriesContext
 from django.urls import reverse
@@ -107,6 +108,20 @@ def test_strict_policy_on_every_page(manager_page, project):
         assert "unsafe" not in policy
         body = response.content.decode()
         assert not re.search(r"\sstyle=|<style|\son\w+=|<script(?![^>]*(src=|application/json))", body), part
+
+
+@pytest.mark.parametrize("status", [400, 403, 404, 500])
+def test_error_pages_say_what_to_do(status):
+    """They need no request and no database, which may be what failed."""
+    page = render_to_string(f"{status}.html")
+    assert re.search(r"<h1>\S.*</h1>", page)
+    assert 'href="/"' in page
+
+
+def test_unknown_address(manager_page):
+    response = manager_page.get("/nowhere/")
+    assert response.status_code == 404
+    assert "not a member of its project" in response.content.decode()
 
 
 # Signing in and out

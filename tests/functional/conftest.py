@@ -137,9 +137,11 @@ def world(transactional_db) -> World:
 
 
 def judge_page(page, project: Project):
-    """The judging page of a project, once its script is ready."""
-    page.goto(f"/projects/{project.pk}/judge/")
-    page.wait_for_selector("main[data-ready]")
+    """The judging page of a project, once its script is ready and holds the comparison behind the first."""
+    with page.expect_response(lambda response: "/next/" in response.url):
+        page.goto(f"/projects/{project.pk}/judge/")
+        page.wait_for_selector("main[data-ready]")
+    page.wait_for_timeout(100)  # for the script to take the reply
     return page
 
 

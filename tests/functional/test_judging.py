@@ -87,7 +87,6 @@ def test_nothing_names_the_source(open_page, world, watch):
 def test_next_comes_with_the_reply(open_page, world):
     """One request for each judgement: the reply carries the comparison behind the one that is shown."""
     page = judge_page(open_page(world.annotator), world.texts)
-    page.wait_for_timeout(500)
     asked = []
     page.on("request", lambda request: request.method == "POST" and asked.append(request.url))
     press(page, "1616")
@@ -99,7 +98,6 @@ def test_line_that_drops(open_page, world, watch):
     """Two answers are given while nothing gets through; they arrive once the line is back, once each."""
     watch.expected = ("ERR_FAILED", "ERR_INTERNET_DISCONNECTED")
     page = judge_page(open_page(world.annotator), world.texts)
-    page.wait_for_timeout(500)
     page.route("**/api/v1/**", lambda route: route.abort())
     page.keyboard.press("1")
     page.keyboard.press("6")
@@ -142,7 +140,6 @@ def test_reload_in_the_middle(open_page, world, watch):
     """What was said before a reload is sent after it, and is not asked again."""
     watch.expected = ("ERR_FAILED",)
     page = judge_page(open_page(world.annotator), world.texts)
-    page.wait_for_timeout(500)
     press(page, "1")
     wait_until_saved(page)
     page.wait_for_timeout(300)
@@ -161,7 +158,6 @@ def test_undo_before_it_was_sent(open_page, world, watch):
     """An answer that still waits in line is taken back on this device alone."""
     watch.expected = ("ERR_FAILED",)
     page = judge_page(open_page(world.annotator), world.texts)
-    page.wait_for_timeout(500)
     page.route("**/api/v1/**", lambda route: route.abort())
     page.keyboard.press("1")
     page.keyboard.press("7")
@@ -243,7 +239,6 @@ def test_signed_out_in_the_middle(open_page, world, watch):
     """The session ended: the answer waits on this device until the same person has signed in again."""
     watch.expected = ("401", "403")
     page = judge_page(open_page(world.annotator), world.texts)
-    page.wait_for_timeout(500)
     cookies = page.context.cookies()
     page.context.clear_cookies()
     page.keyboard.press("7")
