@@ -121,3 +121,18 @@ def test_drawing_with_an_adapter(base, tmp_path):
         assert run(folder) == EXIT_DONE
         found.append(pictures(folder)["000000-00.png"])
     assert np.abs(found[0] - found[1]).max() > 1
+
+
+def test_bfloat16_draws_nearly_the_same(base, tmp_path):
+    found = []
+    for precision in ("fp32", "bf16"):
+        folder = make_run(
+            tmp_path / precision,
+            "image_generate",
+            base=base,
+            config=QUICK | {"precision": precision},
+            rows=ROWS,
+        )
+        assert run(folder) == EXIT_DONE
+        found.append(pictures(folder)["000001-00.png"])
+    assert 0 < np.abs(found[0] - found[1]).mean() < 8
