@@ -189,7 +189,7 @@ def test_shipped_model_draws_what_is_asked_for(manifest):
 @pytest.mark.slow
 def test_build_trains_repeats_and_goes_on(tmp_path, monkeypatch):
     """A fiftieth of the build: losses fall, the folder loads, and a stopped build ends as if it had not."""
-    from webapp.demo import build_image
+    from webapp.demo import build_image, stage
 
     class Stopped(Exception):
         pass
@@ -198,7 +198,7 @@ def test_build_trains_repeats_and_goes_on(tmp_path, monkeypatch):
         if line.startswith("denoiser: step"):
             raise Stopped
 
-    monkeypatch.setattr(build_image, "SAVE_EVERY", 50)
+    monkeypatch.setattr(stage, "SAVE_EVERY", 50)
     lines: list[str] = []
     whole = build_image.build(tmp_path / "whole", seed=1, progress=lines.append, steps_scale=0.02)
     losses = [float(line.split("loss ")[1]) for line in lines if line.startswith("denoiser: step")]
