@@ -118,6 +118,17 @@ def test_a_batch_is_the_sum_of_its_groups(base, tmp_path):
         )
 
 
+@pytest.mark.parametrize("lora", [LORA, None], ids=["lora", "full"])
+def test_gradient_checkpointing_changes_nothing(base, tmp_path, lora):
+    for name, on in (("off", False), ("on", True)):
+        config = QUICK | {"lora": lora, "gradient_checkpointing": on, "max_steps": 3}
+        folder = make_run(tmp_path / name, "diffusion_dpo", base=base, config=config)
+        assert run(folder) == EXIT_DONE
+    found = [torch.tensor(trajectory(tmp_path / name)) for name in ("off", "on")]
+    torch.testing.assert_close(found[0], found[1], atol=1e-4, rtol=1e-4)
+    assert found[0][-1, 0] != found[0][0, 0]
+
+
 @pytest.mark.parametrize("reference", ["cached", "live"])
 @pytest.mark.parametrize("lora", [LORA, None], ids=["lora", "full"])
 def test_resuming_equals_not_stopping(base, tmp_path, lora, reference, monkeypatch):

@@ -251,6 +251,24 @@ def test_a_batch_is_the_sum_of_its_groups(tmp_path):
     assert losses[2] == pytest.approx(losses[0], rel=1e-5)
 
 
+@pytest.mark.parametrize("kind", ["small", "clip", "clip-lora"])
+def test_gradient_checkpointing_changes_nothing(kind, clip, tmp_path):
+    losses = []
+    lora = {"r": 2, "alpha": 4, "target_modules": ["q_proj", "v_proj"]} if kind == "clip-lora" else None
+    keys = {"max_steps", "batch_size", "log_every"} | (set(SMALL) if kind == "small" else set())
+    for on in (False, True):
+        folder = make_run(
+            tmp_path / str(on),
+            "image_reward_model",
+            base=None if kind == "small" else clip,
+            config={key: SMALL[key] for key in keys} | {"gradient_checkpointing": on, "lora": lora},
+        )
+        assert run(folder) == EXIT_DONE
+        losses.append([row["loss"] for row in metrics(folder)])
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+    assert losses[0][0] != losses[0][-1]
+
+
 def test_training_goes_on_from_a_result(tmp_path):
     first = make_run(tmp_path / "first", "image_reward_model", base=None, config=SMALL)
     assert run(first) == EXIT_DONE
