@@ -50,8 +50,7 @@ def test_accessible(open_page, world, trained, watch, scheme):
     page = open_page(world.manager, color_scheme=scheme)
     for address in trained:
         page.goto(address, wait_until="networkidle")
-        for summary in page.locator("main details:not([open]) > summary").all():
-            summary.click()
+        page.evaluate("for (const one of document.querySelectorAll('main details')) one.open = true")
         assert violations(page) == [], address
 
 
