@@ -108,7 +108,8 @@ def test_the_careless_one_does_not_look():
 
 def test_win_rate_and_agreement_by_hand():
     """Win, loss, tie: (1 + 0 + ½) / 3. Same order, opposite order, tie: the same."""
-    assert win_rate([2, 1, 1], [1, 2, 1]) == pytest.approx(0.5)
+    assert win_rate([[2], [1], [1]], [[1], [2], [1]]) == pytest.approx(0.5)
+    assert win_rate([[2, 1], [3, 3]], [[1, 1], [1, 1]]) == pytest.approx(3.5 / 4)
     assert agreement([[2, 1], [0.5, 0.9], [1, 0]], [[5, 4], [5, 4], [3, 3]]) == pytest.approx(0.5)
     assert agreement([[math.nan, 1], [2, 1]], [[5, 4], [5, 4]]) == pytest.approx(0.5)
 

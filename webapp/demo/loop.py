@@ -16,7 +16,7 @@ from typing import Any
 from PIL import Image
 
 from annotation import services as annotation
-from annotation.models import Judgement, Project, User
+from annotation.models import Judgement, User
 from annotation.services.media import store_image
 from training import services as training
 from training.models import BaseModel, Checkpoint, Match, Run
@@ -51,7 +51,7 @@ class Sizes:
     first: int = 40  # comparisons made before everything else, so that a visitor soon has some
     judgements: int = 1000
     left: int = 60  # comparisons left for the visitor
-    matches: int = 1000
+    held_out: int = 1000  # prompts of the matches that are measured
     blind: int = 40  # prompts of the blind match that waits for the visitor
 
 
@@ -112,15 +112,10 @@ class Loop:
 
     def welcome(self) -> None:
         """Return when there is something to compare. Asks for all else that the base has to answer."""
-        self.held_out = self.world.prompts("held_out", self.sizes.matches, self.seed)
+        self.held_out = self.world.prompts("held_out", self.sizes.held_out, self.seed)
         self.rest = self.generate(self.prompts[self.sizes.first :], seed=2, samples=2)
-        self.of_base = self.generate(self.held_out, seed=3, samples=2 if self.scores_pairs else 1)
+        self.of_base = self.generate(self.held_out, seed=3, samples=self.world.answers)
         self.add_comparisons(self.first)
-
-    @property
-    def scores_pairs(self) -> bool:
-        """Whether the reward model is measured, too: on the base's two answers to each held-out prompt."""
-        return self.world.modality == Project.Modality.TEXT
 
     def register_bases(self) -> None:
         """Give the base models their names, unless they have them."""
@@ -145,12 +140,12 @@ class Loop:
         control = self.start(world.method, base=world.base, config=world.tuning, shuffle_labels=True)
         # Each model is put to use as soon as it is there: no worker waits for another one's run.
         self.wait(tuned, what="the tuned model")
-        of_tuned = self.generate(self.held_out, seed=4, base=tuned)
+        of_tuned = self.generate(self.held_out, seed=4, base=tuned, samples=world.answers)
         match = self.ask_for_match(tuned)
         self.wait(reward, what="the reward model")
-        scores = self.ask_for_scores(reward) if self.scores_pairs else None
+        scores = self.ask_for_scores(reward) if world.answers == 2 else None
         self.wait(control, what="the control")
-        of_control = self.generate(self.held_out, seed=5, base=control)
+        of_control = self.generate(self.held_out, seed=5, base=control, samples=world.answers)
         self.measure(of_tuned, of_control, scores)
         self.wait_for_match(match)
         return self.measured
@@ -213,12 +208,12 @@ class Loop:
         base = self.utilities(self.wait(self.of_base, what="the base's answers"))
         tuned = self.utilities(self.wait(of_tuned, what="the tuned model's answers"))
         control = self.utilities(self.wait(of_control, what="the control's answers"))
-        measured.matches = len(base)
-        measured.win_rate = win_rate([ours[0] for ours in tuned], [theirs[0] for theirs in base])
-        measured.control_win_rate = win_rate([ours[0] for ours in control], [theirs[-1] for theirs in base])
+        measured.matches = sum(len(values) for values in base)
+        measured.win_rate = win_rate(tuned, base)
+        measured.control_win_rate = win_rate(control, base)
         self.say(
-            f"the tuned model wins {measured.win_rate:.3f} of {len(base):,} independent matches on held-out "
-            f"prompts, the control {measured.control_win_rate:.3f}"
+            f"the tuned model wins {measured.win_rate:.3f} of {measured.matches:,} independent matches on "
+            f"held-out prompts, the control {measured.control_win_rate:.3f}"
         )
         if scores is not None:
             rows = training.scores_of(self.wait(scores, what="scores"))
@@ -342,10 +337,17 @@ def as_seen(content: str | bytes) -> Content:
         return image.convert("RGB")
 
 
-def win_rate(ours: Sequence[float], theirs: Sequence[float]) -> float:
-    """Share of matches in which ours is worth more; a tie is half a win."""
-    scores = [(our > their) + 0.5 * (our == their) for our, their in zip(ours, theirs, strict=True)]
-    return sum(scores) / len(scores)
+def win_rate(ours: Sequence[Sequence[float]], theirs: Sequence[Sequence[float]]) -> float:
+    """Share of matches in which ours is worth more; a tie is half a win.
+
+    Per prompt the utilities of one or more answers: the first meets the other side's first, and so on.
+    """
+    pairs = [
+        (our, their)
+        for our_row, their_row in zip(ours, theirs, strict=True)
+        for our, their in zip(our_row, their_row, strict=True)
+    ]
+    return sum((our > their) + 0.5 * (our == their) for our, their in pairs) / len(pairs)
 
 
 def agreement(scores: Sequence[Sequence[float]], utilities: Sequence[Sequence[float]]) -> float:
