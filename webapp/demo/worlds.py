@@ -30,9 +30,8 @@ class World:
     reward_folder: str
     reward: dict[str, Any]
     sampling: dict[str, Any]
-    answers: (
-        int  # of each model to each held-out prompt, in matches; two let the reward model be measured, too
-    )
+    # Of each model to each held-out prompt, for the matches; with two the reward model is measured, too.
+    answers: int
 
 
 def _text_utility(prompt: str, content: Content) -> float:
