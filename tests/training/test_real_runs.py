@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import json
 import os
 import signal
 import subprocess
@@ -158,7 +159,7 @@ def test_dpo(ask):
     assert run.checkpoint.metadata["data"]["judgements"] == 8
 
 
-def test_tuned_model_as_base_then_blind_match(ask, manager, project):
+def test_tuned_model_as_base_then_blind_match(ask, manager, project, llama):
     first = ask(max_steps=2, batch_size=4, learning_rate=1e-2, samples=0)
     work()
     name = f"checkpoint:{first.checkpoint.pk}"
@@ -171,6 +172,8 @@ def test_tuned_model_as_base_then_blind_match(ask, manager, project):
     second.refresh_from_db()
     assert second.status == "done", second.error
     assert adapter_hash(second) != adapter_hash(first)
+    adapter = json.loads(result_of(second).read("adapter_config.json"))
+    assert adapter["base_model_name_or_path"] == llama.location
     services.advance_matches()
     match.refresh_from_db()
     assert match.status == "judging", match.error
