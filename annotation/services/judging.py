@@ -51,7 +51,7 @@ def submit_judgement(
     def work(*, reclaim: bool) -> tuple[Judgement, Lease | None]:
         if reclaim:
             comparison.select_for_update(no_key=True, of=("self",)).get()
-        member = queue.lock_member(project=comparison.values("project"), user=annotator.pk)
+        member = queue.lock_member(lease=lease_id, user=annotator.pk)
         leases = list(_leases_in_hand(member, lease_id))
         lease = next(lease for lease in leases if lease.pk == lease_id)
         if lease.state != Lease.State.OPEN:
@@ -97,9 +97,12 @@ def submit_judgement(
 
 def undo_judgement(*, judgement_id: int, annotator: User, now: datetime) -> Lease:
     """Take an answer back, once: the row stays with `undone_at`; a lease with the same order comes back."""
-    comparison = Comparison.objects.filter(judgements=judgement_id, judgements__annotator=annotator)
+    own = Judgement.objects.filter(pk=judgement_id, annotator=annotator)
+    project = own.values_list("comparison__project", flat=True).first()
+    if project is None:
+        raise NotFound("There is no such judgement of yours.")
     with transaction.atomic():
-        member = queue.lock_member(project=comparison.values("project"), user=annotator.pk)
+        member = queue.lock_member(project=project, user=annotator.pk)
         judgement = Judgement.objects.select_related("lease").get(pk=judgement_id)
         if judgement.undone_at is not None:
             raise Conflict("This judgement was taken back already.")
