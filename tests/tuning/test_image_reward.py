@@ -269,6 +269,22 @@ def test_gradient_checkpointing_changes_nothing(kind, clip, tmp_path):
     assert losses[0][0] != losses[0][-1]
 
 
+def test_gradient_checkpointing_is_on(clip):
+    """transformers ignores it in evaluation mode without a word; and dropout stays off."""
+    backbone = load_clip(str(clip))
+    backbone.clip.vision_model.encoder.layers[0].self_attn.dropout = 0.5
+    calls = []
+    backbone.enable_gradient_checkpointing()
+    for encoder in (backbone.clip.vision_model.encoder, backbone.clip.text_model.encoder):
+        layer = encoder.layers[0]
+        assert layer.self_attn.dropout == 0.0
+        recompute = layer._gradient_checkpointing_func
+        layer._gradient_checkpointing_func = lambda *args, f=recompute: calls.append(1) or f(*args)
+    backbone.image_features(torch.zeros(1, 3, 16, 16)).sum().backward()
+    backbone.text_features(["a b"]).sum().backward()
+    assert len(calls) == 2  # one layer each
+
+
 def test_training_goes_on_from_a_result(tmp_path):
     first = make_run(tmp_path / "first", "image_reward_model", base=None, config=SMALL)
     assert run(first) == EXIT_DONE

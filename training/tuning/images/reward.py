@@ -118,7 +118,14 @@ class ClipBackbone(nn.Module):
         return ((to_pixels(Frame(size, size).apply(image)) + 1) / 2 - self.mean) / self.std
 
     def enable_gradient_checkpointing(self) -> None:
-        """Recompute the layers' activations in the backward pass."""
+        """Recompute the layers' activations in the backward pass.
+
+        transformers does so in training mode only, where attention would drop out too: that is turned off.
+        """
+        for module in self.clip.modules():
+            if isinstance(getattr(module, "dropout", None), float):
+                module.dropout = 0.0
+        self.clip.train()
         self.clip.gradient_checkpointing_enable({"use_reentrant": False})
 
     def count_tokens(self, prompt: str) -> int:
