@@ -160,6 +160,15 @@ def test_values_that_are_not_finite() -> None:
     }
 
 
+def test_samples_of_the_finished_model_are_written_once(tmp_path: Path) -> None:
+    """Killed after sampling and before the result appeared: the run samples again."""
+    directory = RunDir(tmp_path)
+    for step, when in ((0, "before"), (9, "after")):
+        directory.append_sample({"step": step, "when": when, "text": "x"})
+    directory.cut_back(9)
+    assert [row["when"] for row in read_rows(directory.samples_file)] == ["before"]
+
+
 def test_cut_back_removes_later_steps_and_half_lines(tmp_path: Path) -> None:
     directory = RunDir(tmp_path)
     for number in (1, 5, 9):

@@ -361,7 +361,7 @@ def test_model_card(tmp_path: Path, llama: Path) -> None:
 
 
 def test_the_base_keeps_its_defaults_after_sampling(tmp_path: Path) -> None:
-    """Penalties in a base's generation config do not change our samples, and are in the result as they were."""
+    """Penalties in a base's generation config do not change our samples, and stay in the result."""
     base = save_causal(tmp_path / "base")
     plain = make_run(tmp_path / "plain", "generate", base=base, config=GENERATE, rows=PROMPTS)
     assert run(plain) == 0

@@ -17,7 +17,7 @@ PACKAGES = ["torch", "transformers", "peft", "diffusers", "safetensors"]
 
 def write_card(folder: Path, *, run: "Run", how_to_load: str, notes: list[str]) -> None:
     """Write both files into ``folder``."""
-    facts = collect(run)
+    facts = {**collect(run), "how_to_load": how_to_load}
     write_json(folder / "metadata.json", facts)
     write_text(
         folder / "README.md", card_text(facts, title=run.method.title, how_to_load=how_to_load, notes=notes)

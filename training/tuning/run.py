@@ -97,6 +97,8 @@ class Run:
         self._model: nn.Module | None = None
         self._optimizer: torch.optim.Optimizer | None = None
         torch.manual_seed(self.seed)
+        if self.device.type == "cuda":
+            torch.use_deterministic_algorithms(True, warn_only=True)
 
     # Inputs
 

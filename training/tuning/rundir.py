@@ -115,10 +115,10 @@ class RunDir:
         append_json_line(self.samples_file, row)
 
     def cut_back(self, step: int) -> None:
-        """Remove metrics and samples of steps after ``step``, and lines that were left half written."""
+        """Remove metrics and samples after ``step``, half lines, and samples of the finished model."""
         for path in (self.metrics_file, self.samples_file):
             if path.exists():
-                rows = [row for row in whole_rows(path) if row["step"] <= step]
+                rows = [row for row in whole_rows(path) if row["step"] <= step and row.get("when") != "after"]
                 write_text(path, "".join(json.dumps(row) + "\n" for row in rows))
 
     # Checkpoints and the result

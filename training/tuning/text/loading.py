@@ -16,7 +16,15 @@ from transformers.utils.logging import disable_progress_bar
 from training.tuning.config import LoraConfig
 from training.tuning.errors import BadInput
 from training.tuning.text.attention import read_groups
-from training.tuning.text.models import Kind, TextModel, attach_lora, layout_of, without_dropout
+from training.tuning.text.models import (
+    HEAD,
+    Kind,
+    TextModel,
+    attach_lora,
+    keep_head_precise,
+    layout_of,
+    without_dropout,
+)
 
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 ADAPTER = "adapter_config.json"
@@ -53,6 +61,7 @@ def load_for_training(
     without_dropout(model)
     if kind == "reward":
         _settle_padding(model, tokenizer)
+        keep_head_precise(model)
     for parameter in model.parameters():
         if parameter.requires_grad:
             parameter.data = parameter.data.float()
@@ -87,6 +96,7 @@ def load_for_use(
     tokenizer = load_tokenizer(base)
     if kind == "reward":
         _settle_padding(model, tokenizer)
+        keep_head_precise(model)
     model.requires_grad_(False).to(device).eval()
     layout = layout_of(model.config)
     if layout != "alone":
@@ -198,8 +208,7 @@ def load_model(base: str, *, kind: Kind, dtype: torch.dtype, new_head: bool = Fa
 
 
 def _of_head(name: str) -> bool:
-    """Whether a weight belongs to what a reward model puts on a language model or encoder."""
-    return not {"score", "classifier", "pre_classifier", "pooler"}.isdisjoint(name.split("."))
+    return not (HEAD | {"pooler"}).isdisjoint(name.split("."))
 
 
 def refuse_pickles(folder: str) -> None:

@@ -25,12 +25,20 @@ Frozen = Callable[[], AbstractContextManager[Any]]
 
 # Encoders whose classification head we can read: from the states of the first tokens (N, H) to scores (N, 1).
 ENCODER_HEADS: dict[str, Callable[[Any, Tensor], Tensor]] = {
-    "bert": lambda model, first: model.classifier(model.bert.pooler(first[:, None])),
+    "bert": lambda model, first: model.classifier(_pooled(model.bert.pooler, first)),
     "roberta": lambda model, first: model.classifier(first[:, None]),
     "xlm-roberta": lambda model, first: model.classifier(first[:, None]),
     "electra": lambda model, first: model.classifier(first[:, None]),
     "distilbert": lambda model, first: model.classifier(torch.relu(model.pre_classifier(first))),
 }
+
+
+def _pooled(pooler: Any, first: Tensor) -> Tensor:
+    """BERT's pooler belongs to the body and computes in its precision; what it gives is float32."""
+    pooled: Tensor = pooler(first[:, None].to(pooler.dense.weight.dtype))
+    return pooled.to(torch.promote_types(pooled.dtype, torch.float32))
+
+
 # Layers that see earlier tokens through attention alone, so that a prefix can be shared.
 SHAREABLE_LAYERS = {"full_attention", "sliding_attention"}
 
@@ -111,12 +119,10 @@ class TextModel:
     def scores(self, batch: GroupBatch) -> Float[Tensor, " N"]:
         """A reward model's scores, in float32: from the last token, or an encoder's first."""
         states, head = self.states(batch), ENCODER_HEADS.get(self.inner.config.model_type)
-        with self._arithmetic():
-            if head is not None:
-                return head(self.inner, states.index_select(0, batch.first))[:, 0].float()
-            last = states.index_select(0, batch.last)
-            score: Tensor = self.inner.score(last.to(next(self.inner.score.parameters()).dtype))
-        return score[:, 0].to(torch.promote_types(score.dtype, torch.float32))
+        read = states.index_select(0, batch.last if head is None else batch.first)
+        read = read.to(torch.promote_types(read.dtype, torch.float32))  # so are the head's weights
+        scores: Tensor = self.inner.score(read) if head is None else head(self.inner, read)
+        return scores[:, 0]
 
     def frozen_start(self) -> Frozen:
         """What, used as a ``with`` block, turns the model into what it is now: the reference of preference
@@ -218,6 +224,17 @@ def attach_lora(model: Any, lora: LoraConfig, *, kind: Kind) -> Any:
     if head is not None and type(head) is not nn.Linear:
         raise BadInput("the output head cannot have an adapter", field="config.lora.target_modules")
     return wrapped
+
+
+# What a reward model puts on a language model or encoder; always float32.
+HEAD = {"score", "classifier", "pre_classifier"}
+
+
+def keep_head_precise(model: nn.Module) -> None:
+    """Turn the weights of a reward model's head to float32: bfloat16 scores would tie."""
+    for name, module in model.named_modules():
+        if not HEAD.isdisjoint(name.split(".")):
+            module.float()
 
 
 def without_dropout(model: nn.Module) -> None:

@@ -47,7 +47,7 @@ def _alone(model: TextModel, group: EncodedGroup, *, kind: Kind) -> Tensor:
         )
         with (
             ordinary_attention(model.inner),
-            torch.autocast(model.device.type, dtype=torch.bfloat16, enabled=model.autocast),
+            torch.autocast(model.device.type, dtype=torch.bfloat16, enabled=model.dtype == torch.bfloat16),
         ):
             logits = model.model(input_ids=ids, **types).logits.float()
         if kind == "reward":
