@@ -11,7 +11,9 @@ from pathlib import Path
 import pytest
 
 from annotation import services as annotation
-from annotation.models import Comparison, Judgement, Lease
+from annotation.models import Comparison, Judgement, Lease, User
+from tests.training import factories
+from training.models import Match
 from webapp.demo import show
 from webapp.demo.loop import Measured, agreement, win_rate
 from webapp.demo.simulate import Annotator, Budget, UnexpectedReply, decide, label
@@ -158,3 +160,18 @@ def test_demo_check(tmp_path):
     assert verdict["met"], verdict["bars"]
     assert done.returncode == 0
     assert list(tmp_path.glob("tiebreak-demo-*")) == []
+
+
+def test_a_second_start_only_opens_the_site(db, tmp_path, monkeypatch):
+    """Where both blind matches wait already, the loop is not run again, and new links are given."""
+    manager = show.person("manager", "manager")
+    project = factories.judged_project(prompts=2, by=manager)
+    base = factories.make_base(tmp_path / "base", by=manager)
+    for _ in show.WORLDS:
+        left, right = factories.queued_run(project, base), factories.queued_run(project, base)
+        Match.objects.create(project=project, left_run=left, right_run=right, prompts=1, created_by=manager)
+    monkeypatch.setattr(show, "Loop", None)
+    said: list[str] = []
+    show.Show(url="http://site", say=said.append, sizes=show.Sizes()).run()
+    assert sum("http://site/sign-in/link/?sesame=" in line for line in said) == 2
+    assert {user.username for user in User.objects.all()} >= {"manager", "annotator"}
