@@ -5,7 +5,7 @@ from playwright.sync_api import expect
 
 from tests.functional.test_pages import violations
 from tests.training import factories
-from tests.training.test_views import PREVIEW, finish, log_metrics, make_match
+from tests.training.test_views import PREVIEW
 from training.models import Metric, Run
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -21,8 +21,8 @@ def trained(world, tmp_path):
     factories.add_judged(project, prompts=4, start=50)
     base = factories.make_base(tmp_path / "tiny", by=world.manager)
     done = factories.queued_run(project, base)
-    log_metrics(done)
-    checkpoint = finish(
+    factories.log_metrics(done)
+    checkpoint = factories.finish(
         done, **{"eval/accuracy_majority": 0.8, "eval/accuracy_low": 0.7, "eval/accuracy_high": 0.9}
     )
     samples = [{"when": "before", "step": 0, "prompt": LONG, "text": LONG * 3}]
@@ -30,11 +30,11 @@ def trained(world, tmp_path):
     failed = factories.queued_run(project, base)
     Run.objects.filter(pk=failed.pk).update(status="failed", error=LONG * 2)
     other = factories.queued_run(project, base)
-    log_metrics(other)
-    finish(other)
+    factories.log_metrics(other)
+    factories.finish(other)
     draft = factories.queued_run(project, base)
     Run.objects.filter(pk=draft.pk).update(status="draft", preview=PREVIEW)
-    match = make_match(project, checkpoint, base)
+    match = factories.make_match(project, checkpoint, base)
     here = f"/projects/{project.pk}/"
     return [
         here,
@@ -65,7 +65,7 @@ def test_live_curves(open_page, world, trained, watch):
     """The page follows a run without being loaded again, up to its end."""
     run = Run.objects.get(pk=int(trained[-2].split("/")[2]))
     Run.objects.filter(pk=run.pk).update(status="running", step=2, total_steps=10, attempt=1)
-    log_metrics(run, steps=2)
+    factories.log_metrics(run, steps=2)
     page = open_page(world.manager, run.get_absolute_url())
     expect(page.locator("#run-sentence")).to_contain_text("Step 2 of 10", timeout=PATIENCE)
     loss = page.locator(".chart:has-text('Loss') svg")
@@ -93,7 +93,7 @@ def test_live_curves(open_page, world, trained, watch):
         "Loss: training from 1 to 0.4 at step 3; held out from 0.4 to 0.4 at step 2",
         timeout=PATIENCE,
     )
-    finish(Run.objects.get(pk=run.pk))
+    factories.finish(Run.objects.get(pk=run.pk))
     expect(page.locator("#run-status")).to_have_text("done", timeout=PATIENCE)
     expect(page.locator("a:has-text('Download')")).to_be_visible()
     expect(loss).to_be_visible()

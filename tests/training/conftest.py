@@ -4,10 +4,12 @@ import sys
 from pathlib import Path
 
 import pytest
+from django.test import Client
 
 from tests.annotation.conftest import api_client
 from tests.annotation.factories import make_user
 from tests.training import factories
+from training.models import Checkpoint
 from training.services import executing, pulse
 
 
@@ -73,3 +75,22 @@ def fake_trainer(monkeypatch):
 
     behave()
     return behave
+
+
+def client_of(user) -> Client:
+    """A browser that is signed in."""
+    client = Client()
+    client.force_login(user)
+    return client
+
+
+@pytest.fixture
+def as_mona(manager) -> Client:
+    return client_of(manager)
+
+
+@pytest.fixture
+def done(project, base) -> Checkpoint:
+    run = factories.queued_run(project, base)
+    factories.log_metrics(run)
+    return factories.finish(run, **{"eval/rewards/accuracy": 0.74})

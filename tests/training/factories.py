@@ -3,12 +3,16 @@
 from itertools import count
 from pathlib import Path
 
+from django.core.files.base import ContentFile
+from django.core.files.storage import default_storage
+
 from annotation import services as annotation_services
-from annotation.models import Project, User
-from tests.annotation.factories import make_project, make_user
+from annotation.models import Comparison, Judgement, Project, User
+from tests.annotation.factories import make_project, make_user, text_groups
 from training import datasets, services
-from training.models import BaseModel, Run, Snapshot
+from training.models import BaseModel, Checkpoint, Match, MatchComparison, Metric, Run, Snapshot
 from training.services import queue
+from training.tuning.registry import get_method
 
 _numbers = count(1)
 
@@ -71,3 +75,62 @@ def queued_run(project: Project, base: BaseModel, *, method: str = "dpo", **valu
         created_by=project.created_by,
         **values,
     )
+
+
+def log_metrics(run: Run, *, steps: int = 5, pace: float = 2.0) -> None:
+    for step in range(1, steps + 1):
+        values = {"time": pace * step, "loss": 1 / step, "rewards/accuracy": 0.5 + step / 100}
+        Metric.objects.create(run=run, step=step, values=values)
+    Metric.objects.create(run=run, step=steps, kind="eval", values={"eval/loss": 0.4})
+
+
+def finish(run: Run, **metrics: float) -> Checkpoint:
+    now = queue.database_now()
+    changes = {"status": Run.Status.DONE, "step": 5, "total_steps": 5, "started_at": now, "finished_at": now}
+    Run.objects.filter(pk=run.pk).update(
+        **changes, config=get_method(run.method).config().model_dump(mode="json")
+    )
+    key = default_storage.save("checkpoints/x.zip", ContentFile(b"zip"))
+    return Checkpoint.objects.create(
+        run=run, storage_key=key, sha256="ab" * 32, size=3, metadata={"metrics": metrics}
+    )
+
+
+def make_match(project, done: Checkpoint, base, *, judged: int = 4) -> Match:
+    """The left model won all but one of the judged comparisons."""
+    runs = [
+        queued_run(project, base, method="generate"),
+        queued_run(project, base, method="generate"),
+    ]
+    Run.objects.filter(pk=runs[0].pk).update(base=None, base_checkpoint=done)
+    match = Match.objects.create(
+        project=project,
+        left_run=Run.objects.get(pk=runs[0].pk),
+        right_run=runs[1],
+        prompts=6,
+        status="judging",
+        created_by=project.created_by,
+    )
+    comparisons = annotation_services.add_comparisons(
+        project=project, groups=text_groups(6, start=100), held_out=True
+    )
+    for number, comparison in enumerate(comparisons):
+        MatchComparison.objects.create(match=match, comparison=comparison, left_index=0)
+        if number < judged:
+            judge(comparison, 0 if number else 1)
+    return match
+
+
+def judge(comparison: Comparison, choice: object) -> None:
+    user = make_user()
+    Judgement.objects.create(
+        comparison=comparison,
+        annotator=user,
+        order=[0, 1],
+        choice=choice,
+        template_version=1,
+        created_at=queue.database_now(),
+        client_id="00000000-0000-4000-8000-000000000000",
+        request_digest="",
+    )
+    Comparison.objects.filter(pk=comparison.pk).update(open_slots=0)

@@ -3,7 +3,6 @@
 import json
 import re
 import shlex
-from datetime import timedelta
 
 import pytest
 from django.core.files.base import ContentFile
@@ -12,90 +11,12 @@ from django.test import Client
 from django.urls import reverse
 
 from annotation import services as annotation_services
-from annotation.models import Comparison, Judgement
-from tests.annotation.factories import make_project, make_user, text_groups
+from tests.annotation.factories import make_project, make_user
 from tests.training import factories
+from tests.training.conftest import client_of
 from training import browsing, services
-from training.models import Checkpoint, Match, MatchComparison, Metric, Run, Schedule
-from training.services import queue
+from training.models import Run
 from training.tuning.registry import get_method
-
-
-def client_of(user) -> Client:
-    client = Client()
-    client.force_login(user)
-    return client
-
-
-@pytest.fixture
-def as_mona(manager) -> Client:
-    return client_of(manager)
-
-
-def log_metrics(run: Run, *, steps: int = 5, pace: float = 2.0) -> None:
-    for step in range(1, steps + 1):
-        values = {"time": pace * step, "loss": 1 / step, "rewards/accuracy": 0.5 + step / 100}
-        Metric.objects.create(run=run, step=step, values=values)
-    Metric.objects.create(run=run, step=steps, kind="eval", values={"eval/loss": 0.4})
-
-
-def finish(run: Run, **metrics: float) -> Checkpoint:
-    now = queue.database_now()
-    changes = {"status": Run.Status.DONE, "step": 5, "total_steps": 5, "started_at": now, "finished_at": now}
-    Run.objects.filter(pk=run.pk).update(
-        **changes, config=get_method(run.method).config().model_dump(mode="json")
-    )
-    key = default_storage.save("checkpoints/x.zip", ContentFile(b"zip"))
-    return Checkpoint.objects.create(
-        run=run, storage_key=key, sha256="ab" * 32, size=3, metadata={"metrics": metrics}
-    )
-
-
-@pytest.fixture
-def done(project, base) -> Checkpoint:
-    run = factories.queued_run(project, base)
-    log_metrics(run)
-    return finish(run, **{"eval/rewards/accuracy": 0.74})
-
-
-def make_match(project, done: Checkpoint, base, *, judged: int = 4) -> Match:
-    """The left model won all but one of the judged comparisons."""
-    runs = [
-        factories.queued_run(project, base, method="generate"),
-        factories.queued_run(project, base, method="generate"),
-    ]
-    Run.objects.filter(pk=runs[0].pk).update(base=None, base_checkpoint=done)
-    match = Match.objects.create(
-        project=project,
-        left_run=Run.objects.get(pk=runs[0].pk),
-        right_run=runs[1],
-        prompts=6,
-        status="judging",
-        created_by=project.created_by,
-    )
-    comparisons = annotation_services.add_comparisons(
-        project=project, groups=text_groups(6, start=100), held_out=True
-    )
-    for number, comparison in enumerate(comparisons):
-        MatchComparison.objects.create(match=match, comparison=comparison, left_index=0)
-        if number < judged:
-            judge(comparison, 0 if number else 1)
-    return match
-
-
-def judge(comparison: Comparison, choice: object) -> None:
-    user = make_user()
-    Judgement.objects.create(
-        comparison=comparison,
-        annotator=user,
-        order=[0, 1],
-        choice=choice,
-        template_version=1,
-        created_at=queue.database_now(),
-        client_id="00000000-0000-4000-8000-000000000000",
-        request_digest="",
-    )
-    Comparison.objects.filter(pk=comparison.pk).update(open_slots=0)
 
 
 @pytest.fixture
@@ -103,7 +24,7 @@ def pages(project, base, done) -> list[str]:
     """One address of every page."""
     draft = factories.queued_run(project, base)
     Run.objects.filter(pk=draft.pk).update(status=Run.Status.DRAFT)
-    match = make_match(project, done, base)
+    match = factories.make_match(project, done, base)
     of_project = ["overview", "runs", "run_new", "compare", "models", "matches", "schedules"]
     return [
         *(reverse(f"training:{name}", args=[project.pk]) for name in of_project),
@@ -155,12 +76,12 @@ def test_pages_obey_the_content_security_policy(pages, as_mona):
 
 def test_runs_takes_the_same_queries_for_many(project, base, as_mona, django_assert_num_queries):
     for _ in range(2):
-        finish(factories.queued_run(project, base))
+        factories.finish(factories.queued_run(project, base))
     address = reverse("training:runs", args=[project.pk])
     with django_assert_num_queries(6):  # session, user, project, runs, counts, navigation
         first = as_mona.get(address)
     for _ in range(5):
-        finish(factories.queued_run(project, base))
+        factories.finish(factories.queued_run(project, base))
     with django_assert_num_queries(6):
         many = as_mona.get(address)
     assert many.content.count(b"/runs/") > first.content.count(b"/runs/")
@@ -240,7 +161,7 @@ def test_one_more_like_it(project, base, as_mona, done):
 
 
 def test_bases_that_fit(project, base, done):
-    reward = finish(factories.queued_run(project, base, method="reward_model"))
+    reward = factories.finish(factories.queued_run(project, base, method="reward_model"))
     names = [name for _, models in browsing.base_choices(project, scorers=False) for name, _ in models]
     assert names == ["tiny", f"checkpoint:{done.pk}"]
     names = [name for _, models in browsing.base_choices(project, scorers=True) for name, _ in models]
@@ -287,7 +208,7 @@ def test_run_in_every_state(project, base, as_mona, status, sentence, buttons):
     Run.objects.filter(pk=run.pk).update(status=status, step=3, total_steps=10, preview=PREVIEW)
     if status == "failed":
         Run.objects.filter(pk=run.pk).update(error="There is no tokenizer.")
-    log_metrics(run, steps=3)
+    factories.log_metrics(run, steps=3)
     text = as_mona.get(run.get_absolute_url()).content.decode()
     assert sentence in text
     for action in ("start", "cancel", "retry"):
@@ -335,7 +256,7 @@ def test_sample_pictures(project, base, as_mona):
 def test_progress(project, base, as_mona, django_assert_num_queries):
     run = factories.queued_run(project, base)
     Run.objects.filter(pk=run.pk).update(status="running", step=5, total_steps=10, log_tail="a\nb", attempt=1)
-    log_metrics(run)
+    factories.log_metrics(run)
     address = reverse("training:run_progress", args=[run.pk])
     with django_assert_num_queries(5):  # session, user, run, project, metrics
         response = as_mona.get(address)
@@ -408,184 +329,3 @@ def test_command_starts_the_same_run(project, base):
     filters = words[words.index("--filters") + 1]
     assert json.loads(filters) == {"min_agreement": 0.5}
     assert words[-5:] == ["--eval-fraction", "0.2", "--seed", "7", "--follow"]
-
-
-# Two runs
-
-
-def test_compare(project, base, as_mona, done, django_assert_num_queries):
-    other = factories.queued_run(project, base, seed=3)
-    log_metrics(other, steps=2)
-    finish(other)
-    Run.objects.filter(pk=other.pk).update(config={**get_method("dpo").config().model_dump(), "beta": 0.5})
-    address = reverse("training:compare", args=[project.pk]) + f"?a={done.run_id}&b={other.pk}"
-    with django_assert_num_queries(7):  # session, user, project, runs, metrics of both, navigation
-        response = as_mona.get(address)
-    differences = {name: (a, b) for name, a, b in response.context["differences"]}
-    assert differences == {"seed": (0, 3), "config.beta": (0.1, 0.5)}
-    assert ("loss", 0.2, 0.5) in response.context["figures"]
-    assert len(response.context["series"]["b"]) == 3
-    assert b'id="series"' in response.content
-    foreign = factories.queued_run(make_project(by=project.created_by), base)
-    Run.objects.filter(pk=foreign.pk).update(started_at=queue.database_now())
-    response = as_mona.get(reverse("training:compare", args=[project.pk]) + f"?a={foreign.pk}&b={other.pk}")
-    assert response.context["a"] is None
-
-
-# Models
-
-
-def test_lineage(project, base, as_mona, done, django_assert_num_queries):
-    child = factories.queued_run(project, base)
-    Run.objects.filter(pk=child.pk).update(base=None, base_checkpoint=done)
-    finish(Run.objects.get(pk=child.pk))
-    make_match(project, done, base)
-    (root,) = browsing.lineage_of(project)
-    assert root.name == "tiny"
-    assert [branch.name for branch in root.branches] == [f"checkpoint:{done.pk}"]
-    assert [branch.parent for branch in root.branches[0].branches] == [f"checkpoint:{done.pk}"]
-    ((_, result),) = root.branches[0].matches
-    assert result["rate"] == 0.75
-    with django_assert_num_queries(
-        9
-    ):  # session, user, project, models, results, matches and their two, navigation
-        text = as_mona.get(reverse("training:models", args=[project.pk])).content.decode()
-    assert "Wins 75 %" in text
-    assert text.count("Compare blind with base") == 2
-
-
-def test_register_a_model(project, as_mona, tmp_path, manager):
-    address = reverse("training:models", args=[project.pk])
-    refused = as_mona.post(address, {"name": "new", "location": str(tmp_path / "nowhere")})
-    assert refused.status_code == 400
-    assert "There is no folder" in refused.content.decode()
-    (tmp_path / "config.json").touch()
-    (tmp_path / "model.safetensors").touch()
-    assert as_mona.post(address, {"name": "new", "location": str(tmp_path)}).status_code == 302
-    assert "new" in as_mona.get(address).content.decode()
-    helper = make_user()
-    annotation_services.add_member(project=project, username=helper.username, role="manager", by=manager)
-    assert client_of(helper).get(address).status_code == 200
-    assert client_of(helper).post(address, {"name": "x", "location": str(tmp_path)}).status_code == 403
-
-
-def test_download(done, as_mona):
-    response = as_mona.get(reverse("training:checkpoint_download", args=[done.pk]))
-    assert response["Content-Type"] == "application/zip"
-    assert response["Content-Disposition"] == f'attachment; filename="dpo-run-{done.run_id}.zip"'
-    assert b"".join(response.streaming_content) == b"zip"
-
-
-# Matches
-
-
-def test_one_button_queues_a_blind_match(project, base, as_mona, done):
-    annotation_services.add_comparisons(project=project, groups=text_groups(3, start=50), held_out=True)
-    page = as_mona.get(reverse("training:run", args=[done.run_id])).content.decode()
-    button = re.search(r'<form method="post" action="([^"]*/matches/)">(.*?)</form>', page, re.DOTALL)
-    assert button
-    values = dict(re.findall(r'name="(\w+)" value="([^"]*)"', button[2]))
-    response = as_mona.post(button[1], values)
-    match = Match.objects.get()
-    assert response.url == match.get_absolute_url()
-    assert (match.left_run.base_checkpoint, match.right_run.base, match.prompts) == (done, base, 3)
-
-
-def test_match_that_cannot_be(project, base, as_mona, done):
-    address = reverse("training:matches", args=[project.pk])
-    response = as_mona.post(address, {"left": "tiny", "right": "tiny", "samples_per_prompt": "1"})
-    assert response.status_code == 400
-    assert "cannot be compared with itself" in response.content.decode()
-    response = as_mona.post(
-        address, {"left": f"checkpoint:{done.pk}", "right": "tiny", "samples_per_prompt": "1"}
-    )
-    assert "There are no held-out prompts" in response.content.decode()
-    assert not Match.objects.exists()
-
-
-def test_match(project, base, as_mona, done, django_assert_num_queries):
-    match = make_match(project, done, base)
-    with django_assert_num_queries(8):  # session, user, match, project, sides, answers, progress, navigation
-        text = as_mona.get(match.get_absolute_url()).content.decode()
-    assert "<strong>75 %</strong>" in text
-    assert "This is not enough to say which is better." in text
-    assert "4 of 6 comparisons are judged" in text
-    part = as_mona.get(match.get_absolute_url(), headers={"HX-Request": "true"})
-    assert part.content.decode().lstrip().startswith('<div id="match" hx-get')
-    assert "HX-Request" in part["Vary"]
-    Comparison.objects.update(open_slots=0)
-    assert 'hx-trigger="every' not in as_mona.get(match.get_absolute_url()).content.decode()
-
-
-def test_matches_take_the_same_queries_for_many(project, base, as_mona, done, django_assert_num_queries):
-    make_match(project, done, base)
-    address = reverse("training:matches", args=[project.pk])
-    with django_assert_num_queries(
-        9
-    ):  # session, user, project, two lists of models, matches and their two, navigation
-        as_mona.get(address)
-    make_match(project, done, base)
-    with django_assert_num_queries(9):
-        assert as_mona.get(address).content.count(b"75 %") == 2
-
-
-# Schedules
-
-
-def test_schedules(project, base, as_mona, done):
-    address = reverse("training:schedules", args=[project.pk])
-    values = {
-        "name": "Often",
-        "every_judgements": "200",
-        "first": "new:reward_model:tiny",
-        "then": f"run:{done.run_id}",
-    }
-    both = as_mona.post(address, values | {"cron": "0 3 * * 1"})
-    assert both.status_code == 400
-    assert "either a number of judgements or a cron line" in both.content.decode()
-    assert as_mona.post(address, values | {"every_judgements": "", "cron": "never"}).status_code == 400
-    assert as_mona.post(address, values).status_code == 302
-    schedule = Schedule.objects.get()
-    assert [step["method"] for step in schedule.plan] == ["reward_model", "dpo"]
-    assert schedule.plan[1]["config"]["beta"] == 0.1
-    assert "every 200 judgements" in as_mona.get(address).content.decode()
-    for action, enabled in (("disable", False), ("enable", True)):
-        as_mona.post(reverse("training:schedule_action", args=[schedule.pk, action]))
-        schedule.refresh_from_db()
-        assert schedule.enabled is enabled
-    outsider = client_of(make_user("manager"))
-    assert outsider.post(reverse("training:schedule_action", args=[schedule.pk, "delete"])).status_code == 404
-    as_mona.post(reverse("training:schedule_action", args=[schedule.pk, "delete"]))
-    assert not Schedule.objects.exists()
-
-
-# The five answers
-
-
-def test_overview_of_nothing(manager, as_mona, django_assert_num_queries):
-    project = make_project(by=manager)
-    with django_assert_num_queries(9):
-        text = as_mona.get(reverse("training:overview", args=[project.pk])).content.decode()
-    assert "no reward model was trained" in text
-    assert "no model was compared blind" in text
-    assert text.count("Nothing.") == 2
-
-
-def test_overview(project, base, as_mona, done):
-    reward = factories.queued_run(project, base, method="reward_model")
-    finish(reward, **{"eval/accuracy_majority": 0.8, "eval/accuracy_low": 0.7, "eval/accuracy_high": 0.9})
-    match = make_match(project, done, base)
-    failed = factories.queued_run(project, base)
-    now = queue.database_now()
-    Run.objects.filter(pk=failed.pk).update(status="failed", finished_at=now)
-    old = factories.queued_run(project, base)
-    Run.objects.filter(pk=old.pk).update(status="failed", finished_at=now - timedelta(days=30))
-    Run.objects.filter(pk__in=[match.left_run_id, match.right_run_id]).update(status="done")
-    waiting = factories.queued_run(project, base)
-    text = as_mona.get(reverse("training:overview", args=[project.pk])).content.decode()
-    assert "80 %" in text
-    assert "70 % to 90 %" in text
-    assert "75 %" in text
-    assert waiting.get_absolute_url() in text
-    assert f'1 run failed this week; the newest is <a href="{failed.get_absolute_url()}">' in text
-    assert "2 comparisons to be judged" in text
