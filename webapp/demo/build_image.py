@@ -6,7 +6,8 @@
    that ends in pure noise (arXiv:2305.08891); the moving average of their weights is kept;
 4. everything written as a `StableDiffusionPipeline` folder in half precision, with MANIFEST.json.
 
-A build can be stopped at any time: the same call goes on from its newest state.
+A build can be stopped at any time: the same call goes on from its newest state. The same seed gives the same
+model up to the rounding of matrix products, which differs between machines and even between runs.
 """
 
 import hashlib

@@ -9,7 +9,7 @@ TUNING: dict[str, Any] = {
     "beta": 10.0,
     # Size and place, which the prompts leave open, are decided while there is much noise.
     "timestep_low": 0.75,
-    "epochs": 4,
+    "epochs": 5,
     "batch_size": 32,
     "lora": {"r": 8, "alpha": 8, "target_modules": "all-linear"},
     "log_every": 5,
