@@ -2,8 +2,9 @@
 
 Every variant runs in a process of its own, so that its peak memory is its own, with one thread, and is
 timed in CPU seconds: what else the machine does then counts for little. All run in turn, several rounds;
-the fastest of each counts. Timed are the optimizer steps after the first; loading, tokenising and precomputing the
-reference are not. TRL runs in float32 without activation checkpointing, its fastest mode.
+the fastest of each counts. Timed are the optimizer steps after the first; loading, tokenising and
+precomputing the reference are not. TRL runs in float32 without activation checkpointing, its fastest
+mode.
 ``python -m benchmarks.dpo_vs_trl [--rounds 3] [--write FILE]``
 """
 
@@ -168,8 +169,8 @@ def describe(best: dict[str, dict[str, Any]], ratios: dict[str, float], *, round
         "# DPO against TRL",
         "",
         f"`python -m benchmarks.dpo_vs_trl --rounds {rounds}`: Llama of 10.6 M parameters, all trained, "
-        f"float32; prompts of {PROMPT[0]} to {PROMPT[1]} tokens, answers of {ANSWER[0]} to {ANSWER[1]}, batch "
-        f"{BATCH}, {ROWS} pairs. The fastest of {rounds} rounds; peak memory of the whole process.",
+        f"float32; prompts of {PROMPT[0]} to {PROMPT[1]} tokens, answers of {ANSWER[0]} to {ANSWER[1]}, "
+        f"batch {BATCH}, {ROWS} pairs. The fastest of {rounds} rounds; peak memory of the whole process.",
         "",
         f"{os.cpu_count()} CPU cores ({platform.machine()}), one thread per variant, Python "
         f"{platform.python_version()}, torch {torch.__version__}, transformers {transformers.__version__}, "

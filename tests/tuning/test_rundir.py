@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -167,6 +168,32 @@ def test_samples_of_the_finished_model_are_written_once(tmp_path: Path) -> None:
         directory.append_sample({"step": step, "when": when, "text": "x"})
     directory.cut_back(9)
     assert [row["when"] for row in read_rows(directory.samples_file)] == ["before"]
+
+
+def test_a_run_that_diverges_says_so_and_resumes(tmp_path: Path, llama: Path) -> None:
+    """Losses that are not finite are null in the metrics; the run still saves and resumes."""
+    config = QUICK | {"optimizer": "sgd", "learning_rate": 1e30, "max_steps": 4, "lora": None, "warmup": 0}
+    config |= {"max_grad_norm": None, "scheduler": "constant", "save_every": 1}
+    folder = make_run(tmp_path / "run", "sft", base=llama, config=config, held_out=pair_rows(2))
+    assert run(folder) == 0
+    last = metrics(folder)[-2]
+    assert last["loss"] is None
+    assert "loss" in last["nonfinite"]
+    (folder / "result").rename(folder / "old")
+    assert run(folder) == 0
+    assert json.loads((folder / "result" / "metadata.json").read_text())["metrics"]["loss"] is None
+
+
+def test_a_run_resumes_where_its_base_lies_now(tmp_path: Path, llama: Path) -> None:
+    """Another worker has the same base in another place."""
+    folder = make_run(tmp_path / "run", "sft", base=llama, config=QUICK | {"max_steps": 1})
+    assert run(folder) == 0
+    (folder / "result").rename(folder / "old")
+    moved = shutil.copytree(llama, tmp_path / "moved")
+    spec = json.loads((folder / "run.json").read_text())
+    (folder / "run.json").write_text(json.dumps(spec | {"base": str(moved)}))
+    assert run(folder) == 0
+    assert len(metrics(folder)) == 1
 
 
 def test_cut_back_removes_later_steps_and_half_lines(tmp_path: Path) -> None:

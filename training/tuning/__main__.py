@@ -88,7 +88,7 @@ def _train_locked(directory: RunDir) -> int:
         directory.set_state(**directory.read_progress(), status="done")
         return errors.EXIT_DONE
     directory.remove_drafts()
-    directory.set_state(status="running")
+    directory.set_state(**directory.read_progress(), status="running")
     log_to(directory.log_file)
     try:
         with directory.heartbeat():

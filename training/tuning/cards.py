@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from training.tuning.data import Group
 from training.tuning.pairs import VOTING_KINDS
-from training.tuning.rundir import write_json, write_text
+from training.tuning.rundir import finite, write_json, write_text
 
 if TYPE_CHECKING:
     from training.tuning.run import Run
@@ -36,7 +36,7 @@ def collect(run: "Run") -> dict[str, Any]:
         "config": run.config.model_dump(mode="json"),
         "seed": run.seed,
         "steps": run.total_steps,
-        "metrics": {**run.last_metrics, **run.eval_metrics},
+        "metrics": finite({**run.last_metrics, **run.eval_metrics}),
         "versions": {name: found for name in PACKAGES if (found := _version(name))},
         "created_at": datetime.now(UTC).isoformat(timespec="seconds"),
     }

@@ -31,6 +31,7 @@ now and then. Jobs that do not train (generate, score) use ``run.check_stop``, `
 
 import hashlib
 import json
+import math
 import os
 import time
 from collections.abc import Callable
@@ -48,7 +49,7 @@ from training.tuning.config import Config
 from training.tuning.data import Group, load_groups
 from training.tuning.errors import BadInput, Stopped
 from training.tuning.registry import Method, get_method
-from training.tuning.rundir import RunDir, StopRequest, write_json
+from training.tuning.rundir import RunDir, StopRequest
 
 
 class DataInfo(BaseModel):
@@ -123,7 +124,7 @@ class Run:
     def fingerprint(self) -> str:
         """Hash of all that determines the trajectory: a checkpoint of another one must not be resumed."""
         spec = self.spec.model_dump(exclude={"data"})
-        spec["config"] = self.config.model_dump()
+        spec |= {"config": self.config.model_dump(), "base": identity_of(self.base)}
         return hashlib.sha256(json.dumps([spec, self.data_sha256], sort_keys=True).encode()).hexdigest()
 
     # Steps
@@ -159,7 +160,7 @@ class Run:
         }
         self.dir.append_metrics({"step": step, "time": self._seconds(), **named})
         self.eval_metrics = named
-        if best_by is not None and best_by in named:
+        if best_by is not None and math.isfinite(named.get(best_by, math.nan)):
             value = -named[best_by] if best_by.endswith("loss") else named[best_by]
             if self._best is None or value > self._best["value"]:
                 self._best = {"step": step, "value": value, "metrics": named}
@@ -244,7 +245,8 @@ class Run:
                 "last": self.last_metrics,
                 "fingerprint": self.fingerprint,
             }
-            write_json(folder / "trainer.json", state)
+            # Not write_json: a mean that is not finite must come back as it was.
+            (folder / "trainer.json").write_text(json.dumps(state), encoding="utf-8")
 
         self.dir.save_checkpoint(step, write, keep={self._best["step"]} if self._best else set())
 
@@ -266,6 +268,13 @@ class Run:
         self._window, self._best = state["window"], state["best"]
         self.eval_metrics, self.last_metrics = state["eval"], state["last"]
         return int(state["step"])
+
+
+def identity_of(base: str | None) -> Any:
+    """What tells one base from another, wherever it lies: its weight files and their sizes, or its hub id."""
+    if base is None or not Path(base).is_dir():
+        return base
+    return [(path.name, path.stat().st_size) for path in sorted(Path(base).rglob("*.safetensors"))]
 
 
 def read_spec(path: Path) -> RunSpec:
