@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from annotation.questions import BOTH_BAD, TIE
 
-MOST_CANDIDATES: Final = 9
+MOST_DIGITS: Final = 9  # more candidates than this have buttons without a key
 STRENGTH_WORDS: Final = {3: "much", 2: "", 1: "slightly"}
 
 
@@ -34,8 +34,8 @@ class Choice:
 
 
 def letter(position: int) -> str:
-    """The name of a presented position: A, B, C, …"""
-    return chr(ord("A") + position)
+    """The name of a presented position: A, B, C, …; a number where the letters end."""
+    return chr(ord("A") + position) if position < 26 else str(position + 1)
 
 
 def choices_for(question: dict[str, Any], count: int) -> list[Choice]:

@@ -14,7 +14,7 @@ from django.views.decorators.http import require_GET, require_POST
 
 from annotation import services
 from annotation.browsing import judged_slots, own_judgements
-from annotation.choices import MOST_CANDIDATES, Choice, choices_for
+from annotation.choices import MOST_DIGITS, Choice, choices_for
 from annotation.errors import Conflict, Invalid, NotFound
 from annotation.models import Lease, Project, User
 from annotation.views.access import SignedIn, visible_project
@@ -56,7 +56,7 @@ def judge(request: SignedIn, pk: int) -> HttpResponse:
             "item": item,
             "choices": {
                 n: [choice.as_data() for choice in choices_for(question, n)]
-                for n in range(1, MOST_CANDIDATES + 1)
+                for n in range(1, MOST_DIGITS + 1)
             },
             "progress": {"today": progress["mine_today"], "judged": judged},
             "last_judgement": last,

@@ -4,7 +4,9 @@ import { hideDifference, showDifference } from "./diff.js";
 import { Zoom } from "./zoom.js";
 
 const FOLD_AFTER = 48; // pixels scrolled
-const LETTERS = "ABCDEFGHI";
+
+/** The name of a presented position, as the server writes it. */
+const nameOf = (index) => (index < 26 ? String.fromCharCode(65 + index) : String(index + 1));
 
 export class Board {
   constructor(main, { choices, onChoice }) {
@@ -37,9 +39,17 @@ export class Board {
     return this.options.find((option) => option.key === key || option.also === key);
   }
 
+  /** The keys for so many candidates; where digits end, buttons without one. */
+  optionsFor(count) {
+    if (this.choices[count]) return this.choices[count];
+    const words = this.choices[9].filter((option) => typeof option.choice === "string");
+    const one = (_, i) => ({ key: String(i + 1), choice: i, strength: null, name: nameOf(i), word: "", also: "", css: "other" });
+    return [...Array.from({ length: count }, one), ...words];
+  }
+
   show(item) {
     this.item = item;
-    this.options = this.choices[item.candidates.length];
+    this.options = this.optionsFor(item.candidates.length);
     this.turned = 0;
     this.promptText.innerHTML = item.prompt_html; // sanitised by the server
     this.panels.replaceChildren(...item.candidates.map((candidate, index) => this.panel(candidate, index)));
@@ -55,7 +65,7 @@ export class Board {
   /** Takes over what stands on the page, whether the server or `show` put it there. */
   adopt(item) {
     this.item = item;
-    this.options = this.choices[item.candidates.length];
+    this.options = this.optionsFor(item.candidates.length);
     this.scrollers = [...this.panels.querySelectorAll(".scroll")];
     const boxes = [...this.panels.querySelectorAll(".box")];
     this.zoom = boxes.length ? new Zoom(boxes) : null;
@@ -68,7 +78,7 @@ export class Board {
   panel(candidate, index) {
     const kind = "image" in candidate ? "image" : "text";
     const panel = this.templates[kind].content.firstElementChild.cloneNode(true);
-    const name = LETTERS[index];
+    const name = nameOf(index);
     panel.dataset.side = index;
     panel.querySelector("h2").textContent = name;
     const body = panel.querySelector(".scroll, .box");
@@ -162,10 +172,10 @@ export class Board {
 
   /** A narrow screen names the candidates above the one that it shows. */
   showTabs(count) {
-    this.tabs.replaceChildren(...[...LETTERS.slice(0, count)].map((name) => {
+    this.tabs.replaceChildren(...Array.from({ length: count }, (_, index) => {
       const tab = document.createElement("button");
       tab.type = "button";
-      tab.textContent = name;
+      tab.textContent = nameOf(index);
       return tab;
     }));
     this.showTab();

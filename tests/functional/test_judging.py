@@ -292,6 +292,18 @@ def test_differences(open_page, world):
     assert page.locator("mark").count() == 0
 
 
+def test_a_dozen_answers(open_page, world):
+    """More candidates than digits: the rest is chosen by its button."""
+    project = factories.make_project(by=world.manager, name="Dozen")
+    services.add_comparisons(project=project, groups=factories.text_groups(2, k=12))
+    page = judge_page(open_page(world.manager), project)
+    page.click("#keys button:has-text('L')")
+    shows(page, "Question 1?")
+    page.keyboard.press("9")
+    wait_until_saved(page)
+    assert answers_of(world.manager) == [(11, None), (8, None)]
+
+
 def longest_common(left: list[str], right: list[str]) -> int:
     """The length of the longest common subsequence, by the textbook's table."""
     table = [[0] * (len(right) + 1) for _ in range(len(left) + 1)]
