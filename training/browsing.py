@@ -1,6 +1,7 @@
 """What the pages read: constant numbers of queries, explicit order, nothing written."""
 
 import json
+import math
 import shlex
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -134,6 +135,36 @@ def latest_metrics(run: Run) -> list[dict[str, Any]]:
     """The newest logged rows in their order: enough for a pace."""
     rows = run.metrics.order_by("-step", "-pk").values_list("step", "values")[:ETA_WINDOW]
     return [{"step": step, **values} for step, values in reversed(rows)]
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """How long a run would take: its optimizer steps, and seconds if a run like it was done before."""
+
+    steps: int
+    seconds: float | None
+    like: Run | None
+
+
+def estimate_of(run: Run) -> Estimate | None:
+    """From the previewed data and the pace of the newest finished run of the same method and base."""
+    groups, config = (run.preview or {}).get("groups"), run.config
+    if not groups or run.is_job or not config.get("batch_size"):
+        return None
+    steps = config.get("max_steps") or math.ceil(groups * config["epochs"] / config["batch_size"])
+    same = Run.objects.filter(
+        project=run.project_id, method=run.method, base=run.base_id, base_checkpoint=run.base_checkpoint_id
+    )
+    earlier = same.filter(status=Run.Status.DONE, step__gt=0).order_by("-pk").first()
+    pace = earlier and earlier.config.get("batch_size") == config["batch_size"] and seconds_of(earlier)
+    return Estimate(steps, pace / earlier.step * steps, earlier) if pace else Estimate(steps, None, None)
+
+
+def seconds_of(run: Run) -> float | None:
+    """From the start of the last attempt to the end."""
+    if run.started_at is None or run.finished_at is None:
+        return None
+    return (run.finished_at - run.started_at).total_seconds()
 
 
 @dataclass

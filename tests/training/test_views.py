@@ -3,6 +3,7 @@
 import json
 import re
 import shlex
+from datetime import timedelta
 
 import pytest
 from django.core.files.base import ContentFile
@@ -16,6 +17,7 @@ from tests.training import factories
 from tests.training.conftest import client_of
 from training import browsing, services
 from training.models import Run
+from training.services import queue
 from training.tuning.registry import get_method
 
 
@@ -215,6 +217,20 @@ def test_run_in_every_state(project, base, as_mona, status, sentence, buttons):
         assert (reverse("training:run_action", args=[run.pk, action]) in text) == (action in buttons)
     assert "a tie" in text
     assert "1,234" in text
+
+
+def test_estimate_of_a_draft(project, base, as_mona, done):
+    """18 groups twice in batches of 8 are 5 steps; the earlier run took 30 s for as many."""
+    start = queue.database_now()
+    Run.objects.filter(pk=done.run_id).update(started_at=start, finished_at=start + timedelta(seconds=30))
+    draft = factories.queued_run(project, base)
+    config = get_method("dpo").config(epochs=2).model_dump(mode="json")
+    Run.objects.filter(pk=draft.pk).update(status="draft", config=config, preview={**PREVIEW, "groups": 18})
+    text = as_mona.get(draft.get_absolute_url()).content.decode()
+    assert "It would take 5 steps, about 30 s at the pace of" in text
+    Run.objects.filter(pk=draft.pk).update(config={**config, "max_steps": 7, "batch_size": 4})
+    text = as_mona.get(draft.get_absolute_url()).content.decode()
+    assert "It would take 7 steps." in text
 
 
 def test_run_takes_few_queries(done, as_mona, django_assert_num_queries):

@@ -20,6 +20,7 @@ import psycopg
 import pytest
 from django.conf import settings
 
+import manage
 from webapp.embedded import devices, processes
 from webapp.embedded.broker import broker_url
 from webapp.embedded.postgres import THROWAWAY, Postgres, database_url
@@ -230,6 +231,13 @@ def test_replaced_parts_are_not_started(tmp_path: Path, data_dir: Path) -> None:
         assert not (tmp_path / "data" / "broker").exists()
     finally:
         assert site.end(signal.SIGTERM) == 0
+
+
+def test_data_folder_is_read_before_the_settings() -> None:
+    assert manage.data_option(["--port", "1", "--data", "/a"]) == "/a"
+    assert manage.data_option(["--data=/a b", "--port=1"]) == "/a b"
+    assert manage.data_option(["--data"]) is None
+    assert manage.data_option(["--database", "/a"]) is None
 
 
 def test_devices(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,7 +4,7 @@ from typing import Any
 
 from django import template
 
-from training.browsing import accuracy_of
+from training.browsing import accuracy_of, seconds_of
 from training.models import Match, Run
 from training.services import name_of_base
 from training.tuning.registry import get_method
@@ -38,9 +38,7 @@ def duration(seconds: float | None) -> str:
 @register.filter
 def took(run: Run) -> str:
     """From the start of the last attempt to the end."""
-    if run.started_at is None or run.finished_at is None:
-        return "–"
-    return duration((run.finished_at - run.started_at).total_seconds())
+    return duration(seconds_of(run))
 
 
 @register.filter

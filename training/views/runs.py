@@ -108,6 +108,7 @@ def run(request: SignedIn, pk: int) -> HttpResponse:
         "accuracy": browsing.accuracy_of(shown.checkpoint) if hasattr(shown, "checkpoint") else {},
         "rows": (shown.preview or {}).get("rows", [])[:PREVIEW_ROWS],
         "is_reward_model": shown.method in REWARD_MODELS,
+        "estimate": browsing.estimate_of(shown) if shown.status == Run.Status.DRAFT else None,
         "others": browsing.runs_of(project).filter(method=shown.method).exclude(pk=pk)[:20],
     }
     return render(request, "training/run.html", context)
