@@ -71,6 +71,8 @@ export class Board {
     this.zoom = boxes.length ? new Zoom(boxes) : null;
     for (const image of this.panels.querySelectorAll(".box img")) this.fit(image);
     this.showTabs(item.candidates.length);
+    const isConversation = this.promptText.querySelector(".turn");
+    this.promptText.scrollTop = isConversation ? this.promptText.scrollHeight : 0; // its last turn is what is answered
     this.offerFold();
     this.mark();
   }
@@ -113,6 +115,7 @@ export class Board {
       button.value = option.key;
       button.className = `key ${option.css}`;
       button.querySelector("kbd").textContent = option.key.toUpperCase();
+      button.querySelector("kbd").hidden = option.key.length > 1;
       button.querySelector(".who").textContent = option.name;
       button.querySelector(".word").textContent = option.word;
       button.querySelector(".better").hidden = !option.strength;
