@@ -156,8 +156,10 @@ def estimate_of(run: Run) -> Estimate | None:
         project=run.project_id, method=run.method, base=run.base_id, base_checkpoint=run.base_checkpoint_id
     )
     earlier = same.filter(status=Run.Status.DONE, step__gt=0).order_by("-pk").first()
-    pace = earlier and earlier.config.get("batch_size") == config["batch_size"] and seconds_of(earlier)
-    return Estimate(steps, pace / earlier.step * steps, earlier) if pace else Estimate(steps, None, None)
+    took = seconds_of(earlier) if earlier else None
+    if earlier is None or took is None or earlier.config.get("batch_size") != config["batch_size"]:
+        return Estimate(steps, None, None)
+    return Estimate(steps, took / earlier.step * steps, earlier)
 
 
 def seconds_of(run: Run) -> float | None:
