@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -259,6 +260,22 @@ def test_generation_resumes(tmp_path: Path, llama: Path, monkeypatch: Any) -> No
         whole / "result" / "generations.jsonl"
     )
     assert [row["step"] for row in metrics(parts)] == [2, 4, 6, 8]
+
+
+def test_empty_answers_are_sampled_again(monkeypatch: Any) -> None:
+    from training.tuning.methods import generate as method
+
+    asked: list[list[str]] = []
+
+    def fake(model: Any, prompts: Any, *, keys: list[str], **options: Any) -> list[str]:
+        asked.append(keys)
+        return [" " if key in ("a", "c", "c/again1") else f"answer {key}" for key in keys]
+
+    monkeypatch.setattr(method, "generate", fake)
+    ask = partial(method.write_answers, None, [[1], [2], [3]], keys=["a", "b", "c"], max_new_tokens=5)
+    assert ask(temperature=1.0) == ["answer a/again1", "answer b", "answer c/again2"]
+    assert asked[1:] == [["a/again1", "c/again1"], ["c/again2"]]
+    assert ask(temperature=0.0) == [" ", "answer b", " "]
 
 
 def test_prompts_that_cannot_be_answered_are_named(tmp_path: Path, llama: Path, capsys: Any) -> None:

@@ -18,6 +18,7 @@ from training.tuning.rundir import append_json_line, whole_rows, write_text
 from training.tuning.text.dataset import PREVIEW_ROWS, summary
 from training.tuning.text.generation import batches_of, generate
 from training.tuning.text.loading import load_for_use
+from training.tuning.text.models import TextModel
 from training.tuning.text.samples import as_json
 from training.tuning.text.setup import open_group_tokenizer
 from training.tuning.text.tokens import GroupTokenizer, Unusable, how_joined
@@ -51,7 +52,7 @@ def train(run: Run) -> None:
     )
     for indices, room in batches:
         keys = [missing[index] for index in indices]
-        texts = generate(
+        texts = write_answers(
             model,
             [prompts[row] for row, _ in keys],
             keys=[f"{run.seed}/generate/{row}/{number}" for row, number in keys],
@@ -86,6 +87,27 @@ def train(run: Run) -> None:
 
     run.publish(write)
     partial.unlink()
+
+
+def write_answers(
+    model: TextModel, prompts: list[list[int]], *, keys: list[str], temperature: float, **options: Any
+) -> list[str]:
+    """Answers to prompts; an empty one, which nobody could compare, is sampled again (four times at most)."""
+    texts = generate(model, prompts, keys=keys, temperature=temperature, **options)
+    for attempt in range(1, 5):
+        empty = [index for index, text in enumerate(texts) if not text.strip()]
+        if not empty or temperature == 0:
+            break
+        again = generate(
+            model,
+            [prompts[index] for index in empty],
+            keys=[f"{keys[index]}/again{attempt}" for index in empty],
+            temperature=temperature,
+            **options,
+        )
+        for index, text in zip(empty, again, strict=True):
+            texts[index] = text
+    return texts
 
 
 def encode_prompts(
