@@ -1,6 +1,6 @@
 """Many people at once, on real connections: every slot is filled exactly once and nobody starves.
 
-Without the row lock on the member or on the comparison (`select_for_update` in `annotation.services.queue`)
+Without the row lock on the member or on the comparison (`FOR NO KEY UPDATE` in `annotation.services.queue`)
 these fail.
 """
 
