@@ -1,9 +1,11 @@
 """A project with a manager, an annotator and an outsider, and an API client for each."""
 
 import pytest
+from django.test import Client
 from rest_framework.test import APIClient
 
 from annotation import services
+from annotation.models import User
 from tests.annotation import factories
 
 
@@ -53,3 +55,24 @@ def as_annotator(annotator):
 @pytest.fixture
 def as_outsider(outsider):
     return api_client(outsider)
+
+
+def page_client(user: User) -> Client:
+    client = Client()
+    client.force_login(user, backend="django.contrib.auth.backends.ModelBackend")
+    return client
+
+
+@pytest.fixture
+def manager_page(manager):
+    return page_client(manager)
+
+
+@pytest.fixture
+def annotator_page(annotator):
+    return page_client(annotator)
+
+
+@pytest.fixture
+def outsider_page(outsider):
+    return page_client(outsider)

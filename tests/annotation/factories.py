@@ -1,11 +1,12 @@
 """Test rows, made through the services so that they are as real ones are."""
 
+import uuid
 from itertools import count
 
 from django.utils import timezone
 
 from annotation import services
-from annotation.models import Comparison, Project, User
+from annotation.models import Comparison, Judgement, Project, User
 
 _numbers = count(1)
 NOW = timezone.now()
@@ -39,3 +40,11 @@ def text_groups(n: int, *, k: int = 2, start: int = 0) -> list[dict]:
 
 def add_texts(project: Project, n: int, **values) -> list[Comparison]:
     return services.add_comparisons(project=project, groups=text_groups(n), **values)
+
+
+def judge(annotator: User, project: Project, choice: int | str = 0) -> Judgement:
+    """Their answer to what they get next; `choice` is a presented position."""
+    lease = services.next_lease(project=project, user=annotator, now=timezone.now())
+    assert lease is not None
+    answer = {"lease_id": lease.pk, "annotator": annotator, "client_id": uuid.uuid4(), "choice": choice}
+    return services.submit_judgement(**answer, now=timezone.now())[0]

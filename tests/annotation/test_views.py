@@ -1,7 +1,6 @@
 """The pages over HTTP: who may see what, how many queries, and what the forms do."""
 
 import re
-import uuid
 
 import pytest
 from django.db import connection
@@ -9,45 +8,14 @@ from django.template.loader import render_to_string
 from django.test import Client
 from django.test.utils import CaptureQueriesContext
 from django.urls import reverse
-from django.utils import timezone
 
 from annotation import services
-from annotation.choices import choices_for, describe
-from annotation.markdown import first_line, render_content, render_markdown
-from annotation.models import ExportJob, ImportJob, Judgement, Lease, Member, Project, User
+from annotation.models import ImportJob, Judgement, Lease, Member, Project, User
 from tests.annotation import factories
 
 PASSWORD = "correct horse battery"
 MANAGER_PAGES = ["settings/", "members/", "imports/", "exports/", "data/", "quality/", "quality/agreement/"]
 MEMBER_PAGES = ["", "guidelines/", "judge/", "history/"]
-
-
-def page_client(user: User) -> Client:
-    client = Client()
-    client.force_login(user, backend="django.contrib.auth.backends.ModelBackend")
-    return client
-
-
-@pytest.fixture
-def manager_page(manager):
-    return page_client(manager)
-
-
-@pytest.fixture
-def annotator_page(annotator):
-    return page_client(annotator)
-
-
-@pytest.fixture
-def outsider_page(outsider):
-    return page_client(outsider)
-
-
-def judge(annotator: User, project: Project, choice: int | str = 0) -> Judgement:
-    lease = services.next_lease(project=project, user=annotator, now=timezone.now())
-    assert lease is not None
-    answer = {"lease_id": lease.pk, "annotator": annotator, "client_id": uuid.uuid4(), "choice": choice}
-    return services.submit_judgement(**answer, now=timezone.now())[0]
 
 
 # Who may see what
@@ -221,7 +189,7 @@ def test_skip_by_form(annotator_page, project):
     assert Lease.objects.get(pk=form["lease"]).skip_reason == "unclear"
 
 
-@pytest.mark.parametrize("lease", ["", "nonsense", str(uuid.uuid4())])
+@pytest.mark.parametrize("lease", ["", "nonsense", "0d0f7e5a-44b1-4c5f-9b0e-3d6f3f0f8a11"])
 def test_unknown_lease(annotator_page, project, lease):
     for name in ("judge_submit", "judge_skip"):
         response = annotator_page.post(
@@ -232,7 +200,7 @@ def test_unknown_lease(annotator_page, project, lease):
 
 def test_somebody_elses_lease_and_judgement(annotator, manager_page, project):
     factories.add_texts(project, 2)
-    judgement = judge(annotator, project)
+    judgement = factories.judge(annotator, project)
     lease = Lease.objects.create(
         comparison=judgement.comparison.project.comparisons.last(),
         annotator=annotator,
@@ -250,7 +218,7 @@ def test_somebody_elses_lease_and_judgement(annotator, manager_page, project):
 
 def test_page_names_no_source(annotator_page, annotator, project):
     factories.add_texts(project, 2)
-    judge(annotator, project)
+    factories.judge(annotator, project)
     for part in MEMBER_PAGES:
         assert "secret-model" not in annotator_page.get(f"/projects/{project.pk}/{part}").content.decode()
 
@@ -266,7 +234,7 @@ def test_nothing_left(annotator_page, project):
 def test_judging_page_queries(annotator_page, annotator, project, django_assert_max_num_queries):
     factories.add_texts(project, 30)
     for _ in range(5):
-        judge(annotator, project)
+        factories.judge(annotator, project)
     with django_assert_max_num_queries(22):
         annotator_page.get(reverse("annotation:judge", args=[project.pk]))
 
@@ -282,11 +250,11 @@ def test_queries_do_not_grow(manager_page, project, part):
 
     people = factories.add_annotators(project, 2)
     factories.add_texts(project, 3)
-    judge(people[0], project)
+    factories.judge(people[0], project)
     few = count()
     services.add_comparisons(project=project, groups=factories.text_groups(20, start=9))
     for person in [*people, *factories.add_annotators(project, 4)]:
-        judge(person, project)
+        factories.judge(person, project)
     assert count() == few
 
 
@@ -370,156 +338,3 @@ def test_remove_member(manager_page, annotator, manager, project):
     assert not project.members.filter(user=annotator).exists()
     response = manager_page.post(f"/projects/{project.pk}/members/{manager.pk}/remove/", follow=True)
     assert "keeps at least one manager" in response.content.decode()
-
-
-# In and out
-
-
-def test_import_page(manager_page, project, tmp_path, django_capture_on_commit_callbacks):
-    file = tmp_path / "rows.jsonl"
-    file.write_text('{"prompt": "p", "chosen": "c"}\n{"prompt": "p", "chosen": "c", "rejected": "r"}\n')
-    with file.open("rb") as rows:
-        response = manager_page.post(f"/projects/{project.pk}/imports/", {"file": rows, "format": "trl"})
-    job = project.importjobs.get()
-    assert response.url == f"/imports/{job.pk}/"
-    assert 'hx-trigger="every 1s"' in manager_page.get(response.url).content.decode()
-    services.run_import(job.pk)
-    part = manager_page.get(response.url, headers={"HX-Request": "true"}).content.decode()
-    assert "every 1s" not in part
-    assert "<!doctype" not in part
-    assert "rejected" in part
-    table = b"".join(manager_page.get(f"/imports/{job.pk}/rejected.csv").streaming_content).decode()
-    assert table.splitlines()[0] == "line,field,reason"
-    assert table.splitlines()[1].startswith("1,rejected,")
-
-
-def test_import_refused(manager_page, project, tmp_path):
-    file = tmp_path / "rows.jsonl"
-    file.touch()
-    with file.open("rb") as rows:
-        response = manager_page.post(f"/projects/{project.pk}/imports/", {"file": rows, "format": "trl"})
-    assert response.status_code == 400
-    assert not project.importjobs.exists()
-
-
-def test_export_page(manager_page, annotator, project):
-    factories.add_texts(project, 2)
-    judge(annotator, project)
-    address = f"/projects/{project.pk}/exports/"
-    assert manager_page.post(address, {"format": "groups", "judged": "on"}).url == address
-    job = ExportJob.objects.get()
-    assert job.filters == {"judged": True}
-    services.run_export(job.pk)
-    body = manager_page.get(address).content.decode()
-    link = reverse("export-download", args=[job.pk])
-    assert link in body
-    assert b"".join(manager_page.get(link).streaming_content).count(b"\n") == 1
-
-
-def test_data_filters(manager_page, annotator, project):
-    factories.add_texts(project, 2)
-    services.add_comparisons(project=project, groups=factories.text_groups(1, start=7), held_out=True)
-    judge(annotator, project)
-
-    def found(query: str) -> list[str]:
-        body = manager_page.get(f"/projects/{project.pk}/data/?{query}").content.decode()
-        return re.findall(r">(Question \d)\?</a>", body)
-
-    assert found("") == ["Question 0", "Question 1", "Question 7"]
-    assert found("q=question+1") == ["Question 1"]
-    assert found("state=waiting") == ["Question 1", "Question 7"]
-    assert found("state=judged") == ["Question 0"]
-    assert found("state=split") == []
-    assert found("use=held-out") == ["Question 7"]
-    assert found("use=training&state=waiting") == ["Question 1"]
-
-
-def test_disagreements_of_one_person(manager, manager_page):
-    """Three people, two comparisons: on the second, one stands against two."""
-    project = factories.make_project(by=manager, labels_per_comparison=3)
-    people = factories.add_annotators(project, 3)
-    factories.add_texts(project, 2)
-    for person, answers in zip(people, (("tie", "tie"), ("tie", "tie"), ("tie", "both_bad")), strict=True):
-        for answer in answers:
-            judge(person, project, answer)
-    for person in people:
-        address = f"/projects/{project.pk}/data/?against={person.username}"
-        assert re.findall(r">(Question \d)", manager_page.get(address).content.decode()) == ["Question 1"]
-    assert "Nothing fits" in manager_page.get(f"/projects/{project.pk}/data/?against=nobody").content.decode()
-
-
-def test_sources_stay_hidden_from_who_judges(manager, manager_page, project):
-    """A manager who holds a comparison does not see where its candidates come from; afterwards they do."""
-    comparison = factories.add_texts(project, 1)[0]
-    address = f"/projects/{project.pk}/data/{comparison.pk}/"
-    assert "secret-model" in manager_page.get(address).content.decode()
-    services.next_lease(project=project, user=manager, now=timezone.now())
-    assert "secret-model" not in manager_page.get(address).content.decode()
-    judge(manager, project)
-    assert "secret-model" in manager_page.get(address).content.decode()
-
-
-def test_quality_page(manager_page, manager):
-    """Two people, two comparisons, one agreement: 50 %."""
-    project = factories.make_project(by=manager, labels_per_comparison=2)
-    one, two = factories.add_annotators(project, 2)
-    factories.add_texts(project, 2)
-    for person, answers in ((one, ("tie", "tie")), (two, ("tie", "both_bad"))):
-        for answer in answers:
-            judge(person, project, answer)
-    body = manager_page.get(f"/projects/{project.pk}/quality/").content.decode()
-    assert "50 %" in body
-    assert one.username in body
-    part = manager_page.get(f"/projects/{project.pk}/quality/agreement/").content.decode()
-    assert "50 %" in part
-    assert "2 comparisons" in part
-
-
-# Words
-
-
-def test_seven_keys():
-    question = {"strength": True, "tie": True, "both_bad": True}
-    keys = {choice.key: (choice.choice, choice.strength) for choice in choices_for(question, 2)}
-    assert keys == {"1": (0, 3), "2": (0, 2), "3": (0, 1), "0": ("tie", None),
-                    "5": (1, 1), "6": (1, 2), "7": (1, 3), "b": ("both_bad", None)}  # fmt: skip
-    assert [choice.key for choice in choices_for(question, 4)] == ["1", "2", "3", "4", "0", "b"]
-    assert [choice.key for choice in choices_for(dict.fromkeys(question, False), 2)] == ["1", "2"]
-
-
-def test_answers_in_words():
-    described = [
-        describe(*answer) for answer in ((0, 3), (1, 2), (2, None), ("tie", None), ("both_bad", None))
-    ]
-    assert described == ["A much better", "B better", "C better", "Tie", "Both bad"]
-
-
-@pytest.mark.parametrize(
-    ("text", "html"),
-    [
-        ("<b onclick=x>", "<p>&lt;b onclick=x&gt;</p>\n"),
-        ("[a](javascript:alert(1))", "<p>[a](javascript:alert(1))</p>\n"),
-        ("# Title", "<h3>Title</h3>\n"),
-        (
-            "![a](http://e.org/a.png)",
-            '<p><a href="http://e.org/a.png" rel="noopener noreferrer nofollow">a</a></p>\n',
-        ),
-    ],
-)
-def test_markdown_is_safe(text, html):
-    assert render_markdown(text) == html
-
-
-def test_code_is_coloured_by_class():
-    html = render_markdown("```python\ndef f(): pass\n```\n\n```nonsense\n<x>\n```")
-    assert '<span class="k">def</span>' in html
-    assert "&lt;x&gt;" in html
-    assert "style" not in html
-
-
-def test_conversations():
-    messages = [{"role": "user", "content": "*Hi*"}, {"role": "<x>", "content": "there"}]
-    html = render_content(messages)
-    assert '<section class="turn turn-user"><p class="role">Person</p><p><em>Hi</em></p>' in html
-    assert '<p class="role">&lt;x&gt;</p>' in html
-    assert first_line(messages) == "there"

@@ -8,12 +8,12 @@ from dataclasses import dataclass, field
 
 import pytest
 from django.conf import settings
-from django.test import Client
 from playwright.sync_api import Error, sync_playwright
 
 from annotation import services
 from annotation.models import Project, User
 from tests.annotation import factories
+from tests.annotation.conftest import page_client
 from tests.functional.pictures import picture_groups
 
 PASSWORD = "correct horse battery"
@@ -90,9 +90,7 @@ def open_page(browser, live_server, watch) -> Iterator[Callable]:
         context.set_default_timeout(60_000)  # the machine may be busy
         contexts.append(context)
         if user is not None:
-            client = Client()
-            client.force_login(user, backend="django.contrib.auth.backends.ModelBackend")
-            value = client.cookies[settings.SESSION_COOKIE_NAME].value
+            value = page_client(user).cookies[settings.SESSION_COOKIE_NAME].value
             context.add_cookies(
                 [{"name": settings.SESSION_COOKIE_NAME, "value": value, "url": live_server.url}]
             )

@@ -8,6 +8,7 @@ from playwright.sync_api import expect
 from annotation import services
 from annotation.models import Judgement, Lease
 from tests.annotation import factories
+from tests.annotation.conftest import page_client
 from tests.functional.conftest import PASSWORD, SECRET, judge_page, wait_until_saved
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -212,7 +213,7 @@ def test_refused_answer_is_explained(open_page, world, watch):
     watch.expected = ("409",)
     page = judge_page(open_page(world.annotator), world.texts)
     lease = Lease.objects.order_by("created_at").first()
-    client = factories_client(world.annotator)
+    client = page_client(world.annotator)
     body = {"client_id": "7b0c3a52-3c1f-4f0e-9a53-2f5d9e0c7a11", "choice": 0}
     assert (
         client.post(
@@ -225,14 +226,6 @@ def test_refused_answer_is_explained(open_page, world, watch):
     assert "no longer in your hands" in page.inner_text("#saved")
     shows(page, "Question 1?")
     assert len(answers_of(world.annotator)) == 1
-
-
-def factories_client(user):
-    from django.test import Client
-
-    client = Client()
-    client.force_login(user, backend="django.contrib.auth.backends.ModelBackend")
-    return client
 
 
 def test_signed_out_in_the_middle(open_page, world, watch):
