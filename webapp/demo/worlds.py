@@ -82,6 +82,7 @@ TEXT = World(
         "lora": None,
         "log_every": 5,
         "eval_every": 25,
+        "keep_best": False,  # a hundred noisy judgements cannot tell which step was the best
     },
     sampling={"temperature": 1.0, "max_new_tokens": 120, "batch_size": 64},
     answers=2,
