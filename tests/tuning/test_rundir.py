@@ -278,6 +278,17 @@ def test_bad_data(name: str, tmp_path: Path, llama: Path, capsys: Any) -> None:
     assert expected in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("method", ["dpo", "sft", "reward_model"])
+def test_held_out_rows_of_no_use_do_not_end_a_run(method: str, tmp_path: Path, llama: Path) -> None:
+    """A small held-out share may hold nothing but both-bad: the run goes on and the log says why."""
+    held_out = [row | {"judgements": [{"choice": "both_bad"}]} for row in pair_rows(2)]
+    config = {"max_length": 128, "max_steps": 1, "log_every": 1}
+    folder = make_run(tmp_path / "run", method, base=llama, config=config, held_out=held_out)
+    assert run(folder) == 0
+    assert not any(name.startswith("eval/") for row in metrics(folder) for name in row)
+    assert "eval.jsonl: 2 of 2 rows dropped" in (folder / "log.txt").read_text()
+
+
 def test_bad_models(tmp_path: Path, encoder: Path, capsys: Any) -> None:
     no_tokenizer = save_causal(tmp_path / "no_tokenizer")
     for name in ("tokenizer.json", "tokenizer_config.json"):

@@ -132,7 +132,7 @@ def _held_out(run: Run) -> list[Example]:
         return []
     tokenizer = open_group_tokenizer(run.base, max_length=run.config.max_length)
     data: Prepared = prepare(
-        run.eval, tokenizer, choose_pairs(run.config), file=run.dir.eval_file, needs=NEEDS
+        run.eval, tokenizer, choose_pairs(run.config), file=run.dir.eval_file, needs=None
     )
     return data.examples
 

@@ -119,7 +119,8 @@ def inspect(run: Run) -> dict[str, Any]:
 
 def _prepare(run: Run, tokenizer: GroupTokenizer | PairTokenizer, *, held_out: bool) -> Prepared:
     groups, file = (run.eval, run.dir.eval_file) if held_out else (run.train, run.dir.train_file)
-    return prepare(groups, tokenizer, choose_pairs(run.config), file=file, needs=NEEDS)
+    needs = None if held_out else NEEDS
+    return prepare(groups, tokenizer, choose_pairs(run.config), file=file, needs=needs)
 
 
 def _batch(model: TextModel, examples: Sequence[Example], micro: MicroBatch) -> tuple[GroupBatch, PairIndex]:

@@ -39,7 +39,7 @@ def train(run: Run) -> None:
     held_out: list[Example] = []
     if run.eval:
         held_out = prepare(
-            run.eval, tokenizer, choose_answers(config), file=run.dir.eval_file, needs=NEEDS
+            run.eval, tokenizer, choose_answers(config), file=run.dir.eval_file, needs=None
         ).examples
     eval_batches = split(
         range(len(held_out)), [one.tokens.size for one in held_out], most=None, budget=TOKEN_BUDGET

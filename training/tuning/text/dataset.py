@@ -1,5 +1,6 @@
 """Groups as the trainer sees them: encoded, with their pairs, and what was dropped with the reason."""
 
+import logging
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -15,6 +16,7 @@ from training.tuning.pairs import Pair, make_pairs, why_no_pairs
 from training.tuning.text.tokens import EncodedGroup, GroupTokenizer, PairTokenizer, Unusable
 
 PREVIEW_ROWS = 50
+logger = logging.getLogger("training.tuning")
 
 
 @dataclass(frozen=True)
@@ -55,11 +57,12 @@ def prepare(
     choose: Choose,
     *,
     file: Path,
-    needs: str,
+    needs: str | None,
 ) -> Prepared:
     """Encode groups. ``choose`` gives the answers to encode and the pairs among them, or raises Unusable.
 
-    Raises BadInput if no row can be used; ``needs`` says in a few words what the method asks of a row.
+    Raises BadInput if no row can be used; ``needs`` says in a few words what the method asks of a row. With
+    None there may be none (held-out rows), and what was dropped is in the log.
     """
     prepared = Prepared(file=file, groups=list(groups), examples=[], why={})
     for number, group in enumerate(groups):
@@ -75,8 +78,10 @@ def prepare(
             raise BadInput(
                 error.message, file=error.file or file, line=group.line, field=error.field
             ) from None
-    if not prepared.examples:
-        reasons = ", ".join(f"{reason} ({count})" for reason, count in prepared.dropped.items())
+    reasons = ", ".join(f"{reason} ({count})" for reason, count in prepared.dropped.items())
+    if reasons:
+        logger.info("%s: %d of %d rows dropped: %s", file.name, len(prepared.why), len(groups), reasons)
+    if not prepared.examples and needs is not None:
         raise BadInput(f"no row can be used: {reasons}. The method needs {needs}", file=file)
     return prepared
 
