@@ -33,11 +33,17 @@ class Show:
         self.errors: dict[str, BaseException] = {}
         self._say, self._lock = say, threading.Lock()
         self._links_given = False
+        self._left = False
 
     def say(self, line: str) -> None:
         """One line, with the seconds since the start."""
         with self._lock:
-            self._say(f"{time.monotonic() - self.started:5.0f} s  {line}")
+            if not self._left:
+                self._say(f"{time.monotonic() - self.started:5.0f} s  {line}")
+
+    def leave(self) -> None:
+        """Say nothing more: the site is being stopped, and what fails now fails because of that."""
+        self._left = True
 
     def run(self) -> None:
         """Both loops, side by side, to the end."""

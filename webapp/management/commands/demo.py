@@ -61,6 +61,7 @@ class Command(BaseCommand):
         try:
             threading.Thread(target=self.play, args=(show, supervisor, check), daemon=True).start()
             supervisor.wait()
+            show.leave()
             verdict = show.verdict()
         finally:
             connection.close()
