@@ -38,7 +38,7 @@ lint: .make/dev
 	$(BIN)/mypy webapp annotation training
 	$(BIN)/lint-imports
 	$(RUN) manage.py makemigrations --check --dry-run
-	$(BIN)/check-jsonschema --builtin-schema vendor.compose-spec docker/docker-compose.yml
+	$(BIN)/check-jsonschema --builtin-schema vendor.compose-spec docker/docker-compose.yml docker/docker-compose.cuda.yml
 	$(BIN)/hadolint docker/Dockerfile
 format: .make/dev
 	$(BIN)/ruff check --fix .
