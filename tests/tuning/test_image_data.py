@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from tests.tuning.image_models import save_picture, save_pipeline
-from training.tuning.config_images import DiffusionDPOConfig
+from training.tuning.config import DiffusionDPOConfig
 from training.tuning.data import Candidate, Group, Judgement
 from training.tuning.images.batches import DrawSettings, PreparedGroups
 from training.tuning.images.data import Frame, TensorCache, open_image, to_image, to_pixels

@@ -15,7 +15,7 @@ from transformers import CLIPModel
 
 from tests.tuning.image_models import save_clip, save_picture
 from tests.tuning.image_runs import make_run, metrics, pair_rows, read_rows, run
-from training.tuning.config_images import ImageRewardModelConfig
+from training.tuning.config import ImageRewardModelConfig
 from training.tuning.errors import EXIT_BAD_INPUT, EXIT_CANCELLED, EXIT_DONE, BadInput
 from training.tuning.images.data import open_image
 from training.tuning.images.reward import RewardHead

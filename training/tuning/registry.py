@@ -1,4 +1,4 @@
-"""The list of methods. Torch-free: ``train`` and ``inspect`` are dotted paths, loaded when a run starts."""
+"""The list of methods. Torch-free: `methods/NAME.py`, with `train` and `inspect`, loads when a run starts."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -7,17 +7,15 @@ from typing import Any, Literal
 
 from training.tuning.config import (
     Config,
+    DiffusionDPOConfig,
     DPOConfig,
     GenerateConfig,
-    RewardModelConfig,
-    ScoreConfig,
-    SFTConfig,
-)
-from training.tuning.config_images import (
-    DiffusionDPOConfig,
     ImageGenerateConfig,
     ImageRewardModelConfig,
     ImageScoreConfig,
+    RewardModelConfig,
+    ScoreConfig,
+    SFTConfig,
 )
 
 Modality = Literal["text", "image"]
@@ -39,15 +37,12 @@ class Method:
     modality: Modality
     feedback: tuple[Feedback, ...]
     config: type[Config]
-    train: str
-    inspect: str
     purpose: Literal["train", "job"]
     summary: str
 
     def load(self, which: Literal["train", "inspect"]) -> Callable[..., Any]:
-        """The function itself. Imports torch."""
-        module, name = getattr(self, which).rsplit(".", 1)
-        return getattr(import_module(module), name)
+        """The function itself, from the module named like the method. Imports torch."""
+        return getattr(import_module(f"training.tuning.methods.{self.name}"), which)
 
     def describe(self) -> dict[str, Any]:
         """What ``python -m training.tuning methods --json`` prints."""
@@ -71,8 +66,6 @@ METHODS = [
         modality="text",
         feedback=("demonstration", "choice", "ranking", "thumbs", "correction"),
         config=SFTConfig,
-        train="training.tuning.methods.sft.train",
-        inspect="training.tuning.methods.sft.inspect",
         purpose="train",
         summary="Imitates good answers. Use it first, when the model does not yet answer in the right form.",
     ),
@@ -83,8 +76,6 @@ METHODS = [
         modality="text",
         feedback=("choice", "ranking"),
         config=RewardModelConfig,
-        train="training.tuning.methods.reward_model.train",
-        inspect="training.tuning.methods.reward_model.inspect",
         purpose="train",
         summary="Learns to score an answer as your annotators would. Use it to rank, filter and monitor.",
     ),
@@ -95,8 +86,6 @@ METHODS = [
         modality="text",
         feedback=("choice", "ranking"),
         config=DPOConfig,
-        train="training.tuning.methods.dpo.train",
-        inspect="training.tuning.methods.dpo.inspect",
         purpose="train",
         summary="Makes preferred answers likelier, straight from comparisons. The first choice for tuning on "
         "them.",
@@ -108,8 +97,6 @@ METHODS = [
         modality="text",
         feedback=("prompt",),
         config=GenerateConfig,
-        train="training.tuning.methods.generate.train",
-        inspect="training.tuning.methods.generate.inspect",
         purpose="job",
         summary="Answers prompts with a model, for the next comparison.",
     ),
@@ -120,8 +107,6 @@ METHODS = [
         modality="text",
         feedback=("candidates",),
         config=ScoreConfig,
-        train="training.tuning.methods.score.train",
-        inspect="training.tuning.methods.score.inspect",
         purpose="job",
         summary="Scores candidates with a reward model.",
     ),
@@ -132,8 +117,6 @@ METHODS = [
         modality="image",
         feedback=("choice", "ranking"),
         config=ImageRewardModelConfig,
-        train="training.tuning.methods.image_reward_model.train",
-        inspect="training.tuning.methods.image_reward_model.inspect",
         purpose="train",
         summary="Learns to score a picture as your annotators would. Without a base it starts from nothing.",
     ),
@@ -144,8 +127,6 @@ METHODS = [
         modality="image",
         feedback=("choice", "ranking"),
         config=DiffusionDPOConfig,
-        train="training.tuning.methods.diffusion_dpo.train",
-        inspect="training.tuning.methods.diffusion_dpo.inspect",
         purpose="train",
         summary="Makes an image model draw more of what was preferred, straight from comparisons.",
     ),
@@ -156,8 +137,6 @@ METHODS = [
         modality="image",
         feedback=("prompt",),
         config=ImageGenerateConfig,
-        train="training.tuning.methods.image_generate.train",
-        inspect="training.tuning.methods.image_generate.inspect",
         purpose="job",
         summary="Draws pictures for prompts with a model, for the next comparison.",
     ),
@@ -168,8 +147,6 @@ METHODS = [
         modality="image",
         feedback=("candidates",),
         config=ImageScoreConfig,
-        train="training.tuning.methods.image_score.train",
-        inspect="training.tuning.methods.image_score.inspect",
         purpose="job",
         summary="Scores pictures with an image reward model.",
     ),

@@ -10,7 +10,7 @@ from jaxtyping import Float
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from training.tuning.config_images import DiffusionDPOConfig
+from training.tuning.config import DiffusionDPOConfig
 from training.tuning.data import Group
 from training.tuning.images.batches import DrawSettings, PreparedGroups
 from training.tuning.images.errors import denoising_errors

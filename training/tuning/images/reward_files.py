@@ -10,8 +10,7 @@ from peft import get_peft_model
 from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer, CLIPModel
 
-from training.tuning.config import LoraConfig
-from training.tuning.config_images import ImageRewardModelConfig
+from training.tuning.config import ImageRewardModelConfig, LoraConfig
 from training.tuning.errors import BadInput
 from training.tuning.images.bases import LORA_FILE, check_tokenizer, pickled_weights
 from training.tuning.images.reward import Backbone, ClipBackbone, ImageReward, RewardHead, SmallBackbone

@@ -3,7 +3,7 @@
 import json
 from typing import Any
 
-from training.tuning.config_images import SamplingKeys
+from training.tuning.config import SamplingKeys
 from training.tuning.data import plain_text
 from training.tuning.images.bases import generation_defaults, resolve_base
 from training.tuning.images.generation import Sampling, generate_images, plan_requests

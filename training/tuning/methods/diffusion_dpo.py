@@ -17,7 +17,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from training.tuning.config_images import DiffusionDPOConfig
+from training.tuning.config import DiffusionDPOConfig
 from training.tuning.errors import BadInput
 from training.tuning.images.bases import copy_generation_defaults
 from training.tuning.images.batches import PreparedGroups

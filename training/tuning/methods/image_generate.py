@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from training.tuning.config_images import ImageGenerateConfig
+from training.tuning.config import ImageGenerateConfig
 from training.tuning.data import plain_text
 from training.tuning.images.generation import Request, generate_images, plan_requests
 from training.tuning.images.loading import load_for_sampling

@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from training.tuning.config_images import ImageRewardModelConfig
+from training.tuning.config import ImageRewardModelConfig
 from training.tuning.data import Group, plain_text
 from training.tuning.errors import BadInput
 from training.tuning.images.data import open_image

@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from training.tuning.config_images import ImageScoreConfig
+from training.tuning.config import ImageScoreConfig
 from training.tuning.data import plain_text
 from training.tuning.errors import BadInput
 from training.tuning.images.data import open_image

@@ -1,10 +1,18 @@
-"""Configurations of the image methods; see ``config``."""
+"""Image methods: configurations."""
 
 from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from training.tuning.config import PRIMARY, BestKeys, Config, LoraConfig, PairKeys, TieRule, TrainConfig
+from training.tuning.config.shared import (
+    PRIMARY,
+    BestKeys,
+    Config,
+    LoraConfig,
+    PairKeys,
+    TieRule,
+    TrainConfig,
+)
 
 
 class ImageTrainConfig(TrainConfig):

@@ -1,0 +1,74 @@
+"""Files on their way in and out."""
+
+from django.db import models
+
+from annotation.models.people import User
+from annotation.models.projects import Project
+
+
+class Job(models.Model):
+    """A file on its way in or out, worked on by a light task."""
+
+    class Status(models.TextChoices):
+        QUEUED = "queued"
+        RUNNING = "running"
+        DONE = "done"
+        FAILED = "failed"
+
+    project = models.ForeignKey(Project, on_delete=models.CASCADE, related_name="%(class)ss")
+    format = models.CharField(max_length=32)
+    status = models.CharField(max_length=8, choices=Status, default=Status.QUEUED)
+    storage_key = models.CharField(max_length=200, blank=True)
+    file_name = models.CharField(max_length=200, blank=True)
+    error = models.TextField(blank=True)
+    created_by = models.ForeignKey(User, on_delete=models.PROTECT, related_name="+")
+    created_at = models.DateTimeField(auto_now_add=True)
+    touched_at = models.DateTimeField(auto_now_add=True, help_text="the last sign of life")
+    attempts = models.PositiveSmallIntegerField(default=0, help_text="starts since it last got any further")
+    finished_at = models.DateTimeField(null=True, blank=True)
+
+    class Meta:
+        abstract = True
+
+    UNFINISHED = (Status.QUEUED, Status.RUNNING)
+
+
+class ImportJob(Job):
+    """A file of groups that becomes comparisons; every rejected row is kept with its reason."""
+
+    held_out = models.BooleanField(default=False, help_text="its comparisons are for evaluation only")
+    accepted = models.PositiveIntegerField(default=0)
+    rejected = models.PositiveIntegerField(default=0)
+    duplicates = models.PositiveIntegerField(
+        default=0, help_text="accepted rows that equal another of this file"
+    )
+    # How far it is; committed together with the rows before it, so that a second attempt goes on from there.
+    position = models.BigIntegerField(default=0, help_text="bytes of the (unpacked) rows that are done")
+    line = models.PositiveIntegerField(default=0, help_text="lines that are done")
+
+    def __str__(self) -> str:
+        return f"import {self.pk}"
+
+
+class RejectedRow(models.Model):
+    job = models.ForeignKey(ImportJob, on_delete=models.CASCADE, related_name="rejected_rows")
+    line = models.PositiveIntegerField(help_text="one-based")
+    field = models.CharField(max_length=100, blank=True)
+    reason = models.CharField(max_length=500)
+
+    class Meta:
+        ordering = ["job", "line", "pk"]
+
+    def __str__(self) -> str:
+        return f"line {self.line}: {self.reason}"
+
+
+class ExportJob(Job):
+    """A file that a worker writes once and members of the project download."""
+
+    filters = models.JSONField(default=dict)
+    rows = models.PositiveIntegerField(default=0)
+    left_out = models.JSONField(default=dict, help_text="what the format cannot hold, counted by reason")
+
+    def __str__(self) -> str:
+        return f"export {self.pk}"

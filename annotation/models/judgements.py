@@ -1,0 +1,158 @@
+"""Who holds which slot of a comparison, and what they said.
+
+A slot is open, leased or judged; the unique constraints on `Lease` guarantee that no slot and no annotator is
+counted twice, whatever the services do."""
+
+import uuid
+from datetime import datetime
+from typing import ClassVar
+
+from django.db import models
+from django.db.models import Q
+
+from annotation.models.comparisons import Comparison
+from annotation.models.people import User
+
+
+class LeaseQuerySet(models.QuerySet["Lease"]):
+    def live(self) -> "LeaseQuerySet":
+        return self.filter(state__in=Lease.LIVE)
+
+    def open_of(self, *, project: int, annotator: int) -> "LeaseQuerySet":
+        """What this person holds in this project, oldest first, with the comparisons."""
+        mine = self.filter(state=Lease.State.OPEN, annotator=annotator, comparison__project=project)
+        return mine.select_related("comparison").order_by("created_at", "pk")
+
+    def lapsed(self, *, now: datetime) -> "LeaseQuerySet":
+        return self.filter(state=Lease.State.OPEN, expires_at__lt=now)
+
+    def to_present(self) -> "LeaseQuerySet":
+        """With all that `annotation.services.present` reads."""
+        return self.select_related("comparison__project").prefetch_related("comparison__candidates__image")
+
+
+class Lease(models.Model):
+    """One slot of a comparison in one person's hands, with the order that they see (a permutation)."""
+
+    class State(models.TextChoices):
+        OPEN = "open"
+        JUDGED = "judged"
+        SKIPPED = "skipped"
+        EXPIRED = "expired"
+        UNDONE = "undone"
+
+    LIVE = (State.OPEN, State.JUDGED)
+    HAD = (State.OPEN, State.JUDGED, State.SKIPPED)  # the comparison does not come to this person again
+
+    id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
+    comparison = models.ForeignKey(Comparison, on_delete=models.CASCADE, related_name="leases")
+    annotator = models.ForeignKey(User, on_delete=models.PROTECT, related_name="leases")
+    slot = models.PositiveSmallIntegerField()
+    order = models.JSONField(help_text="candidate indices as shown, left to right")
+    state = models.CharField(max_length=8, choices=State, default=State.OPEN)
+    skip_reason = models.CharField(max_length=500, blank=True)
+    created_at = models.DateTimeField()
+    expires_at = models.DateTimeField()
+    closed_at = models.DateTimeField(null=True, blank=True)
+
+    objects: ClassVar[LeaseQuerySet] = LeaseQuerySet.as_manager()  # type: ignore[assignment]
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(
+                fields=["comparison", "annotator"],
+                condition=Q(state__in=["open", "judged"]),
+                name="lease_one_each",
+            ),
+            models.UniqueConstraint(
+                fields=["comparison", "slot"],
+                condition=Q(state__in=["open", "judged"]),
+                name="lease_slot_once",
+            ),
+        ]
+        indexes = [
+            models.Index(fields=["expires_at"], condition=Q(state="open"), name="lease_expiry"),
+            models.Index(
+                fields=["annotator", "created_at"], condition=Q(state="open"), name="lease_open_of_annotator"
+            ),
+            models.Index(
+                fields=["comparison", "annotator"],
+                condition=Q(state__in=["open", "judged", "skipped"]),
+                name="lease_had",
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return f"lease {self.id}"
+
+
+class JudgementQuerySet(models.QuerySet["Judgement"]):
+    def visible_to(self, user: User) -> "JudgementQuerySet":
+        return self.filter(comparison__project__members__user=user)
+
+    def standing(self) -> "JudgementQuerySet":
+        """Those that were not taken back."""
+        return self.filter(undone_at=None)
+
+    def standing_at(self, moment: datetime) -> "JudgementQuerySet":
+        """Those that stood at that moment, whatever happened later."""
+        return self.filter(Q(undone_at=None) | Q(undone_at__gte=moment), created_at__lt=moment)
+
+
+class Judgement(models.Model):
+    """One person's answer. `choice`, `strength` and `answers` are canonical; `order` says what was shown."""
+
+    class Kind(models.TextChoices):
+        REGULAR = "regular"
+        GOLD = "gold"
+        REPEAT = "repeat"
+        REVIEW = "review"
+        QUALIFICATION = "qualification"
+        JUDGE = "judge"
+
+    comparison = models.ForeignKey(Comparison, on_delete=models.CASCADE, related_name="judgements")
+    annotator = models.ForeignKey(User, on_delete=models.PROTECT, related_name="judgements")
+    lease = models.OneToOneField(
+        Lease, null=True, blank=True, on_delete=models.PROTECT, related_name="judgement"
+    )
+    kind = models.CharField(max_length=16, choices=Kind, default=Kind.REGULAR)
+    order = models.JSONField(null=True, help_text="as shown; unknown for some imported judgements")
+    choice = models.JSONField(null=True, help_text='a candidate index, "tie" or "both_bad"')
+    strength = models.PositiveSmallIntegerField(null=True, blank=True)
+    answers = models.JSONField(default=dict, help_text="the template's other answers")
+    template_version = models.PositiveIntegerField()
+    seconds = models.FloatField(
+        null=True, blank=True, help_text="from the lease's first display to the answer"
+    )
+    created_at = models.DateTimeField()
+    undone_at = models.DateTimeField(null=True, blank=True)
+    # A repeated request gets the same reply.
+    client_id = models.UUIDField()
+    request_digest = models.CharField(max_length=64)
+    wanted_next = models.BooleanField(default=False)
+    next_lease = models.ForeignKey(Lease, null=True, blank=True, on_delete=models.SET_NULL, related_name="+")
+    next_expires_at = models.DateTimeField(
+        null=True, blank=True, help_text="of the next lease, as it was told"
+    )
+
+    objects: ClassVar[JudgementQuerySet] = JudgementQuerySet.as_manager()  # type: ignore[assignment]
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(fields=["annotator", "client_id"], name="judgement_client_id_once"),
+            models.UniqueConstraint(
+                fields=["comparison", "annotator", "kind"],
+                condition=Q(undone_at=None),
+                name="judgement_one_each",
+            ),
+            models.CheckConstraint(
+                condition=Q(strength=None) | Q(strength__range=(1, 3)), name="judgement_strength_1_to_3"
+            ),
+        ]
+        indexes = [
+            models.Index(fields=["annotator", "-created_at"], name="judgement_history"),
+            models.Index(fields=["created_at"], name="judgement_cutoff"),
+        ]
+
+    def __str__(self) -> str:
+        return f"judgement {self.pk}"

@@ -1,0 +1,142 @@
+"""Keys that methods share, for text and images.
+
+The web forms are made from these classes' JSON schemas: every field has a title and a description, and the
+three that matter most carry ``"primary": true``.
+"""
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+PairRule = Literal["each", "majority", "soft"]
+TieRule = Literal["drop", "half"]
+
+PRIMARY: dict[str, Any] = {"primary": True}
+
+
+class Config(BaseModel):
+    """Frozen, and an unknown key is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class LoraConfig(Config):
+    """A low-rank adapter (arXiv:2106.09685): W + alpha / r · B A, with B starting at zero."""
+
+    r: int = Field(16, ge=1, title="Rank", description="Rank of the adapter's matrices.")
+    alpha: float = Field(32, gt=0, title="Alpha", description="The adapter's output is scaled by alpha / r.")
+    target_modules: str | list[str] = Field(
+        "all-linear",
+        title="Target modules",
+        description='Names of the layers that get an adapter; "all-linear" is all but the head.',
+    )
+
+
+class TrainConfig(Config):
+    """Keys that all training methods share."""
+
+    learning_rate: float = Field(
+        1e-4,
+        gt=0,
+        title="Learning rate",
+        description="Peak learning rate. With LoRA about ten times what full fine-tuning takes.",
+        json_schema_extra=PRIMARY,
+    )
+    epochs: float = Field(
+        1.0,
+        gt=0,
+        title="Epochs",
+        description="How often the data is gone through.",
+        json_schema_extra=PRIMARY,
+    )
+    max_steps: int | None = Field(
+        None, ge=1, title="Steps", description="Train exactly this many optimizer steps; replaces epochs."
+    )
+    batch_size: int = Field(
+        8, ge=1, title="Batch size", description="Groups per optimizer step, however they are split."
+    )
+    micro_batch_size: int | None = Field(
+        None,
+        ge=1,
+        title="Micro-batch size",
+        description="Groups per forward pass; empty: as many as fit a fixed budget. Changes memory, not "
+        "results.",
+    )
+    lora: LoraConfig | None = Field(
+        LoraConfig(),
+        title="LoRA",
+        description="Train a low-rank adapter; null trains all weights.",
+    )
+    precision: Literal["fp32", "bf16"] = Field(
+        "fp32",
+        title="Precision",
+        description="Arithmetic of the model. Log-probabilities, losses and trained weights are float32 in "
+        "both.",
+    )
+    optimizer: Literal["adamw", "rmsprop", "adafactor", "sgd"] = Field(
+        "adamw", title="Optimizer", description="AdamW suits nearly everything; Adafactor takes less memory."
+    )
+    scheduler: Literal["constant", "linear", "cosine"] = Field(
+        "linear",
+        title="Schedule",
+        description="How the learning rate goes on after the warm-up: stays, or falls to zero.",
+    )
+    warmup: float = Field(
+        0.1, ge=0, title="Warm-up", description="Below 1: share of all steps; from 1 on: number of steps."
+    )
+    weight_decay: float = Field(
+        0.0, ge=0, title="Weight decay", description="Decoupled where the optimizer can."
+    )
+    max_grad_norm: float | None = Field(
+        1.0, gt=0, title="Gradient clipping", description="Largest norm of the gradient; null: no limit."
+    )
+    log_every: int = Field(10, ge=1, title="Log every", description="Steps between logged means.")
+    eval_every: int | None = Field(
+        None, ge=1, title="Evaluate every", description="Steps between evaluations; empty: only at the end."
+    )
+    save_every: int = Field(200, ge=1, title="Save every", description="Steps between checkpoints.")
+    gradient_checkpointing: bool = Field(
+        False,
+        title="Gradient checkpointing",
+        description="Recompute activations in the backward pass: less memory, about a third more time.",
+    )
+
+
+class PairKeys(Config):
+    """How judgements become pairs. Shared by all pair methods, text and image."""
+
+    pairs: PairRule = Field(
+        "each",
+        title="Pairs",
+        description="each: every judgement counts once. majority: one pair per two candidates, for the "
+        "winner of "
+        "the vote. soft: one pair per two candidates, its target the share of votes.",
+    )
+    ties: TieRule = Field(
+        "drop",
+        title="Ties",
+        description="drop: a tie is left out. half: it counts as half a vote for each side.",
+    )
+    both_bad: TieRule = Field(
+        "drop",
+        title="Both bad",
+        description="drop: left out. half: treated as a tie that counts half for each.",
+    )
+    strength: Literal["ignore", "weight"] = Field(
+        "ignore",
+        title="Strength",
+        description="weight: a judgement of strength 1, 2 or 3 counts as that many votes. ignore: as one.",
+    )
+
+
+class BestKeys(Config):
+    """Which checkpoint becomes the result of a reward model."""
+
+    keep_best: bool = Field(
+        True,
+        title="Keep the best",
+        description="The result is the best evaluated checkpoint, not the last one.",
+    )
+    metric_for_best: Literal["eval/accuracy", "eval/loss", "eval/accuracy_majority"] = Field(
+        "eval/accuracy", title="Best by", description="The evaluation value that decides."
+    )

@@ -1,0 +1,45 @@
+"""Keys that all text methods share."""
+
+from typing import Self
+
+from pydantic import Field, model_validator
+
+from training.tuning.config.shared import Config, TrainConfig
+
+
+class TextTrainConfig(TrainConfig):
+    """Keys that all text training methods share."""
+
+    max_length: int | None = Field(
+        1024,
+        ge=8,
+        title="Longest sequence",
+        description="Tokens of prompt and answer together. Longer answers are cut at the same place for all "
+        "candidates of a prompt; a prompt that leaves no room is dropped and counted. Null: the model's "
+        "context.",
+    )
+    merged: bool = Field(
+        False,
+        title="Merged weights",
+        description="Also write the adapter merged into its base, as result/merged/.",
+    )
+
+    @model_validator(mode="after")
+    def _merging_needs_an_adapter(self) -> Self:
+        if self.merged and self.lora is None:
+            raise ValueError("merged needs lora: without an adapter the result is the whole model already")
+        return self
+
+
+class SampleKeys(Config):
+    """Answers written before and after training at fixed prompts and seeds (samples.jsonl)."""
+
+    samples: int = Field(
+        4, ge=0, title="Samples", description="Prompts that are answered before and after training; 0: none."
+    )
+    sample_max_new_tokens: int = Field(
+        128, ge=1, title="Sample length", description="Most tokens of such an answer."
+    )
+    sample_temperature: float = Field(
+        0.7, ge=0, title="Sample temperature", description="0 is greedy decoding."
+    )
