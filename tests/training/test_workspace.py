@@ -41,7 +41,7 @@ def test_run_json(run, base):
         "config": {},
         "base": base.location,
         "reward": None,
-        "data": {"project": "Answers"},
+        "data": {"project": "Answers", "base_name": "tiny"},
         "seed": 0,
     }
     assert len((workspace.path / "data" / "train.jsonl").read_text().splitlines()) == 3
@@ -52,6 +52,7 @@ def test_adapter_names_its_base_where_it_lies_here(run, adapter, base):
     workspace = Workspace(second)
     workspace.lay_out()
     place = workspace.run_json()["base"]
+    assert workspace.run_json()["data"]["base_name"] == f"checkpoint {adapter.pk} (dpo from tiny)"
     assert place == f"models/checkpoint-{adapter.pk}"
     folder = workspace.path / place
     assert json.loads((folder / "adapter_config.json").read_text()) == {

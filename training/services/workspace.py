@@ -69,7 +69,8 @@ class Workspace:
             "config": run.config,
             "base": self._place(run.base.location if run.base else "", run.base_checkpoint),
             "reward": [self._reward_entry(entry) for entry in run.reward] or None,
-            "data": {"project": run.project.name},  # the rest the trainer counts and hashes itself
+            # The rest the trainer counts and hashes itself.
+            "data": {"project": run.project.name, "base_name": name_of_base(run)},
             "seed": run.seed,
         }
 
@@ -196,6 +197,17 @@ def root_location(checkpoint: Checkpoint) -> str:
     while run.base_checkpoint is not None:
         run = run.base_checkpoint.run
     return run.base.location if run.base else ""
+
+
+def name_of_base(run: Run) -> str | None:
+    """How a model card calls the base: a hub id as it is, a folder by its registered name."""
+    if run.base_checkpoint is not None:
+        made_by = run.base_checkpoint.run
+        below = name_of_base(made_by)
+        return f"checkpoint {run.base_checkpoint.pk} ({made_by.method}" + (f" from {below})" if below else ")")
+    if run.base is None:
+        return None
+    return run.base.name if Path(run.base.location).is_absolute() else run.base.location
 
 
 def point_at_base(folder: Path, location: str) -> None:

@@ -27,11 +27,12 @@ def write_card(folder: Path, *, run: "Run", how_to_load: str, notes: list[str]) 
 def collect(run: "Run") -> dict[str, Any]:
     """Everything about a run that its result should still say in a year."""
     counts = count_judgements(run.train)
-    known = {key: value for key, value in run.spec.data.model_dump().items() if value is not None}
+    known = run.spec.data.model_dump(exclude={"base_name"}, exclude_none=True)
     return {
         "method": run.method.name,
         "paper": run.method.paper,
         "base": run.base,
+        "base_name": run.spec.data.base_name or run.base,
         "data": {"sha256": run.data_sha256, **counts, **known},
         "config": run.config.model_dump(mode="json"),
         "seed": run.seed,
@@ -54,12 +55,12 @@ def count_judgements(groups: list[Group]) -> dict[str, int]:
 def card_text(facts: dict[str, Any], *, title: str, how_to_load: str, notes: list[str]) -> str:
     """The README, in Markdown with the YAML header that model hubs read."""
     data, method = facts["data"], facts["method"]
-    header = ["---", f"base_model: {_yaml(facts['base'])}", f"tags: [tiebreak, {method}]", "---"]
+    header = ["---", f"base_model: {_yaml(facts['base_name'])}", f"tags: [tiebreak, {method}]", "---"]
     paper = f" ({facts['paper']})" if facts["paper"] else ""
     body = [
         f"# {title}",
         "",
-        f"Trained by Tiebreak with `{method}`{paper} from `{facts['base']}`.",
+        f"Trained by Tiebreak with `{method}`{paper} from `{facts['base_name']}`.",
         "",
         *(f"{note}\n" for note in notes),
         "## How to load it",

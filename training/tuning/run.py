@@ -61,6 +61,7 @@ class DataInfo(BaseModel):
     annotators: int | None = None
     groups: int | None = None
     project: str | None = None
+    base_name: str | None = Field(None, description="how people call the base, where it lies in a folder")
 
 
 class RunSpec(BaseModel):
