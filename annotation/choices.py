@@ -7,7 +7,7 @@ tie; 5, 6, 7 the second); any other comparison has one digit for each candidate.
 from dataclasses import asdict, dataclass
 from typing import Any, Final
 
-from annotation.questions import BOTH_BAD, TIE
+from annotation.template import BOTH_BAD, TIE
 
 MOST_DIGITS: Final = 9  # more candidates than this have buttons without a key
 STRENGTH_WORDS: Final = {3: "much", 2: "", 1: "slightly"}
@@ -38,8 +38,10 @@ def letter(position: int) -> str:
     return chr(ord("A") + position) if position < 26 else str(position + 1)
 
 
-def choices_for(question: dict[str, Any], count: int) -> list[Choice]:
-    """The keys for `count` candidates, in the order of the buttons."""
+def choices_for(question: dict[str, Any] | None, count: int) -> list[Choice]:
+    """The keys for `count` candidates, in the order of the buttons; none where there is nothing to choose."""
+    if question is None or count < 2:
+        return []
     seven = count == 2 and question["strength"]
     tie = [Choice("0", TIE, None, "Tie", also="4" if seven else "")] if question["tie"] else []
     bad = (

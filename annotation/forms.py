@@ -6,7 +6,8 @@ from django import forms
 
 from annotation.errors import Invalid
 from annotation.models import Member, Project
-from annotation.questions import ChoiceQuestion
+from annotation.template import find_question
+from annotation.template.questions import ChoiceQuestion
 
 
 class PageForm(forms.Form):
@@ -75,9 +76,15 @@ class ProjectForm(PageForm):
         )
         return [question.model_dump()]
 
+    def template_over(self, questions: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """The stored template with its choice as this form says, and its other questions as they are."""
+        data = self.cleaned_data
+        choice = {name: data[name] for name in ("strength", "tie", "both_bad")} | {"text": data["question"]}
+        return [question | choice if question["type"] == "choice" else question for question in questions]
+
     @staticmethod
     def initial_of(project: Project) -> dict[str, Any]:
-        question = project.questions[0]
+        question = find_question(project.questions, "choice") or ChoiceQuestion().model_dump()
         return {
             "name": project.name,
             "guidelines": project.guidelines,

@@ -4,7 +4,7 @@ from annotation.models.comparisons import Candidate, Comparison, ComparisonQuery
 from annotation.models.jobs import ExportJob, ImportJob, Job, RejectedRow
 from annotation.models.judgements import Judgement, JudgementQuerySet, Lease, LeaseQuerySet
 from annotation.models.people import ApiToken, FailedSignIn, User
-from annotation.models.projects import Member, Project, ProjectQuerySet
+from annotation.models.projects import Member, Project, ProjectQuerySet, TemplateVersion
 
 __all__ = [
     "ApiToken",
@@ -24,5 +24,6 @@ __all__ = [
     "Project",
     "ProjectQuerySet",
     "RejectedRow",
+    "TemplateVersion",
     "User",
 ]

@@ -50,6 +50,7 @@ class Lease(models.Model):
     slot = models.PositiveSmallIntegerField()
     order = models.JSONField(help_text="candidate indices as shown, left to right")
     state = models.CharField(max_length=8, choices=State, default=State.OPEN)
+    template_version = models.PositiveIntegerField(default=1, help_text="of the questions that were shown")
     skip_reason = models.CharField(max_length=500, blank=True)
     created_at = models.DateTimeField()
     expires_at = models.DateTimeField()

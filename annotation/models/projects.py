@@ -27,7 +27,7 @@ class Project(models.Model):
     name = models.CharField(max_length=200)
     modality = models.CharField(max_length=8, choices=Modality)
     guidelines = models.TextField(blank=True, help_text="Markdown, shown beside the work.")
-    questions = models.JSONField()  # the task template, validated by annotation.questions
+    questions = models.JSONField()  # the task template, checked by annotation.template
     template_version = models.PositiveIntegerField(default=1)
     labels_per_comparison = models.PositiveSmallIntegerField(default=1)
     lease_minutes = models.PositiveSmallIntegerField(default=20)
@@ -49,6 +49,22 @@ class Project(models.Model):
 
     def get_absolute_url(self) -> str:
         return reverse("annotation:project", args=[self.pk])
+
+
+class TemplateVersion(models.Model):
+    """A task template as it once was, so that what was answered under it can be read."""
+
+    project = models.ForeignKey(Project, on_delete=models.CASCADE, related_name="template_versions")
+    version = models.PositiveIntegerField()
+    questions = models.JSONField()
+    created_at = models.DateTimeField(auto_now_add=True)
+
+    class Meta:
+        ordering = ["project", "version"]
+        constraints = [models.UniqueConstraint(fields=["project", "version"], name="template_version_once")]
+
+    def __str__(self) -> str:
+        return f"template {self.version} of {self.project_id}"
 
 
 class Member(models.Model):

@@ -13,6 +13,7 @@ from django.db.models import Max
 from django.utils import timezone
 
 from annotation.models import Candidate, Comparison, ImportJob, Judgement, Media, Project, User
+from annotation.template import can_be_judged
 
 IMPORT_PREFIX = "import:"  # no person's name may contain a colon
 COLUMNS = ("annotator", "kind", "order", "choice", "strength", "template_version", "seconds", "at")
@@ -34,7 +35,7 @@ def add_comparisons(
     A group is `{"prompt", "candidates": [{"text" | "image": Media, "source"}], "meta", "judgements"}`; the
     judgements, canonical as in a group row, come from elsewhere and belong to users who cannot sign in.
     `needed` people judge each one: by default as many as the project wants, less those who have; nobody
-    where there are fewer than two candidates.
+    where the template asks nothing about so few candidates.
     """
     groups = list(groups)
     project = Project.objects.select_for_update(no_key=True).get(
@@ -79,7 +80,7 @@ def content_key(group: dict[str, Any]) -> str:
 
 
 def _slots(project: Project, group: dict[str, Any]) -> int:
-    if len(group["candidates"]) < 2:
+    if not can_be_judged(project.questions, len(group["candidates"])):
         return 0
     done = sum(item.get("kind", "regular") == "regular" for item in group.get("judgements", ()))
     return max(0, project.labels_per_comparison - done)

@@ -11,8 +11,8 @@ from django.db.models import F
 
 from annotation.errors import Conflict, NotFound
 from annotation.models import Comparison, Judgement, Lease, Member, User
-from annotation.questions import check_answer
 from annotation.services import queue
+from annotation.template import check_answer
 
 MAX_OPEN_AFTER_UNDO: Final = 10
 SAME_ID_OTHER_ANSWER: Final = (
@@ -67,7 +67,7 @@ def submit_judgement(
             earlier = Judgement.objects.filter(annotator=annotator, client_id=client_id).first()
             if earlier is not None:
                 return _repeat(earlier, digest, given)
-        questions = member.project.questions
+        questions = queue.questions_of(lease, member.project)
         check_answer(
             questions, candidates=len(lease.order), choice=choice, strength=strength, answers=answers
         )
@@ -80,7 +80,7 @@ def submit_judgement(
             choice=lease.order[choice] if isinstance(choice, int) else choice,
             strength=strength,
             answers=answers,
-            template_version=member.project.template_version,
+            template_version=lease.template_version,
             seconds=_seconds_since_shown(lease, now),
             created_at=now,
             client_id=client_id,
@@ -131,6 +131,7 @@ def undo_judgement(*, judgement_id: int, annotator: User, now: datetime) -> Leas
             annotator=annotator,
             slot=old.slot,
             order=old.order,
+            template_version=old.template_version,
             created_at=old.created_at,  # so that it is the oldest, and comes first
             expires_at=queue.expiry(member.project, now),
         )

@@ -10,6 +10,7 @@ from django.urls import reverse
 
 from annotation.markdown import render_content
 from annotation.models import Candidate, Comparison, Judgement, Lease, Media, Project, User
+from annotation.services.queue import questions_of
 
 
 def present(lease: Lease, *, html: bool = False) -> dict[str, Any]:
@@ -27,7 +28,7 @@ def present(lease: Lease, *, html: bool = False) -> dict[str, Any]:
             {"position": position, **_content(lease, position, candidates[index])}
             for position, index in enumerate(lease.order)
         ],
-        "questions": lease.comparison.project.questions,
+        "questions": questions_of(lease, lease.comparison.project),
     }
     if html:
         shown["prompt_html"] = render_content(lease.comparison.prompt)

@@ -6,9 +6,9 @@ from django.core.exceptions import ValidationError
 from django.db import transaction
 
 from annotation.errors import Conflict, Invalid, NotAllowed
-from annotation.models import Comparison, Lease, Member, Project, User
-from annotation.questions import parse_questions
+from annotation.models import Comparison, Lease, Member, Project, TemplateVersion, User
 from annotation.services import queue
+from annotation.template import parse_questions
 
 
 @transaction.atomic
@@ -28,11 +28,12 @@ def create_project(
         name=name.strip(),
         modality=modality,
         guidelines=guidelines,
-        questions=parse_questions(questions),
+        questions=parse_questions(questions, modality=modality),
         labels_per_comparison=labels_per_comparison,
         created_by=by,
     )
     _save(project)
+    _keep_template(project)
     Member.objects.create(project=project, user=by, role=Member.Role.MANAGER)
     return project
 
@@ -41,7 +42,8 @@ def create_project(
 def update_project(*, project: Project, **changes: Any) -> Project:
     """Change name, guidelines, questions, labels_per_comparison or lease_minutes.
 
-    A changed template is a new version. How many labels are wanted counts for comparisons added from now on.
+    A changed template is a new version; the old ones are kept. How many labels are wanted counts for
+    comparisons added from now on.
     """
     project = Project.objects.select_for_update(no_key=True).get(pk=project.pk)
     if unknown := changes.keys() - {
@@ -53,12 +55,20 @@ def update_project(*, project: Project, **changes: Any) -> Project:
     }:
         raise Invalid(dict.fromkeys(sorted(unknown), "cannot be changed."))
     if "questions" in changes:
-        changes["questions"] = parse_questions(changes["questions"])
+        changes["questions"] = parse_questions(changes["questions"], modality=project.modality)
         project.template_version += changes["questions"] != project.questions
     for field, value in changes.items():
         setattr(project, field, value)
     _save(project)
+    _keep_template(project)
     return project
+
+
+def _keep_template(project: Project) -> None:
+    """The version that is in force is among those that are kept."""
+    TemplateVersion.objects.get_or_create(
+        project=project, version=project.template_version, defaults={"questions": project.questions}
+    )
 
 
 def _save(project: Project) -> None:

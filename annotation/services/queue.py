@@ -18,7 +18,7 @@ from django.db import connection, transaction
 from django.db.models import F, prefetch_related_objects
 
 from annotation.errors import Conflict, Invalid, NotFound, QueueBusy
-from annotation.models import Comparison, Lease, Member, Project, User
+from annotation.models import Comparison, Lease, Member, Project, TemplateVersion, User
 
 LOOK_AHEAD: Final = 16
 ATTEMPTS: Final = 200
@@ -55,8 +55,10 @@ WITH closed AS (
     UPDATE annotation_member SET frontier = %(frontier)s WHERE id = %(member)s AND frontier <> %(frontier)s
 )
 INSERT INTO annotation_lease
-    (id, comparison_id, annotator_id, slot, "order", state, skip_reason, created_at, expires_at)
-SELECT %(lease)s, %(comparison)s, %(annotator)s, min(slot), %(order)s::jsonb, 'open', '', %(now)s, %(expires)s
+    (id, comparison_id, annotator_id, slot, "order", template_version,
+     state, skip_reason, created_at, expires_at)
+SELECT %(lease)s, %(comparison)s, %(annotator)s, min(slot), %(order)s::jsonb, %(version)s,
+       'open', '', %(now)s, %(expires)s
 FROM closed, generate_series(0, needed - 1) AS slot
 WHERE slot NOT IN (SELECT l.slot FROM annotation_lease l
                    WHERE l.comparison_id = %(comparison)s AND l.state IN ('open', 'judged'))
@@ -180,6 +182,7 @@ def _insert_lease(*, comparison: Comparison, member: Member, frontier: int, now:
         comparison=comparison,
         annotator_id=member.user_id,
         order=order,
+        template_version=member.project.template_version,
         created_at=now,
         expires_at=expiry(member.project, now),
     )
@@ -190,6 +193,7 @@ def _insert_lease(*, comparison: Comparison, member: Member, frontier: int, now:
         "lease": lease.pk,
         "annotator": member.user_id,
         "order": json.dumps(order),
+        "version": lease.template_version,
         "now": now,
         "expires": lease.expires_at,
     }
@@ -198,6 +202,13 @@ def _insert_lease(*, comparison: Comparison, member: Member, frontier: int, now:
         lease.slot = cursor.fetchone()[0]
     lease._state.adding = False
     return lease
+
+
+def questions_of(lease: Lease, project: Project) -> list[dict[str, Any]]:
+    """The template that this lease was handed out under, however it was changed meanwhile."""
+    if lease.template_version == project.template_version:
+        return project.questions
+    return TemplateVersion.objects.get(project=project, version=lease.template_version).questions
 
 
 def expiry(project: Project, now: datetime) -> datetime:

@@ -17,6 +17,7 @@ from annotation.browsing import judged_slots, own_judgements
 from annotation.choices import MOST_DIGITS, Choice, choices_for
 from annotation.errors import Conflict, Invalid, NotFound
 from annotation.models import Lease, Project, User
+from annotation.template import find_question
 from annotation.views.access import SignedIn, visible_project
 
 HISTORY_LENGTH = 20
@@ -32,7 +33,7 @@ def judge(request: SignedIn, pk: int) -> HttpResponse:
     now = timezone.now()
     lease = services.next_lease(project=project, user=request.user, now=now)
     item = services.present(lease, html=True) if lease else None
-    question = project.questions[0]
+    question = find_question(project.questions, "choice")
     count = len(item["candidates"]) if item else 2
     choices = choices_for(question, count)
     last = _last_judgement(project, request.user)
@@ -90,7 +91,8 @@ def judge_submit(request: SignedIn, pk: int) -> HttpResponse:
     """A key pressed without scripts."""
     project = visible_project(request, pk)
     lease = _own_lease(request, project)
-    keys = {choice.key: choice for choice in choices_for(project.questions[0], len(lease.order))}
+    question = find_question(project.questions, "choice")
+    keys = {choice.key: choice for choice in choices_for(question, len(lease.order))}
     chosen = keys.get(request.POST.get("key", ""))
     client_id = _uuid(request.POST.get("client_id"))
     if chosen is None or client_id is None:

@@ -85,7 +85,7 @@ def project_edit(request: SignedIn, pk: int) -> HttpResponse:
                 project=edited,
                 name=data["name"],
                 guidelines=data["guidelines"],
-                questions=form.template,
+                questions=form.template_over(edited.questions),
                 labels_per_comparison=data["labels_per_comparison"],
                 lease_minutes=data["lease_minutes"],
             )

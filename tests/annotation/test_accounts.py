@@ -123,6 +123,8 @@ def test_a_changed_template_is_a_new_version(project):
     assert (same.template_version, same.guidelines) == (1, "Be kind.")
     changed = services.update_project(project=project, questions=[{"type": "choice", "tie": False}])
     assert (changed.template_version, changed.questions[0]["tie"]) == (2, False)
+    kept = project.template_versions.values_list("version", "questions__0__tie")
+    assert list(kept) == [(1, True), (2, False)]
     for changes, field in (({"modality": "image"}, "modality"), ({"labels_per_comparison": 0}, None)):
         with pytest.raises(Invalid) as refusal:
             services.update_project(project=project, **changes)
@@ -155,8 +157,8 @@ def test_template_without_tie(project, annotator):
 # What the database itself refuses
 
 COPY_THE_LEASE = """
-    INSERT INTO annotation_lease SELECT gen_random_uuid(), slot, "order", state, skip_reason, created_at,
-    expires_at, closed_at, {other}, comparison_id FROM annotation_lease
+    INSERT INTO annotation_lease SELECT gen_random_uuid(), slot, "order", template_version, state,
+    skip_reason, created_at, expires_at, closed_at, {other}, comparison_id FROM annotation_lease
 """
 
 

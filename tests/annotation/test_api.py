@@ -47,6 +47,8 @@ def test_create_a_project(as_manager, manager):
         "strength": True,
         "tie": True,
         "both_bad": True,
+        "worst": False,
+        "required": True,
     }
     assert body["questions"] == [question]
     assert as_manager.get(f"/api/v1/projects/{body['id']}/").json() == body
