@@ -157,7 +157,7 @@ def test_template_without_tie(project, annotator):
 # What the database itself refuses
 
 COPY_THE_LEASE = """
-    INSERT INTO annotation_lease SELECT gen_random_uuid(), slot, "order", template_version, state,
+    INSERT INTO annotation_lease SELECT gen_random_uuid(), slot, "order", state, template_version,
     skip_reason, created_at, expires_at, closed_at, {other}, comparison_id FROM annotation_lease
 """
 
