@@ -7,6 +7,7 @@ A key `config.lora.r` is the field `config_lora_r`. A section that may be null (
 from typing import Any
 
 from django import forms
+from django.utils.translation import gettext_lazy as _
 
 PREFIX = "config"
 
@@ -20,6 +21,29 @@ class WordsField(forms.CharField):
     def to_python(self, value: Any) -> Any:
         words = [word.strip() for word in (super().to_python(value) or "").split(",") if word.strip()]
         return words[0] if len(words) == 1 else words
+
+
+class NumbersField(forms.CharField):
+    """Names with a number each, as in `anna=0.5, ben=1`: a mapping."""
+
+    def prepare_value(self, value: Any) -> Any:
+        if not isinstance(value, dict):
+            return value
+        return ", ".join(f"{name}={number:g}" for name, number in value.items())
+
+    def to_python(self, value: Any) -> Any:
+        numbers = {}
+        for part in filter(None, (part.strip() for part in (super().to_python(value) or "").split(","))):
+            name, found, number = part.rpartition("=")
+            try:
+                numbers[name.strip()] = float(number)
+            except ValueError:
+                name = ""
+            if not (found and name.strip()):
+                raise forms.ValidationError(
+                    _("“%(part)s” is not a name and a number, as in anna=0.5."), params={"part": part}
+                )
+        return numbers
 
 
 def fields_of(schema: dict[str, Any]) -> dict[str, forms.Field]:
@@ -102,6 +126,8 @@ def _field(found: dict[str, Any]) -> forms.Field:
         "help_text": found.get("description", ""),
         "required": not nullable,
     }
+    if real.get("additionalProperties", {}).get("type") == "number":
+        return NumbersField(**words | {"required": False})
     if any(kind.get("type") == "array" for kind in kinds):
         return WordsField(**words)
     if "enum" in real:

@@ -16,6 +16,7 @@ class SchemaForm(forms.Form):
 def typed(initial: dict) -> dict:
     """What a browser would send for a form that shows these values."""
     texts = {name: ", ".join(value) if isinstance(value, list) else value for name, value in initial.items()}
+    texts = {name: value if value != {} else "" for name, value in texts.items()}
     return {name: str(value) for name, value in texts.items() if value is not None and value is not False}
 
 
@@ -80,3 +81,15 @@ def test_section_switched_off_is_null():
 def test_unknown_type_is_an_error():
     with pytest.raises(TypeError, match="Odd"):
         schema_forms.fields_of({"properties": {"odd": {"title": "Odd", "type": "object"}}})
+
+
+def test_names_with_numbers():
+    schema = get_method("dpo").config.model_json_schema()
+    untouched = typed(schema_forms.initial_of(schema))
+    form = SchemaForm(untouched | {"config_annotator_weights": "anna=0.5, ben = 2"}, schema)
+    assert form.is_valid(), form.errors
+    assert form.cleaned_data["config_annotator_weights"] == {"anna": 0.5, "ben": 2.0}
+    field = form.fields["config_annotator_weights"]
+    assert field.prepare_value({"anna": 0.5, "ben": 2.0}) == "anna=0.5, ben=2"
+    for wrong in ("anna", "=3", "anna=much"):
+        assert not SchemaForm(untouched | {"config_annotator_weights": wrong}, schema).is_valid()

@@ -6,6 +6,7 @@ import pytest
 
 from training.tuning.config import DPOConfig, PairKeys
 from training.tuning.data import Group
+from training.tuning.errors import BadInput
 from training.tuning.pairs import Pair, make_pairs, why_no_pairs
 
 
@@ -89,3 +90,57 @@ def test_reasons() -> None:
 
 def test_method_configs_are_pair_keys() -> None:
     assert make_pairs(group(0, "tie"), DPOConfig()) == [Pair(0, 1)]
+
+
+def test_annotators_and_rows_have_weights() -> None:
+    """A counts half, B not at all; the row's own weights multiply: .5 · 2 + 1 · 3 votes against 1 · 1."""
+    judged = [{"annotator": name, "choice": int(name in "bd")} for name in "abcd"]
+    given = Group.model_validate(
+        {
+            "prompt": "p",
+            "candidates": [{"text": "x"}, {"text": "y"}],
+            "judgements": judged,
+            "meta": {"weights": [2, 5, 3, 1]},
+        }
+    )
+    weights = {"a": 0.5, "b": 0.0}
+    assert pairs(given, annotator_weights=weights) == [Pair(0, 1, weight=2.5, target=1.5 / 2.5)]
+    assert pairs(given, annotator_weights=weights, row_weights=True) == [Pair(0, 1, weight=5, target=4 / 5)]
+    with pytest.raises(BadInput, match="one number from 0 on for each of the 1 judgements"):
+        pairs(group(0), row_weights=True)
+    assert pairs(group(0, annotator="b"), annotator_weights=weights) == []
+    assert why_no_pairs(group(0)) == "only judgements of weight 0"
+
+
+def test_votes_of_different_strength_or_group_stay_apart() -> None:
+    """A tie has no strength, and pairs of one kind of votes add up to the undivided pair's weight."""
+    given = Group.model_validate(
+        group().model_dump(exclude={"line"})
+        | {
+            "judgements": [
+                {"choice": 0, "strength": 3, "annotator_group": "x"},
+                {"choice": 1, "strength": 3, "annotator_group": "y"},
+                {"choice": 0, "annotator_group": "y"},
+                {"choice": "tie", "annotator_group": "x"},
+            ]
+        }
+    )
+    keys = PairKeys(ties="half")
+    assert make_pairs(given, keys, apart=["strength"]) == [
+        Pair(0, 1, weight=1, target=0.5, strength=0),
+        Pair(0, 1, weight=1, target=1, strength=1),
+        Pair(0, 1, weight=2, target=0.5, strength=3),
+    ]
+    assert make_pairs(given, keys, apart=["annotator_group"]) == [
+        Pair(0, 1, weight=2, target=0.75, annotator_group="x"),
+        Pair(0, 1, weight=2, target=0.5, annotator_group="y"),
+    ]
+    assert sum(pair.weight for pair in make_pairs(given, keys)) == 4
+
+
+def test_ties_with_a_probability_of_their_own() -> None:
+    keys = PairKeys.model_construct(**PairKeys().model_dump() | {"ties": "davidson"})
+    assert make_pairs(group(1, 1, 0, "tie"), keys) == [Pair(1, 0, weight=4, target=0.5, tie=0.25)]
+    assert make_pairs(group("tie"), keys) == [Pair(0, 1, weight=1, target=0, tie=1)]
+    majority = keys.model_copy(update={"pairs": "majority"})
+    assert make_pairs(group(0, "tie", "tie"), majority) == [Pair(0, 1, target=0, tie=1)]

@@ -26,6 +26,7 @@ from training.tuning.config.shared import (
     LoraConfig,
     PairKeys,
     PairRule,
+    TieModel,
     TieRule,
     TrainConfig,
 )
@@ -54,6 +55,7 @@ __all__ = [
     "SamplingKeys",
     "ScoreConfig",
     "TextTrainConfig",
+    "TieModel",
     "TieRule",
     "TrainConfig",
 ]

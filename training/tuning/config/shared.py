@@ -6,10 +6,12 @@ three that matter most carry ``"primary": true``.
 
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat
 
 PairRule = Literal["each", "majority", "soft"]
 TieRule = Literal["drop", "half"]
+# With a probability of their own: for methods whose loss has a place for it.
+TieModel = Literal["drop", "half", "rao_kupper", "davidson"]
 
 PRIMARY: dict[str, Any] = {"primary": True}
 
@@ -126,6 +128,17 @@ class PairKeys(Config):
         "ignore",
         title="Strength",
         description="weight: a judgement of strength 1, 2 or 3 counts as that many votes. ignore: as one.",
+    )
+    annotator_weights: dict[str, NonNegativeFloat] = Field(
+        {},
+        title="Annotators' weights",
+        description="How much each annotator's judgements count, such as 0.5; who is not named counts 1, "
+        "and 0 leaves somebody out.",
+    )
+    row_weights: bool = Field(
+        False,
+        title="Weights in the data",
+        description="Each judgement counts as much as its row's meta.weights says, one number per judgement.",
     )
 
 
