@@ -204,7 +204,8 @@ def name_of_base(run: Run) -> str | None:
     if run.base_checkpoint is not None:
         made_by = run.base_checkpoint.run
         below = name_of_base(made_by)
-        return f"checkpoint {run.base_checkpoint.pk} ({made_by.method}" + (f" from {below})" if below else ")")
+        origin = f"{made_by.method} from {below}" if below else made_by.method
+        return f"checkpoint {run.base_checkpoint.pk} ({origin})"
     if run.base is None:
         return None
     return run.base.name if Path(run.base.location).is_absolute() else run.base.location
