@@ -1,7 +1,7 @@
 """The HTTP API of projects, imports, judging and exports, under /api/v1/. One service call each."""
 
 import uuid
-from typing import Any, TypeVar
+from typing import Any
 
 from django.core.files.storage import default_storage
 from django.http import FileResponse, HttpResponse
@@ -17,11 +17,11 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 
 from annotation import serializers, services
-from annotation.errors import Conflict, Invalid, NotAllowed, NotFound
-from annotation.models import ExportJob, ImportJob, Lease, Member, Project, ProjectQuerySet, User
+from annotation.errors import Conflict, Invalid, NotFound
+from annotation.models import ExportJob, ImportJob, Lease, Project, ProjectQuerySet, User
+from annotation.permissions import Action, find
 
 REJECTED_AT_ONCE = 1000
-JobModel = TypeVar("JobModel", ImportJob, ExportJob)
 AFTER = OpenApiParameter("after", OpenApiTypes.UUID, description="a lease in hand: give the one behind it")
 NEXT = OpenApiParameter(
     "next", OpenApiTypes.INT, enum=[1], description="the reply carries the next comparison"
@@ -36,14 +36,9 @@ def user_of(request: Request) -> User:
     return request.user
 
 
-def find_project(request: Request, pk: int, *, manage: bool = False) -> Project:
+def find_project(request: Request, pk: int, action: Action) -> Project:
     """Outsiders get a 404, members without the right a 403."""
-    project = Project.objects.visible_to(user_of(request)).filter(pk=pk).first()
-    if project is None:
-        raise NotFound("There is no such project.")
-    if manage and not project.members.filter(user=user_of(request), role=Member.Role.MANAGER).exists():
-        raise NotAllowed("Only managers of the project may do this.")
-    return project
+    return find(Project.objects.all(), user_of(request), action, pk=pk)
 
 
 def _after(request: Request) -> uuid.UUID | None:
@@ -148,14 +143,14 @@ class Projects(generics.ListAPIView):
 @api_view(["GET"])
 def project(request: Request, pk: int) -> Response:
     """One project of this user."""
-    return Response(serializers.ProjectSerializer(find_project(request, pk)).data)
+    return Response(serializers.ProjectSerializer(find_project(request, pk, Action.SEE)).data)
 
 
 @extend_schema(request=serializers.MemberSerializer, responses={201: serializers.MemberSerializer})
 @api_view(["POST"])
 def members(request: Request, pk: int) -> Response:
     """Give a user a role in the project, or change it."""
-    found = find_project(request, pk, manage=True)
+    found = find_project(request, pk, Action.PEOPLE)
     serializer = serializers.MemberSerializer(data=request.data)
     serializer.is_valid(raise_exception=True)
     username, role = serializer.validated_data["user"]["username"], serializer.validated_data["role"]
@@ -171,7 +166,7 @@ def members(request: Request, pk: int) -> Response:
 @parser_classes([MultiPartParser])
 def imports(request: Request, pk: int) -> Response:
     """Upload a file whose rows become comparisons; a worker reads it."""
-    found = find_project(request, pk, manage=True)
+    found = find_project(request, pk, Action.EDIT)
     serializer = serializers.ImportRequestSerializer(data=request.data)
     serializer.is_valid(raise_exception=True)
     job = services.start_import(project=found, by=user_of(request), **serializer.validated_data)
@@ -185,7 +180,7 @@ def imports(request: Request, pk: int) -> Response:
 @api_view(["GET"])
 def import_job(request: Request, pk: int) -> Response:
     """How far an import is, and each rejected row with its reason."""
-    return Response(_import_job(request, _find_job(request, ImportJob, pk)))
+    return Response(_import_job(request, find(ImportJob.objects.all(), user_of(request), Action.EDIT, pk=pk)))
 
 
 def _import_job(request: Request, job: ImportJob) -> dict[str, Any]:
@@ -196,37 +191,33 @@ def _import_job(request: Request, job: ImportJob) -> dict[str, Any]:
     return serializers.ImportJobSerializer(job, context={"rejected_rows": rows}).data
 
 
-def _find_job(request: Request, model: type[JobModel], pk: int) -> JobModel:
-    job = model.objects.filter(pk=pk, project__members__user=user_of(request)).first()
-    if job is None:
-        raise NotFound("There is no such job.")
-    find_project(request, job.project_id, manage=True)
-    return job
-
-
 @extend_schema(request=serializers.ExportRequestSerializer, responses={202: serializers.ExportJobSerializer})
 @api_view(["POST"])
 def exports(request: Request, pk: int) -> Response:
     """Have a worker write the project's groups into a file."""
-    found = find_project(request, pk, manage=True)
+    found = find_project(request, pk, Action.EXPORT)
     serializer = serializers.ExportRequestSerializer(data=request.data)
     serializer.is_valid(raise_exception=True)
     job = services.start_export(project=found, by=user_of(request), **serializer.validated_data)
     return Response(serializers.ExportJobSerializer(job).data, status=status.HTTP_202_ACCEPTED)
 
 
+def _export(request: Request, pk: int) -> ExportJob:
+    return find(ExportJob.objects.all(), user_of(request), Action.EXPORT, pk=pk)
+
+
 @extend_schema(responses=serializers.ExportJobSerializer)
 @api_view(["GET"])
 def export_job(request: Request, pk: int) -> Response:
     """How far an export is, and where its file lies when it is done."""
-    return Response(serializers.ExportJobSerializer(_find_job(request, ExportJob, pk)).data)
+    return Response(serializers.ExportJobSerializer(_export(request, pk)).data)
 
 
 @extend_schema(responses={(200, "application/octet-stream"): OpenApiTypes.BINARY})
 @api_view(["GET"])
 def export_download(request: Request, pk: int) -> FileResponse:
     """The finished file."""
-    job = _find_job(request, ExportJob, pk)
+    job = _export(request, pk)
     if job.status != ExportJob.Status.DONE:
         raise Conflict(f"The export is {job.status}; its file is there when it is done.")
     return FileResponse(default_storage.open(job.storage_key), as_attachment=True, filename=job.file_name)

@@ -1,28 +1,40 @@
 """API tokens: `Authorization: Token …` or `Bearer …`."""
 
+from datetime import timedelta
+from typing import Final
+
+from django.utils import timezone
+from django.utils.translation import gettext
 from drf_spectacular.extensions import OpenApiAuthenticationExtension
 from rest_framework.authentication import BaseAuthentication, get_authorization_header
 from rest_framework.exceptions import AuthenticationFailed
 from rest_framework.request import Request
 
-from annotation.models import User
+from annotation.models import ApiToken, User
 from annotation.services.accounts import digest_of_token
+
+NOTICE_EVERY: Final = timedelta(minutes=1)  # so that not every call writes
 
 
 class TokenAuthentication(BaseAuthentication):
     """Finds the user by the digest of the token; other schemes are left to others."""
 
-    def authenticate(self, request: Request) -> tuple[User, str] | None:
+    def authenticate(self, request: Request) -> tuple[User, ApiToken] | None:
         scheme, _, credentials = get_authorization_header(request).partition(b" ")
         if scheme.lower() not in (b"token", b"bearer"):
             return None
         digest = digest_of_token(credentials.strip().decode("latin-1"))
-        user = User.objects.filter(api_tokens__digest=digest, is_active=True).first()
-        if user is None:
+        now = timezone.now()
+        found = ApiToken.objects.select_related("user").filter(digest=digest, user__is_active=True)
+        token = found.exclude(expires_at__lte=now).first()
+        if token is None:
             raise AuthenticationFailed(
-                "The token is not valid; `manage.py create_user NAME --token` makes one."
+                gettext("The token is not valid (any more); make one under “API tokens”.")
             )
-        return user, digest
+        if token.last_used_at is None or now - token.last_used_at >= NOTICE_EVERY:
+            ApiToken.objects.filter(pk=token.pk).update(last_used_at=now)
+        token.user.token = token
+        return token.user, token
 
     def authenticate_header(self, request: Request) -> str:
         return "Token"

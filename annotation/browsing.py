@@ -2,10 +2,11 @@
 
 from typing import Any
 
-from django.db.models import Count, Exists, F, Max, OuterRef, Prefetch, Q, QuerySet, Subquery, Sum
+from django.db.models import Case, Count, Exists, F, Max, OuterRef, Prefetch, Q, QuerySet, Subquery, Sum, When
 from django.db.models.functions import Coalesce
 
 from annotation.models import Candidate, Comparison, Judgement, Lease, Member, Project, User
+from annotation.permissions import Role
 
 
 def projects_of(user: User) -> QuerySet[Project]:
@@ -54,7 +55,7 @@ def comparisons_of(
     `against` names a person: those where somebody else said something else than they did.
     """
     standing = Q(judgements__undone_at=None)
-    found = Comparison.objects.filter(project=project).order_by("rank", "pk")
+    found: Any = Comparison.objects.filter(project=project).order_by("rank", "pk")
     if q:
         found = found.filter(prompt__icontains=q)
     if use:
@@ -70,7 +71,8 @@ def comparisons_of(
         found = found.annotate(answers=Count("judgements__choice", filter=standing, distinct=True)).filter(
             answers__gt=1
         )
-    return found.prefetch_related(_candidates(), _judgements())
+    filtered: QuerySet[Comparison] = found.prefetch_related(_candidates(), _judgements())
+    return filtered
 
 
 def _disagreements_of(username: str) -> QuerySet[Judgement]:
@@ -105,7 +107,8 @@ def members_of(project: Project) -> QuerySet[Member]:
             judgement_count=Count("user__judgements", filter=mine),
             last_at=Max("user__judgements__created_at", filter=mine),
         )
-        .order_by("-role", "user__username", "pk")
+        .annotate(place=Case(*(When(role=role, then=n) for n, role in enumerate(Role))))
+        .order_by("place", "user__username", "pk")
     )
 
 

@@ -1,9 +1,13 @@
 """What the services refuse, in sentences for the person who asked.
 
 The edges translate: the API into problem details (`annotation.problems`), the pages into form errors.
+`NotFound` and `NotAllowed` are also what Django answers with its pages 404 and 403.
 """
 
 from typing import Any
+
+from django.core.exceptions import PermissionDenied
+from django.http import Http404
 
 
 class ServiceError(Exception):
@@ -18,11 +22,11 @@ class Invalid(ServiceError):
         self.errors = errors
 
 
-class NotFound(ServiceError):
+class NotFound(ServiceError, Http404):
     """It does not exist, or this person may not know that it does."""
 
 
-class NotAllowed(ServiceError):
+class NotAllowed(ServiceError, PermissionDenied):
     """The person may see it, but their role does not let them do this."""
 
 

@@ -5,7 +5,8 @@ from typing import Any
 from django import forms
 
 from annotation.errors import Invalid
-from annotation.models import Member, Project
+from annotation.models import Project
+from annotation.permissions import Role
 from annotation.template import find_question
 from annotation.template.questions import ChoiceQuestion
 
@@ -111,9 +112,7 @@ class MemberForm(PageForm):
     username = forms.CharField(
         label="Name", max_length=150, widget=forms.TextInput(attrs={"autocomplete": "off"})
     )
-    role = forms.ChoiceField(
-        choices=[("annotator", "Annotator"), ("manager", "Manager")], initial=Member.Role.ANNOTATOR
-    )
+    role = forms.ChoiceField(choices=Role, initial=Role.ANNOTATOR)
     create = forms.BooleanField(
         required=False, label="Create the account if there is none, and show a one-time sign-in link"
     )

@@ -1,4 +1,4 @@
-"""The HTTP API of models, runs, checkpoints, matches and schedules, under /api/v1/. For managers."""
+"""The HTTP API of models, runs, checkpoints, matches and schedules, under /api/v1/."""
 
 import hashlib
 import json
@@ -15,8 +15,9 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 
 from annotation.api import find_project
-from annotation.errors import Invalid, NotAllowed, NotFound
+from annotation.errors import Invalid, NotFound
 from annotation.models import Project, User
+from annotation.permissions import Action, check_site, find
 from training import serializers, services
 from training.models import BaseModel, Checkpoint, Match, Run, Schedule
 
@@ -30,24 +31,9 @@ ZIP = OpenApiResponse(OpenApiTypes.BINARY, description="a zip of result/")
 PAGE = 200  # newest rows of a list
 
 
-def find(request: Request, rows: QuerySet[Any], pk: int, *, through: str, what: str) -> Any:
-    """The row `pk`, whose project lies at `through`: 404 for outsiders, 403 for its annotators."""
-    found = rows.filter(pk=pk).first()
-    if found is None:
-        raise NotFound(f"There is no such {what}.")
-    project: Any = found
-    for name in through.split("."):
-        project = getattr(project, name)
-    try:
-        find_project(request, project.pk, manage=True)
-    except NotFound:
-        raise NotFound(f"There is no such {what}.") from None
-    return found
-
-
 def listed(request: Request, model: Any, *related: str) -> QuerySet[Any]:
-    """The newest rows in the projects that this user manages, perhaps of one project."""
-    rows = model.objects.managed_by(user_of(request)).select_related(*related)
+    """The newest rows in the projects whose training this user may watch, perhaps of one project."""
+    rows = model.objects.visible_to(user_of(request), Action.WATCH).select_related(*related)
     if (project := wanted_project(request)) is not None:
         rows = rows.filter(project=project)
     return rows.order_by("-pk")[:PAGE]
@@ -74,7 +60,7 @@ def valid(serializer: Any) -> dict[str, Any]:
 
 def own_project(request: Request, data: dict[str, Any]) -> Project:
     try:
-        return find_project(request, data.pop("project"), manage=True)
+        return find_project(request, data.pop("project"), Action.TRAIN)
     except NotFound as error:
         raise Invalid({"project": str(error)}) from None
 
@@ -90,7 +76,7 @@ RUN_ROWS = ("base", "base_checkpoint", "snapshot", "checkpoint", "project")
 )
 @api_view(["GET", "POST"])
 def runs(request: Request) -> Response:
-    """The runs of the projects that you manage, newest first; or start one."""
+    """The runs of your projects, newest first; or start one."""
     if request.method == "GET":
         return Response(serializers.RunSerializer(listed(request, Run, *RUN_ROWS), many=True).data)
     data = valid(serializers.RunRequestSerializer(data=request.data))
@@ -103,7 +89,7 @@ def runs(request: Request) -> Response:
 @api_view(["GET"])
 def run(request: Request, pk: int) -> Response:
     """A run, and how far it is."""
-    found = find(request, Run.objects.select_related(*RUN_ROWS), pk, through="project", what="run")
+    found = find(Run.objects.select_related(*RUN_ROWS), user_of(request), Action.WATCH, pk=pk)
     return Response(serializers.RunSerializer(found).data)
 
 
@@ -111,7 +97,7 @@ def run(request: Request, pk: int) -> Response:
 @api_view(["GET"])
 def metrics(request: Request, pk: int) -> HttpResponse:
     """The run's metrics; with an ETag, so that asking again costs little."""
-    found = find(request, Run.objects.select_related("project"), pk, through="project", what="run")
+    found = find(Run.objects.select_related("project"), user_of(request), Action.WATCH, pk=pk)
     body = {
         "status": found.status,
         "step": found.step,
@@ -147,7 +133,7 @@ def retry(request: Request, pk: int) -> Response:
 
 
 def _change(request: Request, pk: int, change: Any) -> Response:
-    found = find(request, Run.objects.select_related(*RUN_ROWS), pk, through="project", what="run")
+    found = find(Run.objects.select_related(*RUN_ROWS), user_of(request), Action.TRAIN, pk=pk)
     change(run=found)
     return Response(serializers.RunSerializer(found).data, status=status.HTTP_202_ACCEPTED)
 
@@ -156,7 +142,7 @@ def _change(request: Request, pk: int, change: Any) -> Response:
 @api_view(["GET"])
 def checkpoints(request: Request) -> Response:
     """The models that came out of your projects' runs, newest first."""
-    found = Checkpoint.objects.managed_by(user_of(request)).of_models()
+    found = Checkpoint.objects.visible_to(user_of(request), Action.WATCH).of_models()
     if (project := wanted_project(request)) is not None:
         found = found.filter(run__project=project)
     return Response(serializers.CheckpointSerializer(found.order_by("-pk")[:PAGE], many=True).data)
@@ -167,7 +153,7 @@ def checkpoints(request: Request) -> Response:
 def download(request: Request, pk: int) -> FileResponse:
     """The result as a zip: weights, tokenizer, model card."""
     rows = Checkpoint.objects.select_related("run__project")
-    found = find(request, rows, pk, through="run.project", what="checkpoint")
+    found = find(rows, user_of(request), Action.TRAIN, pk=pk)
     file, name = services.open_checkpoint(found)
     return FileResponse(file, as_attachment=True, filename=name, content_type="application/zip")
 
@@ -181,8 +167,7 @@ def download(request: Request, pk: int) -> FileResponse:
 @api_view(["GET", "POST"])
 def models(request: Request) -> Response:
     """The registered models that runs may start from; or register one."""
-    if not user_of(request).is_manager:
-        raise NotAllowed("Only managers see and register models.")
+    check_site(user_of(request), Action.REGISTER_MODEL)
     if request.method == "GET":
         return Response(serializers.BaseModelSerializer(BaseModel.objects.order_by("name"), many=True).data)
     data = valid(serializers.BaseModelRequestSerializer(data=request.data))
@@ -214,7 +199,7 @@ def matches(request: Request) -> Response:
 @api_view(["GET"])
 def match(request: Request, pk: int) -> Response:
     """A match and its win rate, with an interval."""
-    found = find(request, Match.objects.select_related(*MATCH_ROWS), pk, through="project", what="match")
+    found = find(Match.objects.select_related(*MATCH_ROWS), user_of(request), Action.WATCH, pk=pk)
     return Response(serializers.MatchSerializer(found).data)
 
 
@@ -246,7 +231,8 @@ def schedules(request: Request) -> Response:
 def schedule(request: Request, pk: int) -> Response:
     """A schedule; switch it on or off, or remove it."""
     rows = Schedule.objects.select_related("project")
-    found = find(request, rows, pk, through="project", what="schedule")
+    action = Action.WATCH if request.method == "GET" else Action.TRAIN
+    found = find(rows, user_of(request), action, pk=pk)
     if request.method == "DELETE":
         services.delete_schedule(schedule=found)
         return Response(status=status.HTTP_204_NO_CONTENT)

@@ -12,7 +12,7 @@ from django.db.models import Count, Max, Q, QuerySet
 
 from annotation.models import Comparison, Judgement, Project
 from training import services
-from training.models import BaseModel, Checkpoint, Match, Run
+from training.models import BaseModel, Checkpoint, Match, Run, RunQuerySet
 from training.schema_forms import changes_of
 from training.services.naming import REWARD_MODELS
 from training.tuning.registry import METHODS, Method, get_method
@@ -90,7 +90,7 @@ def runs_of(project: Project) -> QuerySet[Run]:
     return rows.select_related("base", "snapshot", "checkpoint", "created_by")
 
 
-def run_rows() -> QuerySet[Run]:
+def run_rows() -> RunQuerySet:
     """For the page of one run."""
     return Run.objects.select_related(
         "project", "base", "base_checkpoint__run", "snapshot", "checkpoint", "created_by", "schedule"

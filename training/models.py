@@ -8,6 +8,7 @@ from django.db.models import F, Q
 from django.urls import reverse
 
 from annotation.models import Comparison, Project, User
+from annotation.permissions import ProjectRows
 from training.tuning.registry import METHODS
 
 JOBS = [method.name for method in METHODS if method.purpose == "job"]  # their results are no models
@@ -60,13 +61,7 @@ class Snapshot(models.Model):
         return f"snapshot {self.pk}"
 
 
-class RunQuerySet(models.QuerySet["Run"]):
-    def visible_to(self, user: User) -> "RunQuerySet":
-        return self.filter(project__members__user=user)
-
-    def managed_by(self, user: User) -> "RunQuerySet":
-        return self.filter(project__members__user=user, project__members__role="manager")
-
+class RunQuerySet(ProjectRows["Run"]):
     def queued(self, *, device_kind: str) -> "RunQuerySet":
         return self.filter(status=Run.Status.QUEUED, device_kind=device_kind)
 
@@ -212,12 +207,8 @@ class ResumePoint(models.Model):
         return f"run {self.run_id} at {self.step}"
 
 
-class CheckpointQuerySet(models.QuerySet["Checkpoint"]):
-    def visible_to(self, user: User) -> "CheckpointQuerySet":
-        return self.filter(run__project__members__user=user)
-
-    def managed_by(self, user: User) -> "CheckpointQuerySet":
-        return self.filter(run__project__members__user=user, run__project__members__role="manager")
+class CheckpointQuerySet(ProjectRows["Checkpoint"]):
+    project_path = "run__project"
 
     def of_models(self) -> "CheckpointQuerySet":
         """Those that runs may start from: not the rows that generation and scoring made."""
@@ -240,9 +231,8 @@ class Checkpoint(models.Model):
         return f"checkpoint {self.pk}"
 
 
-class MatchQuerySet(models.QuerySet["Match"]):
-    def managed_by(self, user: User) -> "MatchQuerySet":
-        return self.filter(project__members__user=user, project__members__role="manager")
+class MatchQuerySet(ProjectRows["Match"]):
+    pass
 
 
 class Match(models.Model):
@@ -290,9 +280,8 @@ class MatchComparison(models.Model):
         return f"comparison {self.comparison_id} of match {self.match_id}"
 
 
-class ScheduleQuerySet(models.QuerySet["Schedule"]):
-    def managed_by(self, user: User) -> "ScheduleQuerySet":
-        return self.filter(project__members__user=user, project__members__role="manager")
+class ScheduleQuerySet(ProjectRows["Schedule"]):
+    pass
 
 
 class Schedule(models.Model):

@@ -5,8 +5,8 @@ from typing import ClassVar
 from django.db import models
 from django.db.models import F, Q
 
-from annotation.models.people import User
 from annotation.models.projects import Project
+from annotation.permissions import ProjectRows
 
 
 class Media(models.Model):
@@ -23,10 +23,7 @@ class Media(models.Model):
         return self.storage_key
 
 
-class ComparisonQuerySet(models.QuerySet["Comparison"]):
-    def visible_to(self, user: User) -> "ComparisonQuerySet":
-        return self.filter(project__members__user=user)
-
+class ComparisonQuerySet(ProjectRows["Comparison"]):
     def open(self) -> "ComparisonQuerySet":
         return self.filter(open_slots__gt=0)
 

@@ -1,9 +1,20 @@
 """Files on their way in and out."""
 
+from typing import ClassVar
+
 from django.db import models
 
 from annotation.models.people import User
 from annotation.models.projects import Project
+from annotation.permissions import ProjectRows
+
+
+class ImportJobQuerySet(ProjectRows["ImportJob"]):
+    pass
+
+
+class ExportJobQuerySet(ProjectRows["ExportJob"]):
+    pass
 
 
 class Job(models.Model):
@@ -46,6 +57,8 @@ class ImportJob(Job):
     position = models.BigIntegerField(default=0, help_text="bytes of the (unpacked) rows that are done")
     line = models.PositiveIntegerField(default=0, help_text="lines that are done")
 
+    objects: ClassVar[ImportJobQuerySet] = ImportJobQuerySet.as_manager()  # type: ignore[assignment]
+
     def __str__(self) -> str:
         return f"import {self.pk}"
 
@@ -69,6 +82,8 @@ class ExportJob(Job):
     filters = models.JSONField(default=dict)
     rows = models.PositiveIntegerField(default=0)
     left_out = models.JSONField(default=dict, help_text="what the format cannot hold, counted by reason")
+
+    objects: ClassVar[ExportJobQuerySet] = ExportJobQuerySet.as_manager()  # type: ignore[assignment]
 
     def __str__(self) -> str:
         return f"export {self.pk}"

@@ -12,9 +12,12 @@ from django.db.models import Q
 
 from annotation.models.comparisons import Comparison
 from annotation.models.people import User
+from annotation.permissions import ProjectRows
 
 
-class LeaseQuerySet(models.QuerySet["Lease"]):
+class LeaseQuerySet(ProjectRows["Lease"]):
+    project_path = "comparison__project"
+
     def live(self) -> "LeaseQuerySet":
         return self.filter(state__in=Lease.LIVE)
 
@@ -87,9 +90,8 @@ class Lease(models.Model):
         return f"lease {self.id}"
 
 
-class JudgementQuerySet(models.QuerySet["Judgement"]):
-    def visible_to(self, user: User) -> "JudgementQuerySet":
-        return self.filter(comparison__project__members__user=user)
+class JudgementQuerySet(ProjectRows["Judgement"]):
+    project_path = "comparison__project"
 
     def standing(self) -> "JudgementQuerySet":
         """Those that were not taken back."""

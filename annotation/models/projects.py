@@ -7,14 +7,11 @@ from django.db.models import Q
 from django.urls import reverse
 
 from annotation.models.people import User
+from annotation.permissions import ProjectRows, Role
 
 
-class ProjectQuerySet(models.QuerySet["Project"]):
-    def visible_to(self, user: User) -> "ProjectQuerySet":
-        return self.filter(members__user=user)
-
-    def managed_by(self, user: User) -> "ProjectQuerySet":
-        return self.filter(members__user=user, members__role=Member.Role.MANAGER)
+class ProjectQuerySet(ProjectRows["Project"]):
+    project_path = ""
 
 
 class Project(models.Model):
@@ -70,9 +67,7 @@ class TemplateVersion(models.Model):
 class Member(models.Model):
     """A user's role in a project, and how far the queue is behind them (`frontier`, a comparison's rank)."""
 
-    class Role(models.TextChoices):
-        MANAGER = "manager"
-        ANNOTATOR = "annotator"
+    Role = Role
 
     project = models.ForeignKey(Project, on_delete=models.CASCADE, related_name="members")
     user = models.ForeignKey(User, on_delete=models.CASCADE, related_name="memberships")
@@ -83,7 +78,7 @@ class Member(models.Model):
     class Meta:
         constraints = [
             models.UniqueConstraint(fields=["project", "user"], name="member_once"),
-            models.CheckConstraint(condition=Q(role__in=["manager", "annotator"]), name="member_role_known"),
+            models.CheckConstraint(condition=Q(role__in=Role.values), name="member_role_known"),
         ]
 
     def __str__(self) -> str:

@@ -3,6 +3,7 @@
 import hashlib
 import hmac
 import secrets
+from collections.abc import Iterable
 from datetime import datetime, timedelta
 from typing import Final
 
@@ -15,7 +16,8 @@ from django.db import IntegrityError, transaction
 from django.urls import reverse
 
 from annotation.errors import Invalid, TooMany
-from annotation.models import ApiToken, FailedSignIn, User
+from annotation.models import ApiToken, FailedSignIn, Project, User
+from annotation.permissions import Scope
 
 SIGN_IN_WINDOW: Final = timedelta(minutes=15)
 SIGN_IN_TRIES_PER_NAME: Final = 10
@@ -46,10 +48,21 @@ def _messages(error: ValidationError) -> dict[str, str]:
     return {"password": " ".join(error.messages)}
 
 
-def issue_token(*, user: User) -> str:
+def issue_token(
+    *,
+    user: User,
+    scopes: Iterable[str] = tuple(Scope.values),
+    project: Project | None = None,
+    expires_at: datetime | None = None,
+    name: str = "",
+) -> str:
     """A new API token. It is returned once; only its digest is stored."""
+    wanted = sorted(set(scopes))
+    if not wanted or set(wanted) - set(Scope.values):
+        raise Invalid({"scopes": f"must be some of {', '.join(Scope.values)}."})
     token = secrets.token_urlsafe(32)
-    ApiToken.objects.create(user=user, digest=digest_of_token(token))
+    values = {"scopes": wanted, "project": project, "expires_at": expires_at, "name": name}
+    ApiToken.objects.create(user=user, digest=digest_of_token(token), **values)
     return token
 
 

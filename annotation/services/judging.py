@@ -60,7 +60,7 @@ def submit_judgement(
     def work(*, reclaim: bool) -> tuple[Judgement, Lease | None]:
         if reclaim:
             comparison.select_for_update(no_key=True, of=("self",)).get()
-        member = queue.lock_member(lease=lease_id, user=annotator.pk)
+        member = queue.lock_member(lease=lease_id, user=annotator)
         leases = _leases_in_hand(member, lease_id)
         lease = next(lease for lease in leases if lease.pk == lease_id)
         if lease.state != Lease.State.OPEN:
@@ -110,7 +110,7 @@ def undo_judgement(*, judgement_id: int, annotator: User, now: datetime) -> Leas
     if project is None:
         raise NotFound("There is no such judgement of yours.")
     with transaction.atomic():
-        member = queue.lock_member(project=project, user=annotator.pk)
+        member = queue.lock_member(project=project, user=annotator)
         judgement = Judgement.objects.select_related("lease").get(pk=judgement_id)
         if judgement.undone_at is not None:
             raise Conflict("This judgement was taken back already.")

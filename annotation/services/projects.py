@@ -7,6 +7,7 @@ from django.db import transaction
 
 from annotation.errors import Conflict, Invalid, NotAllowed
 from annotation.models import Comparison, Lease, Member, Project, TemplateVersion, User
+from annotation.permissions import ALLOWED, Action, Role, check_site
 from annotation.services import queue
 from annotation.template import parse_questions
 
@@ -21,9 +22,8 @@ def create_project(
     questions: object = None,
     labels_per_comparison: int = 1,
 ) -> Project:
-    """A project of which its creator is a manager."""
-    if not by.is_manager:
-        raise NotAllowed("Only managers create projects; ask one to create it, or to make you a manager.")
+    """A project of which its creator is the owner."""
+    check_site(by, Action.CREATE_PROJECT)
     project = Project(
         name=name.strip(),
         modality=modality,
@@ -34,7 +34,7 @@ def create_project(
     )
     _save(project)
     _keep_template(project)
-    Member.objects.create(project=project, user=by, role=Member.Role.MANAGER)
+    Member.objects.create(project=project, user=by, role=Role.OWNER)
     return project
 
 
@@ -81,34 +81,51 @@ def _save(project: Project) -> None:
 
 @transaction.atomic
 def add_member(*, project: Project, username: str, role: str, by: User) -> Member:
-    """Give a user a role in a project, or change it. A project keeps at least one manager."""
-    if role not in Member.Role.values:
-        raise Invalid({"role": f"{role!r} is no role; use manager or annotator."})
+    """Give a user a role in a project, or change it. Only owners make owners; one stays."""
+    if role not in Role.values:
+        raise Invalid({"role": f"{role!r} is no role; use {', '.join(Role.values)}."})
     user = User.objects.filter(username=username, is_active=True).first()
     if user is None:
         raise Invalid({"username": f"There is no user {username!r}; create the account first."})
-    if role == Member.Role.ANNOTATOR:
-        _keep_a_manager(project, without=user)
+    if role == Role.OWNER:
+        _check_owner(project, by)
+    else:
+        _spare_owners(project, user, by=by)
     member, created = Member.objects.get_or_create(project=project, user=user, defaults={"role": role})
     if not created and member.role != role:
         member.role = role
         member.save(update_fields=["role"])
+        if role not in ALLOWED[Action.JUDGE]:
+            _take_back(project, user)
     return member
 
 
 @transaction.atomic
 def remove_member(*, project: Project, user: User, by: User) -> None:
     """Take a user out of a project. Their judgements stay; comparisons in their hands go back."""
+    _take_back(project, user)
+    _spare_owners(project, user, by=by)
+    Member.objects.filter(project=project, user=user).delete()
+
+
+def _take_back(project: Project, user: User) -> None:
     held = Comparison.objects.filter(
         project=project, leases__annotator=user, leases__state=Lease.State.OPEN
     ).values_list("pk", flat=True)
     queue.give_back(comparisons=list(held), annotator=user)
-    _keep_a_manager(project, without=user)
-    Member.objects.filter(project=project, user=user).delete()
 
 
-def _keep_a_manager(project: Project, *, without: User) -> None:
-    managers = project.members.select_for_update().filter(role=Member.Role.MANAGER).order_by("pk")
-    left = [member for member in managers if member.user_id != without.pk]
-    if not left and project.members.filter(user=without, role=Member.Role.MANAGER).exists():
-        raise Conflict("A project keeps at least one manager; make somebody else a manager first.")
+def _spare_owners(project: Project, user: User, *, by: User) -> None:
+    """An owner is changed by owners only, and the last one by nobody. Locks the owners."""
+    owners = project.members.select_for_update().filter(role=Role.OWNER).order_by("pk")
+    left = [member.user_id for member in owners]
+    if user.pk not in left:
+        return
+    _check_owner(project, by)
+    if len(left) == 1:
+        raise Conflict("A project keeps at least one owner; make somebody else an owner first.")
+
+
+def _check_owner(project: Project, by: User) -> None:
+    if not project.members.filter(user=by, role__in=ALLOWED[Action.OWN]).exists():
+        raise NotAllowed("Only owners of the project make owners, and only they change one.")

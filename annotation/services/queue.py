@@ -19,6 +19,7 @@ from django.db.models import F, prefetch_related_objects
 
 from annotation.errors import Conflict, Invalid, NotFound, QueueBusy
 from annotation.models import Comparison, Lease, Member, Project, TemplateVersion, User
+from annotation.permissions import Action, check
 
 LOOK_AHEAD: Final = 16
 ATTEMPTS: Final = 200
@@ -88,7 +89,7 @@ def next_lease(*, project: Project, user: User, after: Lease | None = None, now:
     """
 
     def work() -> Lease | None:
-        member = lock_member(project=project.pk, user=user.pk)
+        member = lock_member(project=project.pk, user=user)
         held = list(Lease.objects.open_of(project=project.pk, annotator=user.pk))
         return take_next(member=member, held=held, after=after, now=now)
 
@@ -108,16 +109,17 @@ def run(work: Callable[[], Result], *, now: datetime) -> Result:
     raise QueueBusy("Too many people are taking comparisons at this moment; try again.")
 
 
-def lock_member(*, user: int, project: int | None = None, lease: uuid.UUID | None = None) -> Member:
+def lock_member(*, user: User, project: int | None = None, lease: uuid.UUID | None = None) -> Member:
     """This person's place in the queue of a project, or of their lease's project, locked. All their leases
     wait for it. It carries `last_rank`, and of its project only what judging needs.
     """
     with connection.cursor() as cursor:
-        cursor.execute(LOCK_MEMBER, {"user": user, "project": project, "lease": lease})
+        cursor.execute(LOCK_MEMBER, {"user": user.pk, "project": project, "lease": lease})
         row = cursor.fetchone()
     if row is None:
         raise NotFound("It does not exist, or you are not a member of its project.")
     *own, questions, template_version, lease_minutes, last_rank = row
+    check(user, Action.JUDGE, role=own[3], project=own[1])
     member = Member.from_db(connection.alias, ["id", "project_id", "user_id", "role", "frontier"], own)
     values = [member.project_id, json.loads(questions), template_version, lease_minutes]
     member.project = Project.from_db(
@@ -223,9 +225,7 @@ def _wait_for(comparison: int) -> None:
 
 def lease_of(*, lease_id: uuid.UUID, annotator: User) -> Lease:
     """A lease in this person's own hands or past; anybody else's does not exist for them."""
-    mine = Lease.objects.filter(
-        pk=lease_id, annotator=annotator, comparison__project__members__user=annotator
-    )
+    mine = Lease.objects.visible_to(annotator, Action.JUDGE).filter(pk=lease_id, annotator=annotator)
     lease = mine.to_present().first()
     if lease is None:
         raise NotFound("There is no such lease.")
@@ -236,7 +236,7 @@ def renew_lease(*, lease_id: uuid.UUID, annotator: User, now: datetime) -> Lease
     """Keep an open comparison for another full term."""
     with transaction.atomic():
         lease = lease_of(lease_id=lease_id, annotator=annotator)
-        lock_member(project=lease.comparison.project_id, user=annotator.pk)
+        lock_member(project=lease.comparison.project_id, user=annotator)
         lease.refresh_from_db(fields=["state"])
         if lease.state != Lease.State.OPEN:
             raise Conflict(f"This comparison is no longer in your hands: its lease is {lease.state}.")

@@ -6,11 +6,13 @@ from django import template
 from django.template.context import RequestContext
 from django.urls import NoReverseMatch, reverse
 from django.utils.safestring import SafeString
+from django.utils.translation import gettext_noop as _
 
 from annotation.choices import describe
 from annotation.choices import letter as letter_of
 from annotation.markdown import first_line, render_content, render_markdown
 from annotation.models import Judgement, Member
+from annotation.permissions import ALLOWED, Action
 
 register = template.Library()
 
@@ -18,51 +20,64 @@ register = template.Library()
 class Page(NamedTuple):
     label: str
     name: str
+    action: Action
 
 
-# Groups of the navigation; a name that no app serves is left out.
-MANAGER_PAGES: dict[str, list[Page]] = {
-    "": [Page("Overview", "annotation:project"), Page("Judge", "annotation:judge")],
-    "Data": [
-        Page("Comparisons", "annotation:data"),
-        Page("Imports", "annotation:imports"),
-        Page("Exports", "annotation:exports"),
-    ],
-    "People": [Page("Quality", "annotation:quality"), Page("Members", "annotation:members")],
-    "Tuning": [
-        Page("Runs", "training:runs"),
-        Page("Models", "training:models"),
-        Page("Matches", "training:matches"),
-        Page("Schedules", "training:schedules"),
-    ],
-    "Project": [Page("Guidelines", "annotation:guidelines"), Page("Settings", "annotation:project_edit")],
-}
-ANNOTATOR_PAGES: dict[str, list[Page]] = {
+# Groups of the navigation; everybody sees what their role may open. A name that no app serves is left out.
+PAGES: dict[str, list[Page]] = {
     "": [
-        Page("Overview", "annotation:project"),
-        Page("Judge", "annotation:judge"),
-        Page("Guidelines", "annotation:guidelines"),
-        Page("History", "annotation:history"),
+        Page(_("Overview"), "annotation:project", Action.SEE),
+        Page(_("Judge"), "annotation:judge", Action.JUDGE),
+        Page(_("Guidelines"), "annotation:guidelines", Action.SEE),
+        Page(_("History"), "annotation:history", Action.JUDGE),
     ],
+    _("Data"): [
+        Page(_("Comparisons"), "annotation:data", Action.BROWSE),
+        Page(_("Imports"), "annotation:imports", Action.EDIT),
+        Page(_("Exports"), "annotation:exports", Action.EXPORT),
+    ],
+    _("People"): [
+        Page(_("Quality"), "annotation:quality", Action.BROWSE),
+        Page(_("Members"), "annotation:members", Action.PEOPLE),
+    ],
+    _("Tuning"): [
+        Page(_("Runs"), "training:runs", Action.WATCH),
+        Page(_("Models"), "training:models", Action.WATCH),
+        Page(_("Matches"), "training:matches", Action.WATCH),
+        Page(_("Schedules"), "training:schedules", Action.WATCH),
+    ],
+    _("Project"): [Page(_("Settings"), "annotation:project_edit", Action.EDIT)],
 }
+
+
+@register.simple_tag(takes_context=True)
+def may(context: RequestContext, action: str) -> bool:
+    """`{% may "edit" as can_edit %}`: whether this person's role in the context's project allows it."""
+    return _role(context) in ALLOWED[Action(action)]
+
+
+def _role(context: RequestContext) -> str:
+    """This person's role in the project of the context, read once for each request; "" for outsiders."""
+    request, project = context["request"], context["project"]
+    roles: dict[int, str] = request.__dict__.setdefault("project_roles", {})
+    if project.pk not in roles:
+        mine = Member.objects.filter(project=project.pk, user=request.user.pk)
+        roles[project.pk] = mine.values_list("role", flat=True).first() or ""
+    return roles[project.pk]
 
 
 @register.inclusion_tag("annotation/_project_nav.html", takes_context=True)
 def project_nav(context: RequestContext) -> dict[str, Any]:
-    """The pages of the project in the context, for the role that this person has in it."""
-    request, project = context["request"], context["project"]
-    role = (
-        Member.objects.filter(project=project.pk, user=request.user.pk).values_list("role", flat=True).first()
-    )
-    match = request.resolver_match
+    """The pages of the project in the context that this person may open."""
+    role, project, match = _role(context), context["project"], context["request"].resolver_match
     groups = []
-    for group, pages in (MANAGER_PAGES if role == Member.Role.MANAGER else ANNOTATOR_PAGES).items():
-        found = [(page, _address(page.name, project.pk)) for page in pages]
+    for number, (group, pages) in enumerate(PAGES.items()):
+        found = [(page, _address(page.name, project.pk)) for page in pages if role in ALLOWED[page.action]]
         links = [
             (page.label, url, bool(match and match.view_name == page.name)) for page, url in found if url
         ]
         if links:
-            groups.append((group, links))
+            groups.append((number, group, links))
     return {"groups": groups}
 
 

@@ -1,10 +1,9 @@
-"""Who may see which project: outsiders get 404, members without the role 403."""
+"""The project of a page, if this person may do there what the page does."""
 
-from django.core.exceptions import PermissionDenied
 from django.http import HttpRequest
-from django.shortcuts import get_object_or_404
 
 from annotation.models import Project, User
+from annotation.permissions import Action, find
 
 
 class SignedIn(HttpRequest):
@@ -13,15 +12,8 @@ class SignedIn(HttpRequest):
     user: User
 
 
-def visible_project(request: SignedIn, pk: int) -> Project:
-    """A project that this person belongs to, or 404."""
-    return get_object_or_404(Project.objects.visible_to(request.user), pk=pk)
-
-
-def managed_project(request: SignedIn, pk: int) -> Project:
-    """A project that this person manages; 404 for outsiders, 403 for its annotators."""
-    project = Project.objects.managed_by(request.user).filter(pk=pk).first()
-    if project is None:
-        visible_project(request, pk)
-        raise PermissionDenied("This page is for the project's managers.")
-    return project
+def project_for(request: SignedIn, pk: int, action: Action, *, to_post: Action | None = None) -> Project:
+    """404 for outsiders, 403 for members whose role does not allow this, or not `to_post` to the page."""
+    if request.method == "POST" and to_post is not None:
+        action = to_post
+    return find(Project.objects.all(), request.user, action, pk=pk)

@@ -16,7 +16,8 @@ from annotation.browsing import comparison_in_full, comparisons_of, is_in_hands_
 from annotation.errors import Invalid
 from annotation.forms import DataFilterForm, ExportForm, ImportForm
 from annotation.models import Comparison, ImportJob, Job, RejectedRow
-from annotation.views.access import SignedIn, managed_project
+from annotation.permissions import Action, find
+from annotation.views.access import SignedIn, project_for
 
 PAGE_SIZE = 50
 JOBS_SHOWN = 50
@@ -26,7 +27,7 @@ ROWS_SHOWN = 200
 @login_required
 @require_http_methods(["GET", "POST"])
 def imports(request: SignedIn, pk: int) -> HttpResponse:
-    project = managed_project(request, pk)
+    project = project_for(request, pk, Action.EDIT)
     form = ImportForm(request.POST or None, request.FILES or None)
     if form.is_valid():
         try:
@@ -46,10 +47,16 @@ def imports(request: SignedIn, pk: int) -> HttpResponse:
 @require_GET
 def import_detail(request: SignedIn, pk: int) -> HttpResponse:
     """One import. While it runs, its state alone is asked for again and again."""
-    job = get_object_or_404(ImportJob.objects.select_related("project", "created_by"), pk=pk)
-    project = managed_project(request, job.project_id)
+    found = ImportJob.objects.select_related("project", "created_by")
+    job = find(found, request.user, Action.EDIT, pk=pk)
     rows = job.rejected_rows.order_by("line", "pk")[:ROWS_SHOWN]
-    context = {"project": project, "job": job, "rows": rows, "working": _is_working(job), "shown": ROWS_SHOWN}
+    context = {
+        "project": job.project,
+        "job": job,
+        "rows": rows,
+        "working": _is_working(job),
+        "shown": ROWS_SHOWN,
+    }
     return _page_or_part(request, "import", context)
 
 
@@ -57,8 +64,7 @@ def import_detail(request: SignedIn, pk: int) -> HttpResponse:
 @require_GET
 def rejected_rows(request: SignedIn, pk: int) -> StreamingHttpResponse:
     """All rejected rows of an import as a table with line, field and reason."""
-    job = get_object_or_404(ImportJob, pk=pk)
-    managed_project(request, job.project_id)
+    job = find(ImportJob.objects.all(), request.user, Action.EDIT, pk=pk)
     rows = RejectedRow.objects.filter(job=job).order_by("line", "pk").values_list("line", "field", "reason")
     response = StreamingHttpResponse(_csv_lines(rows.iterator()), content_type="text/csv; charset=utf-8")
     response["Content-Disposition"] = f'attachment; filename="import-{pk}-rejected.csv"'
@@ -81,7 +87,7 @@ def _csv_lines(rows: Iterator[tuple[int, str, str]]) -> Iterator[str]:
 @login_required
 @require_http_methods(["GET", "POST"])
 def exports(request: SignedIn, pk: int) -> HttpResponse:
-    project = managed_project(request, pk)
+    project = project_for(request, pk, Action.EXPORT)
     form = ExportForm(request.POST or None)
     if form.is_valid():
         try:
@@ -103,7 +109,7 @@ def exports(request: SignedIn, pk: int) -> HttpResponse:
 @require_GET
 def browse(request: SignedIn, pk: int) -> HttpResponse:
     """Comparisons with what people said, filtered."""
-    project = managed_project(request, pk)
+    project = project_for(request, pk, Action.BROWSE)
     form = DataFilterForm(request.GET or None)
     chosen: dict[str, Any] = form.cleaned_data if form.is_valid() else {}
     page = Paginator(comparisons_of(project, **chosen), PAGE_SIZE).get_page(request.GET.get("page"))
@@ -123,7 +129,7 @@ def browse(request: SignedIn, pk: int) -> HttpResponse:
 @require_GET
 def comparison(request: SignedIn, pk: int, comparison: int) -> HttpResponse:
     """Everything about one comparison, candidates in their own order."""
-    project = managed_project(request, pk)
+    project = project_for(request, pk, Action.BROWSE)
     shown = get_object_or_404(comparison_in_full(project), pk=comparison)
     context = {
         "project": project,
@@ -144,7 +150,7 @@ def _neighbour(shown: Comparison, *, order: str, **condition: int) -> int | None
 @require_GET
 def candidate_image(request: SignedIn, pk: int, comparison: int, index: int) -> FileResponse:
     """A candidate's picture, for the project's managers."""
-    project = managed_project(request, pk)
+    project = project_for(request, pk, Action.BROWSE)
     shown = get_object_or_404(comparison_in_full(project), pk=comparison)
     image = next((one.image for one in shown.candidates.all() if one.index == index), None)
     if image is None:

@@ -15,10 +15,11 @@ from django.views.decorators.http import require_GET, require_POST
 from annotation import services
 from annotation.browsing import judged_slots, own_judgements
 from annotation.choices import MOST_DIGITS, Choice, choices_for
-from annotation.errors import Conflict, Invalid, NotFound
+from annotation.errors import Conflict, Invalid
 from annotation.models import Lease, Project, User
+from annotation.permissions import Action
 from annotation.template import find_question
-from annotation.views.access import SignedIn, visible_project
+from annotation.views.access import SignedIn, project_for
 
 HISTORY_LENGTH = 20
 NO_LEASE = uuid.UUID(int=0)  # stands in address templates for the script
@@ -29,7 +30,7 @@ NO_LEASE = uuid.UUID(int=0)  # stands in address templates for the script
 @require_GET
 def judge(request: SignedIn, pk: int) -> HttpResponse:
     """The comparison that this person has open, or the next one."""
-    project = visible_project(request, pk)
+    project = project_for(request, pk, Action.JUDGE)
     now = timezone.now()
     lease = services.next_lease(project=project, user=request.user, now=now)
     item = services.present(lease, html=True) if lease else None
@@ -89,7 +90,7 @@ def _last_judgement(project: Project, user: User) -> int | None:
 @require_POST
 def judge_submit(request: SignedIn, pk: int) -> HttpResponse:
     """A key pressed without scripts."""
-    project = visible_project(request, pk)
+    project = project_for(request, pk, Action.JUDGE)
     lease = _own_lease(request, project)
     question = find_question(project.questions, "choice")
     keys = {choice.key: choice for choice in choices_for(question, len(lease.order))}
@@ -117,7 +118,7 @@ def judge_submit(request: SignedIn, pk: int) -> HttpResponse:
 @login_required
 @require_POST
 def judge_skip(request: SignedIn, pk: int) -> HttpResponse:
-    lease = _own_lease(request, visible_project(request, pk))
+    lease = _own_lease(request, project_for(request, pk, Action.JUDGE))
     try:
         reason = request.POST.get("reason", "")
         services.skip_lease(lease_id=lease.pk, annotator=request.user, reason=reason, now=timezone.now())
@@ -129,14 +130,12 @@ def judge_skip(request: SignedIn, pk: int) -> HttpResponse:
 @login_required
 @require_POST
 def judge_undo(request: SignedIn, pk: int) -> HttpResponse:
-    visible_project(request, pk)
+    project_for(request, pk, Action.JUDGE)
     number = request.POST.get("judgement", "")
     if not number.isdecimal():
         raise Http404("There is no such judgement.")
     try:
         services.undo_judgement(judgement_id=int(number), annotator=request.user, now=timezone.now())
-    except NotFound as error:
-        raise Http404(str(error)) from error
     except Conflict as error:
         messages.error(request, str(error))
     return redirect("annotation:judge", pk)
@@ -144,10 +143,7 @@ def judge_undo(request: SignedIn, pk: int) -> HttpResponse:
 
 def _own_lease(request: SignedIn, project: Project) -> Lease:
     lease_id = _uuid(request.POST.get("lease"))
-    try:
-        lease = services.lease_of(lease_id=lease_id or NO_LEASE, annotator=request.user)
-    except NotFound as error:
-        raise Http404(str(error)) from error
+    lease = services.lease_of(lease_id=lease_id or NO_LEASE, annotator=request.user)
     if lease.comparison.project_id != project.pk:
         raise Http404("There is no such lease.")
     return lease
@@ -165,7 +161,7 @@ def _uuid(text: str | None) -> uuid.UUID | None:
 @require_GET
 def history(request: SignedIn, pk: int) -> HttpResponse:
     """One's own last judgements; the drawer of the judging page asks for the list alone."""
-    project = visible_project(request, pk)
+    project = project_for(request, pk, Action.JUDGE)
     mine = own_judgements(project=project, user=request.user)
     context: dict[str, Any] = {"project": project, "judgements": mine[:HISTORY_LENGTH]}
     name = "_history.html" if _wants_part(request) else "history.html"
@@ -181,4 +177,4 @@ def _wants_part(request: HttpRequest) -> bool:
 @login_required
 @require_GET
 def guidelines(request: SignedIn, pk: int) -> HttpResponse:
-    return render(request, "annotation/guidelines.html", {"project": visible_project(request, pk)})
+    return render(request, "annotation/guidelines.html", {"project": project_for(request, pk, Action.SEE)})

@@ -15,8 +15,9 @@ from annotation.browsing import judged_slots, members_of, projects_of
 from annotation.errors import Conflict, Invalid, NotAllowed
 from annotation.forms import MemberForm, NewProjectForm, ProjectForm
 from annotation.markdown import render_markdown
-from annotation.models import Member, Project, User
-from annotation.views.access import SignedIn, managed_project, visible_project
+from annotation.models import Project, User
+from annotation.permissions import ALLOWED, Action, check_site
+from annotation.views.access import SignedIn, project_for
 
 PREVIEW_LIMIT = 100_000  # characters
 
@@ -30,21 +31,18 @@ def home(request: SignedIn) -> HttpResponse:
 @login_required
 @require_GET
 def project(request: SignedIn, pk: int) -> HttpResponse:
-    """Managers see the five answers, annotators what is asked of them."""
-    shown = visible_project(request, pk)
+    """Who may browse sees the five answers, annotators what is asked of them."""
+    shown = project_for(request, pk, Action.SEE)
     progress = services.progress(project=shown, user=request.user, now=timezone.now())
-    manages = shown.members.filter(user=request.user, role=Member.Role.MANAGER).exists()
+    browses = shown.members.filter(user=request.user, role__in=ALLOWED[Action.BROWSE]).exists()
     context = {"project": shown, "progress": progress, "judged": judged_slots(shown, progress)}
-    return render(request, f"annotation/{'project' if manages else 'project_annotator'}.html", context)
+    return render(request, f"annotation/{'project' if browses else 'project_annotator'}.html", context)
 
 
 @login_required
 @require_http_methods(["GET", "POST"])
 def project_new(request: SignedIn) -> HttpResponse:
-    if not request.user.is_manager:
-        raise PermissionDenied(
-            "Only managers create projects; ask one to create it, or to make you a manager."
-        )
+    check_site(request.user, Action.CREATE_PROJECT)
     form = NewProjectForm(request.POST or None)
     if form.is_valid():
         try:
@@ -76,7 +74,7 @@ def _create(user: User, form: NewProjectForm) -> Project:
 @login_required
 @require_http_methods(["GET", "POST"])
 def project_edit(request: SignedIn, pk: int) -> HttpResponse:
-    edited = managed_project(request, pk)
+    edited = project_for(request, pk, Action.EDIT)
     form = ProjectForm(request.POST or None, initial=ProjectForm.initial_of(edited))
     if form.is_valid():
         data = form.cleaned_data
@@ -109,7 +107,7 @@ def preview(request: SignedIn) -> HttpResponse:
 @require_http_methods(["GET", "POST"])
 def members(request: SignedIn, pk: int) -> HttpResponse:
     """Who belongs to the project. A new account's one-time link is shown once, in the reply to the form."""
-    managed = managed_project(request, pk)
+    managed = project_for(request, pk, Action.PEOPLE)
     form = MemberForm(request.POST or None, initial={"create": True})
     context = {"project": managed, "form": form}
     if form.is_valid():
@@ -142,7 +140,7 @@ def _add_member(request: SignedIn, managed: Project, form: MemberForm) -> dict[s
 @require_POST
 def member_link(request: SignedIn, pk: int, user: int) -> HttpResponse:
     """A new one-time link for an annotator who lost theirs. Nobody gets a link into a manager's account."""
-    managed = managed_project(request, pk)
+    managed = project_for(request, pk, Action.PEOPLE)
     member = get_object_or_404(managed.members.select_related("user"), user=user)
     if not request.user.is_manager or member.user.is_manager or member.user.is_superuser:
         raise PermissionDenied("Links are made by managers of the site, for annotators only.")
@@ -159,11 +157,11 @@ def member_link(request: SignedIn, pk: int, user: int) -> HttpResponse:
 @login_required
 @require_POST
 def member_remove(request: SignedIn, pk: int, user: int) -> HttpResponse:
-    managed = managed_project(request, pk)
+    managed = project_for(request, pk, Action.PEOPLE)
     member = get_object_or_404(managed.members.select_related("user"), user=user)
     try:
         services.remove_member(project=managed, user=member.user, by=request.user)
-    except Conflict as error:
+    except (Conflict, NotAllowed) as error:
         messages.error(request, str(error))
     else:
         messages.info(request, f"{member.user.username} is no longer a member. Their judgements stay.")

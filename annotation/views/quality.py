@@ -9,7 +9,8 @@ from django.shortcuts import render
 from django.views.decorators.http import require_GET
 
 from annotation.agreement import Annotator, annotators, summarise
-from annotation.views.access import SignedIn, managed_project
+from annotation.permissions import Action
+from annotation.views.access import SignedIn, project_for
 
 BAR_WIDTH: Final = 600
 BIAS_MIN: Final = 10  # fewer one-sided answers say nothing about bias
@@ -19,7 +20,7 @@ BIAS_MIN: Final = 10  # fewer one-sided answers say nothing about bias
 @require_GET
 def quality(request: SignedIn, pk: int) -> HttpResponse:
     """Agreement of the project with its interval, and a row for each annotator."""
-    project = managed_project(request, pk)
+    project = project_for(request, pk, Action.BROWSE)
     people = annotators(project)
     context = {
         "project": project,
@@ -35,7 +36,7 @@ def quality(request: SignedIn, pk: int) -> HttpResponse:
 @require_GET
 def agreement(request: SignedIn, pk: int) -> HttpResponse:
     """The first of the five answers, fetched by the project's page after it is there."""
-    project = managed_project(request, pk)
+    project = project_for(request, pk, Action.BROWSE)
     return render(request, "annotation/_agreement.html", {"project": project, "summary": summarise(project)})
 
 

@@ -9,7 +9,7 @@ from django.db import IntegrityError, transaction
 from django.utils import timezone
 
 from annotation import services
-from annotation.errors import Conflict, Invalid, NotAllowed, TooMany
+from annotation.errors import Conflict, Invalid, NotAllowed, NotFound, TooMany
 from annotation.models import ApiToken, FailedSignIn, Member, User
 from annotation.services.accounts import digest_of_token
 from tests.annotation import factories
@@ -132,13 +132,48 @@ def test_a_changed_template_is_a_new_version(project):
 
 
 def test_members_come_and_go(project, annotator):
-    services.add_member(project=project, username="anna", role="manager", by=project.created_by)
+    """Ownership is handed over: a second owner is made, and the first one leaves."""
+    services.add_member(project=project, username="anna", role="owner", by=project.created_by)
     services.remove_member(project=project, user=project.created_by, by=annotator)
-    with pytest.raises(Conflict, match="at least one manager"):
-        services.remove_member(project=project, user=annotator, by=annotator)
-    assert list(Member.objects.values_list("user__username", "role")) == [("anna", "manager")]
+    for change in (
+        lambda: services.remove_member(project=project, user=annotator, by=annotator),
+        lambda: services.add_member(project=project, username="anna", role="manager", by=annotator),
+    ):
+        with pytest.raises(Conflict, match="at least one owner"):
+            change()
+    assert list(Member.objects.values_list("user__username", "role")) == [("anna", "owner")]
     with pytest.raises(Invalid, match="There is no user"):
         services.add_member(project=project, username="import:kim", role="annotator", by=annotator)
+
+
+def test_managers_neither_make_nor_touch_owners(project, annotator):
+    services.add_member(project=project, username="anna", role="manager", by=project.created_by)
+    owner = project.created_by
+    for change in (
+        lambda: services.add_member(project=project, username="anna", role="owner", by=annotator),
+        lambda: services.add_member(project=project, username=owner.username, role="viewer", by=annotator),
+        lambda: services.remove_member(project=project, user=owner, by=annotator),
+    ):
+        with pytest.raises(NotAllowed, match="Only owners"):
+            change()
+    roles = dict(Member.objects.values_list("user__username", "role"))
+    assert roles == {"anna": "manager", owner.username: "owner"}
+
+
+def test_a_viewer_gives_back_what_they_held(project, annotator):
+    from tests.annotation.test_queue import take
+
+    (comparison,) = factories.add_texts(project, 1)
+    lease = take(project, annotator)
+    services.add_member(project=project, username="anna", role="viewer", by=project.created_by)
+    comparison.refresh_from_db()
+    assert comparison.open_slots == 1
+    for again in (
+        lambda: take(project, annotator),
+        lambda: services.lease_of(lease_id=lease.pk, annotator=annotator),
+    ):
+        with pytest.raises((NotAllowed, NotFound)):
+            again()
 
 
 def test_template_without_tie(project, annotator):

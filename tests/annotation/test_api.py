@@ -53,7 +53,7 @@ def test_create_a_project(as_manager, manager):
     assert body["questions"] == [question]
     assert as_manager.get(f"/api/v1/projects/{body['id']}/").json() == body
     assert [item["id"] for item in as_manager.get("/api/v1/projects/").json()["results"]] == [body["id"]]
-    assert Member.objects.get(project=body["id"]).role == "manager"
+    assert Member.objects.get(project=body["id"]).role == "owner"
 
 
 @pytest.mark.parametrize(

@@ -235,7 +235,7 @@ def test_estimate_of_a_draft(project, base, as_mona, done):
 
 def test_run_takes_few_queries(done, as_mona, django_assert_num_queries):
     Run.objects.filter(pk=done.run_id).update(preview=PREVIEW)
-    with django_assert_num_queries(7):  # session, user, run, project, metrics, other runs, navigation
+    with django_assert_num_queries(6):  # session, user, run, metrics, other runs, navigation
         page = as_mona.get(reverse("training:run", args=[done.run_id])).content.decode()
     assert reverse("training:checkpoint_download", args=[done.pk]) in page
     assert "Compare blind with its base" in page
@@ -274,7 +274,7 @@ def test_progress(project, base, as_mona, django_assert_num_queries):
     Run.objects.filter(pk=run.pk).update(status="running", step=5, total_steps=10, log_tail="a\nb", attempt=1)
     factories.log_metrics(run)
     address = reverse("training:run_progress", args=[run.pk])
-    with django_assert_num_queries(5):  # session, user, run, project, metrics
+    with django_assert_num_queries(4):  # session, user, run, metrics
         response = as_mona.get(address)
     body = response.json()
     assert (body["status"], body["step"], body["total_steps"], body["eta_seconds"]) == (

@@ -110,7 +110,7 @@ def test_match_that_cannot_be(project, base, as_mona, done):
 
 def test_match(project, base, as_mona, done, django_assert_num_queries):
     match = factories.make_match(project, done, base)
-    with django_assert_num_queries(8):  # session, user, match, project, sides, answers, progress, navigation
+    with django_assert_num_queries(7):  # session, user, match, sides, answers, progress, navigation
         text = as_mona.get(match.get_absolute_url()).content.decode()
     assert "<strong>75 %</strong>" in text
     assert "This is not enough to say which is better." in text

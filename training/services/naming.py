@@ -5,6 +5,7 @@ from typing import Any
 
 from annotation.errors import Invalid
 from annotation.models import Project, User
+from annotation.permissions import Action
 from training.models import BaseModel, Checkpoint, Run
 from training.tuning.registry import METHODS, Method
 
@@ -86,7 +87,7 @@ def find_base(*, by: User, name: str | None, method: Method, field: str = "base"
 
 def _find_checkpoint(*, by: User, name: str, method: Method, field: str) -> Checkpoint:
     number = name.removeprefix("checkpoint:")
-    found = Checkpoint.objects.managed_by(by).of_models().select_related("run__project")
+    found = Checkpoint.objects.visible_to(by, Action.TRAIN).of_models().select_related("run__project")
     checkpoint = found.filter(pk=int(number)).first() if number.isdecimal() and len(number) < 19 else None
     if checkpoint is None:
         raise Invalid({field: f'There is no model "{name}" among your projects.'})

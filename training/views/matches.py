@@ -4,11 +4,12 @@ from typing import Any
 
 from django.contrib.auth.decorators import login_required
 from django.http import HttpResponse
-from django.shortcuts import get_object_or_404, redirect, render
+from django.shortcuts import redirect, render
 from django.views.decorators.http import require_GET, require_http_methods
 
 from annotation.errors import Invalid
-from annotation.views.access import SignedIn, managed_project
+from annotation.permissions import Action, find
+from annotation.views.access import SignedIn, project_for
 from training import browsing, services
 from training.forms import MatchForm
 from training.models import Match
@@ -18,7 +19,7 @@ from training.models import Match
 @require_http_methods(["GET", "POST"])
 def matches(request: SignedIn, pk: int) -> HttpResponse:
     """The list, and the form that queues one more; `?left=…&right=…` fills it."""
-    project = managed_project(request, pk)
+    project = project_for(request, pk, Action.WATCH, to_post=Action.TRAIN)
     given = {name: request.GET[name] for name in ("left", "right") if name in request.GET}
     form = MatchForm(request.POST or None, project=project, initial=given)
     if form.is_valid():
@@ -39,11 +40,10 @@ def matches(request: SignedIn, pk: int) -> HttpResponse:
 @require_GET
 def match(request: SignedIn, pk: int) -> HttpResponse:
     """One match. While models answer or people judge, its figures alone are asked for again."""
-    rows = Match.objects.select_related("left_run__base", "right_run__base", "created_by")
-    shown = get_object_or_404(rows, pk=pk)
-    project = managed_project(request, shown.project_id)
+    rows = Match.objects.select_related("project", "left_run__base", "right_run__base", "created_by")
+    shown = find(rows, request.user, Action.WATCH, pk=pk)
     context = {
-        "project": project,
+        "project": shown.project,
         **_described(shown, services.win_rate(shown)),
         "progress": browsing.match_progress(shown),
     }

@@ -2,13 +2,13 @@
 
 from django.contrib import messages
 from django.contrib.auth.decorators import login_required
-from django.core.exceptions import PermissionDenied
 from django.http import FileResponse, HttpResponse
-from django.shortcuts import get_object_or_404, redirect, render
+from django.shortcuts import redirect, render
 from django.views.decorators.http import require_GET, require_http_methods
 
 from annotation.errors import Invalid
-from annotation.views.access import SignedIn, managed_project
+from annotation.permissions import Action, check_site, find
+from annotation.views.access import SignedIn, project_for
 from training import browsing, services
 from training.forms import ModelForm
 from training.models import Checkpoint
@@ -18,10 +18,10 @@ from training.models import Checkpoint
 @require_http_methods(["GET", "POST"])
 def models(request: SignedIn, pk: int) -> HttpResponse:
     """The lineage from registered models to the newest checkpoints; and registering one."""
-    project = managed_project(request, pk)
+    project = project_for(request, pk, Action.WATCH, to_post=Action.TRAIN)
     form = ModelForm(request.POST or None)
-    if request.method == "POST" and not request.user.is_manager:
-        raise PermissionDenied("Only managers of the site register models; ask one of them.")
+    if request.method == "POST":
+        check_site(request.user, Action.REGISTER_MODEL)
     if form.is_valid():
         try:
             model = services.register_base_model(
@@ -40,7 +40,6 @@ def models(request: SignedIn, pk: int) -> HttpResponse:
 @require_GET
 def checkpoint_download(request: SignedIn, pk: int) -> FileResponse:
     """The result as a zip, with its model card."""
-    checkpoint = get_object_or_404(Checkpoint.objects.select_related("run__project"), pk=pk)
-    managed_project(request, checkpoint.run.project_id)
+    checkpoint = find(Checkpoint.objects.select_related("run__project"), request.user, Action.TRAIN, pk=pk)
     file, name = services.open_checkpoint(checkpoint)
     return FileResponse(file, as_attachment=True, filename=name, content_type="application/zip")

@@ -9,7 +9,8 @@ from django.shortcuts import render
 from django.utils import timezone
 from django.views.decorators.http import require_GET
 
-from annotation.views.access import SignedIn, managed_project
+from annotation.permissions import Action
+from annotation.views.access import SignedIn, project_for
 from training import browsing, services
 
 RECENT = timedelta(days=7)
@@ -19,7 +20,7 @@ RECENT = timedelta(days=7)
 @require_GET
 def overview(request: SignedIn, pk: int) -> HttpResponse:
     """Is the reward right? Is the model better? What is running? What needs me?"""
-    project = managed_project(request, pk)
+    project = project_for(request, pk, Action.WATCH)
     reward = browsing.newest_reward_model(project)
     match = browsing.newest_match(project)
     context: dict[str, Any] = {

@@ -7,12 +7,13 @@ from typing import Any
 from django.contrib import messages
 from django.contrib.auth.decorators import login_required
 from django.http import FileResponse, Http404, HttpResponse, JsonResponse
-from django.shortcuts import get_object_or_404, redirect, render
+from django.shortcuts import redirect, render
 from django.views.decorators.http import require_GET, require_http_methods, require_POST
 
-from annotation.errors import Conflict, Invalid, NotFound
+from annotation.errors import Conflict, Invalid
 from annotation.models import Project
-from annotation.views.access import SignedIn, managed_project
+from annotation.permissions import Action, find
+from annotation.views.access import SignedIn, project_for
 from training import browsing, services
 from training.forms import RunForm
 from training.models import Run
@@ -27,7 +28,7 @@ PREVIEW_ROWS = 20
 @login_required
 @require_GET
 def runs(request: SignedIn, pk: int) -> HttpResponse:
-    project = managed_project(request, pk)
+    project = project_for(request, pk, Action.WATCH)
     found = list(browsing.runs_of(project)[:RUNS_SHOWN])
     context = {
         "project": project,
@@ -42,7 +43,7 @@ def runs(request: SignedIn, pk: int) -> HttpResponse:
 @require_http_methods(["GET", "POST"])
 def run_new(request: SignedIn, pk: int) -> HttpResponse:
     """A run from a form that the method's schema makes. `?like=<run>` fills it with another run's values."""
-    project = managed_project(request, pk)
+    project = project_for(request, pk, Action.TRAIN)
     choices = browsing.method_choices(project)
     like = _run_to_copy(project, request.GET.get("like", ""))
     method = _chosen_method(choices, like.method if like else request.GET.get("method", ""))
@@ -91,11 +92,10 @@ def _chosen_method(choices: list[browsing.MethodChoice], name: str) -> Method:
 @login_required
 @require_GET
 def run(request: SignedIn, pk: int) -> HttpResponse:
-    shown = get_object_or_404(browsing.run_rows(), pk=pk)
-    project = managed_project(request, shown.project_id)
+    shown = find(browsing.run_rows(), request.user, Action.WATCH, pk=pk)
     metrics = services.metrics_of(shown)
     context = {
-        "project": project,
+        "project": shown.project,
         "run": shown,
         "method": get_method(shown.method),
         "base": services.name_of_base(shown),
@@ -109,7 +109,7 @@ def run(request: SignedIn, pk: int) -> HttpResponse:
         "rows": (shown.preview or {}).get("rows", [])[:PREVIEW_ROWS],
         "is_reward_model": shown.method in REWARD_MODELS,
         "estimate": browsing.estimate_of(shown) if shown.status == Run.Status.DRAFT else None,
-        "others": browsing.runs_of(project).filter(method=shown.method).exclude(pk=pk)[:20],
+        "others": browsing.runs_of(shown.project).filter(method=shown.method).exclude(pk=pk)[:20],
     }
     return render(request, "training/run.html", context)
 
@@ -118,8 +118,7 @@ def run(request: SignedIn, pk: int) -> HttpResponse:
 @require_GET
 def run_progress(request: SignedIn, pk: int) -> HttpResponse:
     """What changes while a run works; with an ETag, so that looking again costs little."""
-    shown = get_object_or_404(Run.objects.select_related("project"), pk=pk)
-    managed_project(request, shown.project_id)
+    shown = find(Run.objects.select_related("project"), request.user, Action.WATCH, pk=pk)
     rows = services.metrics_of(shown, after=_step_after(request.GET.get("after", "")))
     recent = rows if len(rows) > 1 else browsing.latest_metrics(shown)
     body = _progress(shown, recent) | {"metrics": rows, "log": _end_of(shown.log_tail)}
@@ -156,8 +155,7 @@ def _end_of(log: str) -> str:
 @require_POST
 def run_action(request: SignedIn, pk: int, action: str) -> HttpResponse:
     """Start a draft, cancel what waits or runs, retry what failed or was cancelled."""
-    changed = get_object_or_404(Run.objects.select_related("project"), pk=pk)
-    managed_project(request, changed.project_id)
+    changed = find(Run.objects.select_related("project"), request.user, Action.TRAIN, pk=pk)
     act = {"start": services.start_run, "cancel": services.cancel_run, "retry": services.retry_run}[action]
     try:
         act(run=changed)
@@ -170,12 +168,8 @@ def run_action(request: SignedIn, pk: int, action: str) -> HttpResponse:
 @require_GET
 def run_sample(request: SignedIn, pk: int, name: str) -> FileResponse:
     """A picture that the model drew before or after training."""
-    shown = get_object_or_404(Run.objects.select_related("project"), pk=pk)
-    managed_project(request, shown.project_id)
-    try:
-        image = services.open_sample_image(shown, name)
-    except NotFound as error:
-        raise Http404(str(error)) from error
+    shown = find(Run.objects.select_related("project"), request.user, Action.WATCH, pk=pk)
+    image = services.open_sample_image(shown, name)
     response = FileResponse(image, content_type="image/png")
     response["Cache-Control"] = "private, max-age=86400, immutable"
     return response
@@ -185,7 +179,7 @@ def run_sample(request: SignedIn, pk: int, name: str) -> FileResponse:
 @require_GET
 def compare(request: SignedIn, pk: int) -> HttpResponse:
     """Two runs on one chart, and where their settings differ."""
-    project = managed_project(request, pk)
+    project = project_for(request, pk, Action.WATCH)
     choices = list(browsing.runs_of(project).exclude(started_at=None)[:RUNS_SHOWN])
     by_number = {str(run.pk): run for run in choices}
     a, b = (by_number.get(request.GET.get(side, "")) for side in ("a", "b"))

@@ -3,11 +3,12 @@
 from django.contrib import messages
 from django.contrib.auth.decorators import login_required
 from django.http import HttpResponse
-from django.shortcuts import get_object_or_404, redirect, render
+from django.shortcuts import redirect, render
 from django.views.decorators.http import require_http_methods, require_POST
 
 from annotation.errors import Invalid
-from annotation.views.access import SignedIn, managed_project
+from annotation.permissions import Action, find
+from annotation.views.access import SignedIn, project_for
 from training import services
 from training.forms import ScheduleForm
 from training.models import Schedule
@@ -16,7 +17,7 @@ from training.models import Schedule
 @login_required
 @require_http_methods(["GET", "POST"])
 def schedules(request: SignedIn, pk: int) -> HttpResponse:
-    project = managed_project(request, pk)
+    project = project_for(request, pk, Action.WATCH, to_post=Action.TRAIN)
     form = ScheduleForm(request.POST or None, project=project)
     if form.is_valid():
         try:
@@ -34,8 +35,7 @@ def schedules(request: SignedIn, pk: int) -> HttpResponse:
 @require_POST
 def schedule_action(request: SignedIn, pk: int, action: str) -> HttpResponse:
     """Switch it on or off, or delete it."""
-    changed = get_object_or_404(Schedule.objects.select_related("project"), pk=pk)
-    managed_project(request, changed.project_id)
+    changed = find(Schedule.objects.select_related("project"), request.user, Action.TRAIN, pk=pk)
     if action == "delete":
         services.delete_schedule(schedule=changed)
         messages.info(request, f"{changed.name} is gone; the runs that it started stay.")
