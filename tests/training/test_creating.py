@@ -9,6 +9,7 @@ from training import services, tasks
 from training.models import Checkpoint, Run, Snapshot
 from training.services import executing
 from training.services.errors import RunFailed
+from training.tuning.registry import get_method
 
 pytestmark = pytest.mark.django_db
 
@@ -88,6 +89,29 @@ def test_python_rewards_are_for_the_command_line(ask):
     reward = [{"python": "os:system"}]
     assert "command line only" in refusal(ask, reward=reward, over_http=True)["reward.0.python"]
     assert "takes no reward" in refusal(ask, reward=reward)["reward"]
+
+
+def test_rewards_of_a_method_that_takes_them(base, run, manager):
+    """Entries are checked without a worker: rules and their arguments, and whose models are named."""
+    method = get_method("score")
+    own = f"checkpoint:{checkpoint_of(run).pk}"
+
+    def check(reward, *, by=manager, earlier_steps=0):
+        services.naming.check_reward(
+            by=by, reward=reward, method=method, over_http=True, earlier_steps=earlier_steps
+        )
+
+    check([{"model": "tiny"}, {"model": own, "weight": 2}, {"rule": "length:20", "transform": "sigmoid"}])
+    check([{"model": {"step": 0}}, {"step": 1}], earlier_steps=2)
+    for by, entry, field in (
+        (manager, {"model": "nothing"}, "reward.0.model"),
+        (make_user("manager"), {"model": own}, "reward.0.model"),
+        (manager, {"rule": "pattern:("}, "reward.0.rule"),
+        (manager, {"rule": "words", "gate": {"entry": 0, "least": 1}}, "reward.0.gate.entry"),
+        (manager, {"model": {"step": 0}}, "reward.0.model"),
+        (manager, {"python": "os:system"}, "reward.0.python"),
+    ):
+        assert list(refusal(check, reward=[entry], by=by)) == [field]
 
 
 def test_nothing_judged_yet(manager, base):

@@ -44,7 +44,7 @@ def create_run(
     chosen = naming.method_for(project, method)
     given = check_config(chosen, config)
     check_seed(seed)
-    naming.check_reward(reward=list(reward), method=chosen, over_http=over_http)
+    naming.check_reward(by=by, reward=list(reward), method=chosen, over_http=over_http)
     source = naming.find_base(by=by, name=base, method=chosen)
     wanted = datasets.check_filters(filters or {})
     if not 0 <= eval_fraction < 1:

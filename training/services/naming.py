@@ -8,8 +8,9 @@ from annotation.models import Project, User
 from annotation.permissions import Action
 from training.models import BaseModel, Checkpoint, Run
 from training.tuning.registry import METHODS, Method
+from training.tuning.rewards.spec import BadReward, parse_rewards
 
-REWARD_MODELS = ("reward_model", "image_reward_model")
+REWARD_MODELS = ("reward_model", "process_reward_model", "image_reward_model")
 SCORERS = ("score", "image_score")
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 
@@ -85,7 +86,7 @@ def find_base(*, by: User, name: str | None, method: Method, field: str = "base"
     return {"base": base}
 
 
-def _find_checkpoint(*, by: User, name: str, method: Method, field: str) -> Checkpoint:
+def _checkpoint_named(*, by: User, name: str, method: Method, field: str) -> Checkpoint:
     number = name.removeprefix("checkpoint:")
     found = Checkpoint.objects.visible_to(by, Action.TRAIN).of_models().select_related("run__project")
     checkpoint = found.filter(pk=int(number)).first() if number.isdecimal() and len(number) < 19 else None
@@ -94,6 +95,11 @@ def _find_checkpoint(*, by: User, name: str, method: Method, field: str) -> Chec
     if checkpoint.run.project.modality != method.modality:
         made = checkpoint.run.project.modality
         raise Invalid({field: f'"{name}" is about {made}s, and {method.name} works on {method.modality}s.'})
+    return checkpoint
+
+
+def _find_checkpoint(*, by: User, name: str, method: Method, field: str) -> Checkpoint:
+    checkpoint = _checkpoint_named(by=by, name=name, method=method, field=field)
     scores = checkpoint.run.method in REWARD_MODELS
     if method.name in SCORERS and not scores:
         raise Invalid(
@@ -111,16 +117,48 @@ def name_of_base(run: Run) -> str:
     return run.base.name if run.base else ""
 
 
-def check_reward(*, reward: list[Any], method: Method, over_http: bool) -> None:
-    """Raise Invalid for an entry that is not understood, and if the method has no use for rewards at all."""
-    for number, entry in enumerate(reward):
-        field = f"reward.{number}"
-        if not isinstance(entry, dict) or len(entry.keys() & {"model", "rule", "python"}) != 1:
-            raise Invalid({field: 'must be an object with one of "model", "rule" and "python".'})
-        if unknown := sorted(entry.keys() - {"model", "rule", "python", "weight", "transform", "gate"}):
-            raise Invalid({f"{field}.{unknown[0]}": "unknown key."})
-        if "python" in entry and over_http:
-            message = "Python functions are accepted on the command line only; use a model or a rule."
-            raise Invalid({f"{field}.python": message})
-    if reward:
+def check_reward(
+    *, by: User, reward: list[Any], method: Method, over_http: bool, earlier_steps: int = 0
+) -> None:
+    """Raise Invalid for an entry that is not understood or names no model of this person, and if the method
+    has no use for rewards, or none and needs some.
+
+    In a schedule an entry, or its model, may be `{"step": number}`: what an earlier step will make.
+    """
+    if over_http:
+        for number, entry in enumerate(reward):
+            if isinstance(entry, dict) and "python" in entry:
+                message = "Python functions are accepted on the command line only; use a model or a rule."
+                raise Invalid({f"reward.{number}.python": message})
+    named = [_with_a_name(entry, earlier_steps) for entry in reward]
+    try:
+        entries = parse_rewards(named, modality="image" if method.modality == "image" else "text")
+    except BadReward as error:
+        raise Invalid({error.field: error.message}) from None
+    if reward and method.reward == "none":
         raise Invalid({"reward": f"{method.name} learns from judgements and takes no reward; leave it out."})
+    if not reward and method.reward == "required":
+        raise Invalid({"reward": f"{method.name} needs rewards: a list of models and rules."})
+    for number, entry in enumerate(entries):
+        if entry.model is not None and named[number] is reward[number]:
+            find_reward_model(by=by, name=entry.model, method=method, field=f"reward.{number}.model")
+
+
+def _with_a_name(entry: Any, earlier_steps: int) -> Any:
+    """The entry itself; one that names an earlier step, with a stand-in for what that will make."""
+    if not isinstance(entry, dict):
+        return entry
+    step = entry.get("model", entry)
+    if not isinstance(step, dict) or step.keys() != {"step"} or step["step"] not in range(earlier_steps):
+        return entry
+    return {**({} if step is entry else entry), "model": "step"}
+
+
+def find_reward_model(*, by: User, name: str, method: Method, field: str) -> None:
+    """Raise Invalid unless a registered model, or a checkpoint of this person's projects, has this name and
+    is about the method's material: a reward model, or a policy, which rewards what it makes likelier.
+    """
+    if name.startswith("checkpoint:"):
+        _checkpoint_named(by=by, name=name, method=method, field=field)
+    else:
+        find_base(by=by, name=name, method=method, field=field)

@@ -170,7 +170,9 @@ def _check_step(*, by: User, project: Project, number: int, step: Any) -> None:
         _check_reference(step.get("base"), number)
         if not _is_reference(step.get("base")):
             naming.find_base(by=by, name=step.get("base"), method=method)
-        naming.check_reward(reward=step.get("reward", []), method=method, over_http=True)
+        naming.check_reward(
+            by=by, reward=step.get("reward", []), method=method, over_http=True, earlier_steps=number
+        )
     except Invalid as error:
         raise Invalid({f"{where}.{field}": text for field, text in error.errors.items()}) from None
 

@@ -214,8 +214,7 @@ def name_of_base(run: Run) -> str | None:
 def point_at_base(folder: Path, location: str) -> None:
     """Let an unpacked adapter name its base where it lies now, and not where it lay when it was trained."""
     for name, key in (("adapter_config.json", "base_model_name_or_path"), ("metadata.json", "base")):
-        path = folder / name
-        if path.is_file():
+        for path in folder.rglob(name):  # an ensemble has an adapter in a folder for each of its members
             write_json(path, {**json.loads(path.read_text(encoding="utf-8")), key: location})
 
 

@@ -19,16 +19,21 @@ from training.tuning.config import (
 )
 
 Modality = Literal["text", "image"]
-Feedback = Literal["choice", "ranking", "thumbs", "correction", "demonstration", "prompt", "candidates"]
+Feedback = Literal[
+    "choice", "ranking", "rating", "step", "thumbs", "correction", "demonstration", "prompt", "candidates"
+]
 
 
 @dataclass(frozen=True)
 class Method:
     """One entry. ``feedback`` says what a row must bring for the method to use it, one of these at least:
 
-    choice, ranking: judgements between candidates (also ``chosen``/``rejected`` columns); thumbs: a judgement
-    of one candidate (also ``label``); correction: a rewritten answer; demonstration: an answer without
-    judgement; prompt: a prompt is enough; candidates: candidates, judged or not.
+    choice, ranking: judgements between candidates (also ``chosen``/``rejected`` columns); rating: points for
+    attributes; step: marked steps of an answer; thumbs: a judgement of one candidate (also ``label``);
+    correction: a rewritten answer; demonstration: an answer without judgement; prompt: a prompt is enough;
+    candidates: candidates, judged or not.
+
+    ``reward`` says whether the method takes a ``reward`` list: ``none``, ``optional`` or ``required``.
     """
 
     name: str
@@ -39,6 +44,7 @@ class Method:
     config: type[Config]
     purpose: Literal["train", "job"]
     summary: str
+    reward: Literal["none", "optional", "required"] = "none"
 
     def load(self, which: Literal["train", "inspect"]) -> Callable[..., Any]:
         """The function itself, from the module named like the method. Imports torch."""
@@ -54,6 +60,7 @@ class Method:
             "feedback": list(self.feedback),
             "purpose": self.purpose,
             "summary": self.summary,
+            "reward": self.reward,
             "config": self.config.model_json_schema(),
         }
 
@@ -108,7 +115,8 @@ METHODS = [
         feedback=("candidates",),
         config=ScoreConfig,
         purpose="job",
-        summary="Scores candidates with a reward model.",
+        summary="Scores candidates with a reward model, or with a list of rewards; picks the best, or pairs.",
+        reward="optional",
     ),
     Method(
         name="image_reward_model",

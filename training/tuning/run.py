@@ -49,6 +49,7 @@ from training.tuning.config import Config
 from training.tuning.data import Group, load_groups
 from training.tuning.errors import BadInput, Stopped
 from training.tuning.registry import Method, get_method
+from training.tuning.rewards.spec import BadReward, RewardEntry, parse_rewards
 from training.tuning.rundir import RunDir, StopRequest
 
 
@@ -84,6 +85,7 @@ class Run:
         self.spec = read_spec(directory.run_file)
         self.method: Method = get_method(self.spec.method)
         self.config: Any = parse_config(self.method, self.spec, directory.run_file)
+        self.reward = parse_reward(self.method, self.spec, directory.run_file)
         self.base = self.spec.base
         self.seed = self.spec.seed
         self.device = torch.device(
@@ -296,12 +298,22 @@ def read_spec(path: Path) -> RunSpec:
 
 def parse_config(method: Method, spec: RunSpec, path: Path) -> Config:
     """The method's own config from ``run.json``. What a method cannot use is an error."""
-    if spec.reward is not None:
-        raise BadInput(f"{method.name} takes no reward", file=path, field="reward")
     try:
         return method.config.model_validate(spec.config)
     except ValidationError as error:
         raise _first_error(error, file=path, prefix="config.") from None
+
+
+def parse_reward(method: Method, spec: RunSpec, path: Path) -> list[RewardEntry]:
+    """The ``reward`` list, checked; empty if there is none and the method needs none."""
+    if spec.reward is not None and method.reward == "none":
+        raise BadInput(f"{method.name} takes no reward", file=path, field="reward")
+    if not spec.reward and method.reward == "required":
+        raise BadInput(f"{method.name} needs a list of rewards", file=path, field="reward")
+    try:
+        return parse_rewards(spec.reward or [], modality=method.modality)
+    except BadReward as error:
+        raise BadInput(error.message, file=path, field=error.field) from None
 
 
 def _first_error(error: ValidationError, *, file: Path, prefix: str = "") -> BadInput:

@@ -1,8 +1,8 @@
 """Text jobs: writing answers and scoring them."""
 
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from training.tuning.config.shared import PRIMARY, Config
 
@@ -31,14 +31,45 @@ class GenerateConfig(Config):
 
 
 class ScoreConfig(Config):
-    """Scores of candidates by a reward model. Judgements are ignored, so ties and both-bad do not arise."""
+    """Scores of candidates by a reward model or a list of rewards. Judgements are ignored, so ties and
+    both-bad do not arise.
+    """
 
-    batch_size: int = Field(
-        16, ge=1, title="Batch size", description="Groups scored at once.", json_schema_extra=PRIMARY
-    )
+    batch_size: int = Field(16, ge=1, title="Batch size", description="Groups scored at once.")
     precision: Literal["fp32", "bf16"] = Field(
         "fp32", title="Precision", description="Arithmetic of the model."
     )
     max_length: int | None = Field(
         1024, ge=8, title="Longest sequence", description="Tokens; longer answers are cut at the end."
     )
+    context: str | None = Field(
+        None,
+        min_length=1,
+        title="Context",
+        description="What to judge by (a principle, a person), for a reward model that was trained with "
+        "conditions.",
+        json_schema_extra=PRIMARY,
+    )
+    select: Literal["none", "best", "top_share", "rejection", "pairs"] = Field(
+        "none",
+        title="Select",
+        description="What selected.jsonl holds, beside the scores. best: each prompt's best answer "
+        "(arXiv:2304.06767). top_share: the best share of all answers. rejection: answers accepted as if "
+        "drawn from the optimal policy, ranked (arXiv:2309.06657). pairs: best and worst of each prompt "
+        "unless they are equal (arXiv:2405.07863).",
+        json_schema_extra=PRIMARY,
+    )
+    share: float = Field(0.2, gt=0, le=1, title="Share", description="For top_share: how much is kept.")
+    keep: int = Field(8, ge=1, title="Keep", description="For rejection: answers kept of each prompt.")
+    beta: float = Field(
+        0.5, gt=0, title="Beta", description="For rejection: the smaller, the more only the best is kept."
+    )
+
+    @model_validator(mode="after")
+    def _nothing_without_use(self) -> Self:
+        for key, use in (("share", "top_share"), ("keep", "rejection"), ("beta", "rejection")):
+            if key in self.model_fields_set and self.select != use:
+                default = type(self).model_fields[key].default
+                if getattr(self, key) != default:
+                    raise ValueError(f'{key} has a use only with the selection "{use}"')
+        return self

@@ -1,72 +1,203 @@
-"""Scores of candidates by a reward model.
+"""Scores of candidates by a reward model (``base``), or by a list of rewards (``reward``).
 
 Rows of data/train.jsonl are groups; the result is ``scores.jsonl``, a row ``{"scores": [...]}`` for each in
 the input's order, with as many scores as candidates. A group that cannot be scored has nulls, and ``"why"``.
+A reward model of several outputs adds ``"outputs"``, an ensemble ``"disagreement"``, and a list ``"parts"``,
+what each of its entries added. ``selected.jsonl`` holds what ``select`` chose, as rows to train on. A
+transform that compares with reference answers finds them in the rows' ``reference``.
 """
 
 import json
+import random
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
+from training.tuning.config import ScoreConfig
 from training.tuning.data import Group, Text
+from training.tuning.errors import BadInput
 from training.tuning.pairs import Pair
-from training.tuning.plan import split
+from training.tuning.rewards.compose import Rewards, Scored, open_rewards
+from training.tuning.rewards.conditions import with_context
+from training.tuning.rewards.selection import best_and_worst, best_of, best_share, rejection_sample
+from training.tuning.rewards.sources import LearnedReward, Measured
+from training.tuning.rewards.spec import RewardEntry
+from training.tuning.rewards.transforms import disagreement
 from training.tuning.run import Run
 from training.tuning.rundir import finite, write_text
-from training.tuning.text.batches import make_batch
 from training.tuning.text.dataset import Prepared, prepare, preview, texts_of
-from training.tuning.text.loading import load_for_use
-from training.tuning.text.probe import check_reading
-from training.tuning.text.setup import TOKEN_BUDGET, open_tokenizer
+from training.tuning.text.samples import as_json
+from training.tuning.text.setup import open_tokenizer
 from training.tuning.text.tokens import PairTokenizer, Unusable, how_joined
 
 
-@torch.no_grad()
 def train(run: Run) -> None:
     """Score every candidate."""
-    config = run.config
-    data = _prepare(run)
-    model = load_for_use(run.base, kind="reward", precision=config.precision, device=run.device)
-    check_reading(model, kind="reward")
-    scores: dict[int, list[float]] = {}
-    start = time.perf_counter()
+    rewards = open_scorers(run)
+    groups = [with_context(group, run.config.context) for group in run.train]
+    if not any(group.candidates for group in groups):
+        raise BadInput("no row has a candidate", file=run.dir.train_file)
     run.dir.cut_back(-1)
-    for micro in split(range(len(data.examples)), data.sizes, most=config.batch_size, budget=TOKEN_BUDGET):
-        batch = make_batch(
-            [data.examples[index].tokens for index in micro],
-            causal=model.layout != "separate",
-            device=model.device,
-            position_offset=model.position_offset,
-        )
-        for index, own in zip(micro, model.scores(batch).split(batch.sizes), strict=True):
-            scores[id(data.examples[index].group)] = own.tolist()
-        speed = len(scores) / (time.perf_counter() - start)
-        run.progress(len(scores), len(data.examples), {"groups_per_second": speed})
+    scored, outputs = score_groups(run, rewards, groups)
 
     def write(folder: Path) -> None:
-        rows = [
-            _row(group, scores.get(id(group)), data.why.get(number)) for number, group in enumerate(run.train)
-        ]
-        write_text(folder / "scores.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+        rows = score_rows(run, groups, scored, outputs, rewards)
+        write_lines(folder / "scores.jsonl", rows)
+        if run.config.select != "none":
+            scores = [row["scores"] for row in rows]
+            write_lines(folder / "selected.jsonl", selected_rows(run.train, scores, run.config, run.seed))
 
     run.publish(write)
 
 
+def open_scorers(run: Run) -> Rewards:
+    """The reward model that ``base`` names, or the sources of the reward list."""
+    if bool(run.base) == bool(run.reward):
+        raise BadInput(
+            "name a reward model as base, or give a reward list", file=run.dir.run_file, field="base"
+        )
+    options = {"precision": run.config.precision, "max_length": run.config.max_length}
+    if run.reward:
+        return open_rewards(run.reward, modality="text", device=run.device, **options)
+    model = LearnedReward(run.base, device=run.device, **options)
+    if (model.info.condition != "none") != (run.config.context is not None):
+        needs = "needs" if run.config.context is None else "was trained without conditions and takes no"
+        raise BadInput(f"the reward model {needs} context", file=run.dir.run_file, field="config.context")
+    return Rewards([RewardEntry(model=run.base)], [model])
+
+
+def score_groups(run: Run, rewards: Rewards, groups: Sequence[Group]) -> tuple[Scored, list[Measured]]:
+    """All candidates, flat: measured batch by batch, then transformed and added up as a whole."""
+    measured: list[list[Measured]] = [[] for _ in rewards.sources]
+    start, size = time.perf_counter(), run.config.batch_size
+    for at in range(0, len(groups), size):
+        prompts, candidates = flatten(groups[at : at + size])
+        if candidates:
+            for number, source in enumerate(rewards.sources):
+                measured[number].append(source.measure(prompts, candidates))
+        done = min(at + size, len(groups))
+        run.progress(done, len(groups), {"groups_per_second": done / (time.perf_counter() - start)})
+    prompts, _ = flatten(groups)
+    outputs = [join(parts) for parts in measured]
+    centres = rewards.reference_scores(prompts, references_of(groups)) if rewards.needs_references else None
+    return rewards.combine(outputs, prompts, centres), outputs
+
+
+def flatten(groups: Sequence[Group]) -> tuple[list[Text], list[Text]]:
+    """Prompts and candidates side by side."""
+    pairs = [(group.prompt, text) for group in groups for text in texts_of(group)]
+    return [prompt for prompt, _ in pairs], [text for _, text in pairs]
+
+
+def join(parts: Sequence[Measured]) -> Measured:
+    """What was measured batch by batch as one."""
+    why: dict[int, str] = {}
+    done = 0
+    for part in parts:
+        why |= {done + at: reason for at, reason in part.why.items()}
+        done += len(part.outputs)
+    return Measured(torch.cat([part.outputs for part in parts]), why)
+
+
+def references_of(groups: Sequence[Group]) -> list[list[str]]:
+    """The reference answers of each candidate's row: a text, or a list of texts."""
+    found = []
+    for group in groups:
+        given = group.reference if isinstance(group.reference, list) else [group.reference]
+        if not all(isinstance(text, str) and text.strip() for text in given):
+            raise BadInput("must be an answer or a list of answers", line=group.line, field="reference")
+        found += [given] * len(group.candidates)
+    return found
+
+
+def score_rows(
+    run: Run, groups: Sequence[Group], scored: Scored, outputs: Sequence[Measured], rewards: Rewards
+) -> list[dict[str, Any]]:
+    """A row for each group: see the module."""
+    rows, at = [], 0
+    several = outputs[0].outputs if not run.reward and outputs[0].outputs.shape[1] > 1 else None
+    for group in groups:
+        own = range(at, at + len(group.candidates))
+        row: dict[str, Any] = {"scores": _finite(scored.total[own.start : own.stop])}
+        why = next((scored.why[index] for index in own if index in scored.why), None)
+        if why is not None or not own:
+            row["why"] = why or "no candidates"
+        if several is not None:
+            row["outputs"] = [_finite(line) for line in several[own.start : own.stop]]
+            source = rewards.sources[0]
+            if isinstance(source, LearnedReward) and source.info.kind == "ensemble":
+                row["disagreement"] = _finite(disagreement(several[own.start : own.stop]))
+        if run.reward:
+            columns = zip(rewards.labels, scored.parts.unbind(dim=1), strict=True)
+            row["parts"] = {label: _finite(part[own.start : own.stop]) for label, part in columns}
+        rows.append(row)
+        at = own.stop
+    return rows
+
+
+def selected_rows(
+    groups: Sequence[Group], scores: Sequence[Sequence[float | None]], config: ScoreConfig, seed: int
+) -> list[dict[str, Any]]:
+    """Rows to train on: answers, ranked answers, or pairs."""
+    usable = [row for row, own in enumerate(scores) if own and all(score is not None for score in own)]
+    known = [[score for score in scores[row] if score is not None] for row in usable]
+    if config.select == "top_share":
+        best = best_share(known, config.share)
+        return [_answers(groups[usable[row]], [at]) for row, at in best]
+    rows = []
+    for row, own in zip(usable, known, strict=True):
+        if config.select == "best":
+            rows.append(_answers(groups[row], [best_of(own)]))
+        elif config.select == "rejection":
+            generator = random.Random(f"{seed}/rejection/{row}")
+            kept = rejection_sample(own, keep=config.keep, beta=config.beta, generator=generator)
+            rows.append(_ranked(groups[row], kept, own))
+        elif (pair := best_and_worst(own)) is not None:
+            chosen, rejected = (as_json(texts_of(groups[row])[at]) for at in pair)
+            rows.append({"prompt": as_json(groups[row].prompt), "chosen": chosen, "rejected": rejected})
+    return rows
+
+
+def _ranked(group: Group, kept: Sequence[int], scores: Sequence[float]) -> dict[str, Any]:
+    """The kept answers with a judge's ranking of them; equal scores are tied."""
+    tiers: dict[float, list[int]] = {}
+    for place, at in enumerate(kept):
+        tiers.setdefault(scores[at], []).append(place)
+    ranking = [tiers[score] for score in sorted(tiers, reverse=True)]
+    return _answers(group, kept) | {"judgements": [{"kind": "judge", "ranking": ranking}]}
+
+
+def _answers(group: Group, kept: Sequence[int]) -> dict[str, Any]:
+    candidates = [{"text": as_json(texts_of(group)[at])} for at in kept]
+    return {"prompt": as_json(group.prompt), "candidates": candidates, "meta": group.meta}
+
+
+def write_lines(path: Path, rows: Sequence[dict[str, Any]]) -> None:
+    """A JSONL file."""
+    write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+
+
 def inspect(run: Run) -> dict[str, Any]:
     """The candidates as the model will see them."""
-    tokenizer = open_tokenizer(run.base, kind="reward", max_length=run.config.max_length)
+    model = run.base or next((entry.model for entry in run.reward if entry.model), None)
+    if model is None:
+        raise BadInput(
+            "only rules and functions score here: there are no tokens to show", file=run.dir.run_file
+        )
+    tokenizer = open_tokenizer(model, kind="reward", max_length=run.config.max_length)
     pair = isinstance(tokenizer, PairTokenizer)
-    return preview(_prepare(run), tokenizer.tokenizer, joined=how_joined(tokenizer.tokenizer, pair=pair))
-
-
-def _prepare(run: Run) -> Prepared:
-    tokenizer = open_tokenizer(run.base, kind="reward", max_length=run.config.max_length)
-    return prepare(
-        run.train, tokenizer, _all_candidates, file=run.dir.train_file, needs="at least one candidate"
+    data: Prepared = prepare(
+        [with_context(group, run.config.context) for group in run.train],
+        tokenizer,
+        _all_candidates,
+        file=run.dir.train_file,
+        needs="at least one candidate",
     )
+    return preview(data, tokenizer.tokenizer, joined=how_joined(tokenizer.tokenizer, pair=pair))
 
 
 def _all_candidates(group: Group) -> tuple[list[Text], list[Pair]]:
@@ -75,8 +206,7 @@ def _all_candidates(group: Group) -> tuple[list[Text], list[Pair]]:
     return texts_of(group), []
 
 
-def _row(group: Group, scores: list[float] | None, why: str | None) -> dict[str, Any]:
-    if scores is None:
-        return {"scores": [None] * len(group.candidates), "why": why}
-    named = finite({str(index): score for index, score in enumerate(scores)})
-    return {"scores": [named[str(index)] for index in range(len(scores))]}
+def _finite(values: Tensor) -> list[float | None]:
+    numbers = values.tolist()
+    named = finite({str(index): value for index, value in enumerate(numbers)})
+    return [named[str(index)] for index in range(len(numbers))]

@@ -1,6 +1,7 @@
 """Loading text models from folders, adapter folders and hub ids; safetensors only."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,6 +16,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from training.tuning.config import LoraConfig
 from training.tuning.errors import BadInput
+from training.tuning.rewards.info import read_info
 from training.tuning.text.attention import read_groups
 from training.tuning.text.models import (
     HEAD,
@@ -39,8 +41,10 @@ def load_for_training(
     precision: Literal["fp32", "bf16"],
     device: torch.device,
     gradient_checkpointing: bool = False,
+    outputs: int = 1,
+    members: Sequence[str] = (),
 ) -> TextModel:
-    """The model to train.
+    """The model to train. A reward model has ``outputs`` outputs, or one adapter for each of ``members``.
 
     A folder with an adapter is trained on as it is (its own rank; asking for another one is an error), or,
     without ``lora``, merged and trained in full. New weights (adapter, score head) come from torch's global
@@ -51,13 +55,15 @@ def load_for_training(
     half = precision == "bf16" and lora is not None
     tokenizer = load_tokenizer(base)
     dtype = torch.bfloat16 if half else torch.float32
-    model = load_model(base, kind=kind, dtype=dtype, new_head=True)
+    if kind == "reward":
+        _check_same_outputs(base, outputs, members)
+    model = load_model(base, kind=kind, dtype=dtype, new_head=True, outputs=outputs)
     if adapter:
         _check_same_adapter(base, lora, lora_was_set)
         model = _with_adapter(model, base, trainable=lora is not None)
         model = model.merge_and_unload() if lora is None else model
     elif lora is not None:
-        model = attach_lora(model, lora, kind=kind)
+        model = attach_lora(model, lora, kind=kind, members=members)
     without_dropout(model)
     if kind == "reward":
         _settle_padding(model, tokenizer)
@@ -81,6 +87,7 @@ def load_for_training(
         dtype=torch.bfloat16 if precision == "bf16" else torch.float32,
         autocast=precision == "bf16" and lora is None,
         fresh=lora is not None and not adapter and kind == "causal",
+        members=tuple(members),
     )
 
 
@@ -91,7 +98,10 @@ def load_for_use(
     base = require_base(base)
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
     model = load_model(base, kind=kind, dtype=dtype)
-    if is_adapter(base):
+    members = members_of(base)
+    if members:
+        model = _with_members(model, base, members)
+    elif is_adapter(base):
         model = _with_adapter(model, base, trainable=False).merge_and_unload()
     tokenizer = load_tokenizer(base)
     if kind == "reward":
@@ -100,7 +110,7 @@ def load_for_use(
     model.requires_grad_(False).to(device).eval()
     layout = layout_of(model.config)
     if layout != "alone":
-        read_groups(model)
+        read_groups(model.get_base_model() if members else model)
     return TextModel(
         model=model,
         tokenizer=tokenizer,
@@ -109,6 +119,7 @@ def load_for_use(
         dtype=dtype,
         autocast=False,
         fresh=False,
+        members=members,
     )
 
 
@@ -126,11 +137,18 @@ def is_adapter(base: str) -> bool:
     return (Path(base) / ADAPTER).is_file()
 
 
+def members_of(base: str) -> tuple[str, ...]:
+    """The names of the adapters of an ensemble of reward models; none of any other base."""
+    info = read_info(base)
+    return tuple(info.members) if info else ()
+
+
 def model_folder(base: str) -> str:
-    """Where the full model lies: ``base`` itself, or what its adapter was trained on."""
-    if not is_adapter(base):
+    """Where the full model lies: ``base`` itself, or what its adapter (or adapters) was trained on."""
+    members = members_of(base)
+    if not is_adapter(base) and not members:
         return base
-    path = Path(base) / ADAPTER
+    path = Path(base, *members[:1], ADAPTER)
     below = json.loads(path.read_text(encoding="utf-8")).get("base_model_name_or_path")
     if not below or (Path(below).is_absolute() and not Path(below).exists()):
         raise BadInput(
@@ -171,8 +189,12 @@ def load_tokenizer(base: str) -> Any:
 _TOKENIZER_FILES = ("tokenizer.json", "vocab.json", "vocab.txt", "tokenizer.model", "spiece.model")
 
 
-def load_model(base: str, *, kind: Kind, dtype: torch.dtype, new_head: bool = False) -> Any:
+def load_model(
+    base: str, *, kind: Kind, dtype: torch.dtype, new_head: bool = False, outputs: int | None = None
+) -> Any:
     """The full model below ``base``, its weights in ``dtype``. Pickled weights are refused, by name.
+
+    A reward model gets ``outputs`` outputs; if None, as many as its folder says.
 
     A weight that the files lack is an error, but for a reward model's head if ``new_head`` allows it, or if
     an adapter brings it.
@@ -191,11 +213,11 @@ def load_model(base: str, *, kind: Kind, dtype: torch.dtype, new_head: bool = Fa
             model, report = AutoModelForCausalLM.from_pretrained(folder, **options)
         else:
             model, report = AutoModelForSequenceClassification.from_pretrained(
-                folder, num_labels=1, **options
+                folder, num_labels=outputs or outputs_of(base), **options
             )
     except (OSError, ValueError) as error:
         raise BadInput(f"no model can be loaded: {_first_line(error)}", file=folder) from None
-    new = kind == "reward" and (new_head or is_adapter(base))
+    new = kind == "reward" and (new_head or is_adapter(base) or bool(members_of(base)))
     missing = [name for name in sorted(report["missing_keys"]) if not (new and _of_head(name))]
     if missing:
         what = (
@@ -205,6 +227,15 @@ def load_model(base: str, *, kind: Kind, dtype: torch.dtype, new_head: bool = Fa
         )
         raise BadInput(f"{what} has no {missing[0]}", file=folder)
     return model
+
+
+def outputs_of(base: str) -> int:
+    """How many outputs a reward model has: as it says itself, or one."""
+    info = read_info(base)
+    if info is not None:
+        return 1 if info.members else info.outputs
+    heads = [name for name in load_config(base).architectures or [] if "SequenceClassification" in name]
+    return int(load_config(base).num_labels) if heads and not is_adapter(base) else 1
 
 
 def _of_head(name: str) -> bool:
@@ -227,6 +258,32 @@ def _with_adapter(model: Any, base: str, *, trainable: bool) -> Any:
 
     refuse_pickles(base)
     return peft.PeftModel.from_pretrained(model, base, is_trainable=trainable)
+
+
+def _with_members(model: Any, base: str, members: Sequence[str]) -> Any:
+    import peft
+
+    for name in members:
+        refuse_pickles(str(Path(base) / name))
+    found = peft.PeftModel.from_pretrained(model, str(Path(base) / members[0]), adapter_name=members[0])
+    for name in members[1:]:
+        found.load_adapter(str(Path(base) / name), adapter_name=name)
+    return found
+
+
+def _check_same_outputs(base: str, outputs: int, members: Sequence[str]) -> None:
+    """BadInput if ``base`` is a reward model whose head has another shape than the one that is asked for."""
+    info = read_info(base)
+    if members_of(base) or (members and info is not None):
+        raise BadInput(
+            "adapters of an ensemble start from a model that is none yet; to go on with one of them, "
+            "name its folder",
+            file=base,
+        )
+    if info is not None and info.outputs != outputs:
+        raise BadInput(
+            f"this reward model has {info.outputs} outputs, and the config asks for {outputs}", file=base
+        )
 
 
 def _check_same_adapter(base: str, lora: LoraConfig | None, was_set: bool) -> None:

@@ -6,7 +6,7 @@ autocast.
 """
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -23,7 +23,7 @@ from training.tuning.text.logprobs import per_candidate, token_logprobs
 Kind = Literal["causal", "reward"]
 Frozen = Callable[[], AbstractContextManager[Any]]
 
-# Encoders whose classification head we can read: from the states of the first tokens (N, H) to scores (N, 1).
+# Encoders whose classification head we can read: from the first tokens' states (N, H) to outputs (N, T).
 ENCODER_HEADS: dict[str, Callable[[Any, Tensor], Tensor]] = {
     "bert": lambda model, first: model.classifier(_pooled(model.bert.pooler, first)),
     "roberta": lambda model, first: model.classifier(first[:, None]),
@@ -49,7 +49,8 @@ class TextModel:
 
     ``model`` is a transformers model or a PeftModel around one. ``layout`` is ``shared`` (the prefix once),
     ``separate`` (one block per candidate in one row: encoders) or ``alone`` (one row per candidate: models
-    with recurrent layers). ``fresh`` says that switching the adapter off gives the start.
+    with recurrent layers). ``fresh`` says that switching the adapter off gives the start. ``members`` names
+    the adapters of an ensemble of reward models.
     """
 
     model: Any
@@ -59,6 +60,7 @@ class TextModel:
     dtype: torch.dtype
     autocast: bool
     fresh: bool
+    members: tuple[str, ...] = ()
 
     @property
     def inner(self) -> Any:
@@ -116,13 +118,37 @@ class TextModel:
         """Log-probability of every candidate's answer given the prompt: summed, in float32."""
         return per_candidate(self.token_logprobs(batch), batch.counts)
 
+    def reads(self, batch: GroupBatch) -> Float[Tensor, "N H"]:
+        """The state that a reward model's head reads: each candidate's last token's, an encoder's first.
+
+        In float32, as the head's weights are.
+        """
+        encoder = self.inner.config.model_type in ENCODER_HEADS
+        read = self.states(batch).index_select(0, batch.first if encoder else batch.last)
+        return read.to(torch.promote_types(read.dtype, torch.float32))
+
+    def head(self, read: Float[Tensor, "N H"]) -> Float[Tensor, "N T"]:
+        """A reward model's outputs for states that ``reads`` gave."""
+        head = ENCODER_HEADS.get(self.inner.config.model_type)
+        outputs: Tensor = self.inner.score(read) if head is None else head(self.inner, read)
+        return outputs
+
+    def outputs(self, batch: GroupBatch) -> Float[Tensor, "N T"]:
+        """All outputs of a reward model, in float32; with ``members`` those of every adapter side by side."""
+        if not self.members:
+            return self.head(self.reads(batch))
+        return torch.cat([self._of_member(name, batch) for name in self.members], dim=1)
+
     def scores(self, batch: GroupBatch) -> Float[Tensor, " N"]:
-        """A reward model's scores, in float32: from the last token, or an encoder's first."""
-        states, head = self.states(batch), ENCODER_HEADS.get(self.inner.config.model_type)
-        read = states.index_select(0, batch.last if head is None else batch.first)
-        read = read.to(torch.promote_types(read.dtype, torch.float32))  # so are the head's weights
-        scores: Tensor = self.inner.score(read) if head is None else head(self.inner, read)
-        return scores[:, 0]
+        """The first output of a reward model, in float32."""
+        return self.outputs(batch)[:, 0]
+
+    def _of_member(self, name: str, batch: GroupBatch) -> Tensor:
+        kept = [value for value in self.model.parameters() if value.requires_grad]
+        self.model.set_adapter(name, inference_mode=not kept)
+        for value in kept:  # peft freezes the adapters that are not active
+            value.requires_grad_(True)
+        return self.head(self.reads(batch))
 
     def frozen_start(self) -> Frozen:
         """What, used as a ``with`` block, turns the model into what it is now: the reference of preference
@@ -203,8 +229,11 @@ def _recurrent(config: Any) -> bool:
     return bool(getattr(AutoModelForCausalLM._model_mapping[type(config)], "_is_stateful", False))
 
 
-def attach_lora(model: Any, lora: LoraConfig, *, kind: Kind) -> Any:
-    """A PeftModel around ``model`` with a fresh adapter (and a trained head for reward models)."""
+def attach_lora(model: Any, lora: LoraConfig, *, kind: Kind, members: Sequence[str] = ()) -> Any:
+    """A PeftModel around ``model`` with a fresh adapter (and a trained head for reward models).
+
+    With ``members``, an adapter and a head of each of these names.
+    """
     import peft
 
     task = {"causal": peft.TaskType.CAUSAL_LM, "reward": peft.TaskType.SEQ_CLS}[kind]
@@ -217,13 +246,25 @@ def attach_lora(model: Any, lora: LoraConfig, *, kind: Kind) -> Any:
         fan_in_fan_out=model.config.model_type == "gpt2",
     )
     try:
-        wrapped = peft.get_peft_model(model, settings)
+        wrapped = peft.get_peft_model(model, settings, adapter_name=members[0] if members else "default")
+        for name in members[1:]:
+            wrapped.add_adapter(name, settings)
+        _tell_members_apart(wrapped, members)
     except ValueError as error:
         raise BadInput(str(error), field="config.lora.target_modules") from None
     head = wrapped.get_base_model().get_output_embeddings() if kind == "causal" else None
     if head is not None and type(head) is not nn.Linear:
         raise BadInput("the output head cannot have an adapter", field="config.lora.target_modules")
     return wrapped
+
+
+def _tell_members_apart(model: Any, members: Sequence[str]) -> None:
+    """Train all adapters, each with its own head: peft starts them with copies, one of them trainable."""
+    for name, value in model.named_parameters():
+        if any(f".{member}." in name for member in members):
+            value.requires_grad_(True)
+            if not HEAD.isdisjoint(name.split(".")) and value.ndim > 1 and "lora_" not in name:
+                nn.init.normal_(value, std=model.get_base_model().config.initializer_range)
 
 
 # What a reward model puts on a language model or encoder; always float32.

@@ -24,7 +24,7 @@ def check_reading(model: TextModel, *, kind: Kind) -> None:
     batch = make_batch(
         [group], causal=model.layout != "separate", device=model.device, position_offset=model.position_offset
     )
-    got = model.token_logprobs(batch) if kind == "causal" else model.scores(batch)
+    got = model.token_logprobs(batch) if kind == "causal" else model.outputs(batch)[:, -1]
     expected = _alone(model, group, kind=kind)
     difference = float((got.float() - expected.float()).abs().max())
     if not difference <= TOLERANCE[model.dtype]:
@@ -51,7 +51,7 @@ def _alone(model: TextModel, group: EncodedGroup, *, kind: Kind) -> Tensor:
         ):
             logits = model.model(input_ids=ids, **types).logits.float()
         if kind == "reward":
-            values.append(logits[0, :1])
+            values.append(logits[0, -1:])
         else:
             answer = len(group.prefix) + group.starts[number]
             log_p = logits[0].log_softmax(-1)

@@ -1,6 +1,7 @@
 """What every text method starts with: a tokenizer for groups, and a policy that has been checked."""
 
 import logging
+from collections.abc import Sequence
 from typing import Any
 
 from transformers import GenerationConfig
@@ -24,8 +25,11 @@ logger = logging.getLogger("training.tuning")
 TOKEN_BUDGET = 4096
 
 
-def open_policy(run: Run, *, kind: Kind) -> TextModel:
-    """Load what ``run`` trains, and refuse a model that reads groups wrongly."""
+def open_policy(run: Run, *, kind: Kind, outputs: int = 1, members: Sequence[str] = ()) -> TextModel:
+    """Load what ``run`` trains, and refuse a model that reads groups wrongly.
+
+    ``outputs`` and ``members`` are a reward model's: see ``load_for_training``.
+    """
     config = run.config
     policy = load_for_training(
         run.base,
@@ -35,6 +39,8 @@ def open_policy(run: Run, *, kind: Kind) -> TextModel:
         precision=config.precision,
         device=run.device,
         gradient_checkpointing=config.gradient_checkpointing,
+        outputs=outputs,
+        members=members,
     )
     check_reading(policy, kind=kind)
     trained = sum(value.numel() for value in policy.model.parameters() if value.requires_grad)

@@ -1,0 +1,177 @@
+"""Where scores come from: one interface for learned models, tuned policies, rules and functions.
+
+A source has ``measure(prompts, candidates) -> Measured``; N prompts stand beside N candidates, a prompt once
+for each of its candidates. Candidates are texts (or messages), or PIL images.
+"""
+
+import importlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from itertools import groupby
+from typing import Any, Literal, Protocol
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from training.tuning.data import Text, plain_text
+from training.tuning.errors import BadInput
+from training.tuning.plan import split
+from training.tuning.rewards.info import RewardInfo, read_info
+from training.tuning.rewards.rules import Score
+from training.tuning.rewards.transforms import aggregate
+from training.tuning.text.batches import make_batch
+from training.tuning.text.loading import load_for_use
+from training.tuning.text.models import TextModel
+from training.tuning.text.probe import check_reading
+from training.tuning.text.setup import TOKEN_BUDGET, open_tokenizer
+from training.tuning.text.tokens import EncodedGroup, Unusable
+
+Precision = Literal["fp32", "bf16"]
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Outputs (N, T) of one source; NaN rows where ``why`` (by candidate) gives a reason."""
+
+    outputs: Float[Tensor, "N T"]
+    why: dict[int, str] = field(default_factory=dict)
+
+
+class Source(Protocol):
+    """What measures candidates. ``reduce`` makes one score of each row of outputs."""
+
+    def measure(self, prompts: Sequence[Text], candidates: Sequence[Any]) -> Measured: ...
+
+    def reduce(self, outputs: Tensor, prompts: Sequence[Text]) -> Tensor: ...
+
+
+class LearnedReward:
+    """A text reward model on disk: a result of ``reward_model``, or any sequence classifier in its format."""
+
+    def __init__(
+        self,
+        folder: str | None,
+        *,
+        device: torch.device,
+        precision: Precision = "fp32",
+        max_length: int | None = 1024,
+    ) -> None:
+        self.model: TextModel = load_for_use(folder, kind="reward", precision=precision, device=device)
+        check_reading(self.model, kind="reward")
+        self.tokenizer = open_tokenizer(folder, kind="reward", max_length=max_length)
+        self.info = read_info(self.model.base) or RewardInfo(
+            outputs=self.model.inner.config.num_labels if not self.model.members else 1
+        )
+
+    @torch.no_grad()
+    def measure(self, prompts: Sequence[Text], candidates: Sequence[Any]) -> Measured:
+        """The normalised outputs. Candidates of one prompt that stand together share its tokens."""
+        why: dict[int, str] = {}
+        groups: list[tuple[list[int], EncodedGroup]] = []
+        for _, run in groupby(range(len(prompts)), key=lambda at: prompts[at]):
+            groups += self._encode(list(run), prompts, candidates, why)
+        outputs = torch.full((len(prompts), self.info.outputs), torch.nan, device=self.model.device)
+        sizes = [tokens.size for _, tokens in groups]
+        for micro in split(range(len(groups)), sizes, most=None, budget=TOKEN_BUDGET):
+            batch = make_batch(
+                [groups[index][1] for index in micro],
+                causal=self.model.layout != "separate",
+                device=self.model.device,
+                position_offset=self.model.position_offset,
+            )
+            rows = [at for index in micro for at in groups[index][0]]
+            outputs[rows] = self._normalised(self.model.outputs(batch))
+        return Measured(outputs, why)
+
+    def reduce(self, outputs: Tensor, prompts: Sequence[Text]) -> Tensor:
+        """One score for each row, as ``reward.json`` says."""
+        info = self.info
+        if info.kind == "attributes" and info.weights:
+            return outputs @ outputs.new_tensor(info.weights)
+        if info.kind == "preference":
+            return mean_preference(outputs, prompts, temperature=float(info.link["tau"]))  # type: ignore[arg-type]
+        if outputs.shape[1] == 1:
+            return outputs[:, 0]
+        return aggregate(outputs, how=info.aggregate.how, penalty=info.aggregate.penalty)
+
+    def _normalised(self, outputs: Tensor) -> Tensor:
+        shift = outputs.new_tensor(self.info.shift or [0.0])
+        return (outputs - shift) * outputs.new_tensor(self.info.scale or [1.0])
+
+    def _encode(
+        self, rows: list[int], prompts: Sequence[Text], candidates: Sequence[Any], why: dict[int, str]
+    ) -> list[tuple[list[int], EncodedGroup]]:
+        """A group of candidates, or, if one of them cannot be used, each of the others on its own."""
+        try:
+            return [(rows, self.tokenizer.encode(prompts[rows[0]], [candidates[at] for at in rows]))]
+        except Unusable as reason:
+            if len(rows) == 1:
+                why[rows[0]] = str(reason)
+                return []
+        return [one for at in rows for one in self._encode([at], prompts, candidates, why)]
+
+
+def mean_preference(vectors: Float[Tensor, "N D"], prompts: Sequence[Text], *, temperature: float) -> Tensor:
+    """Mean probability of each candidate to be preferred to the others of its prompt, (N,); ½ if it is alone.
+
+    The score s̄ of general preference optimisation (arXiv:2410.02197).
+    """
+    from training.tuning.losses.general_preference import preference_scores
+
+    scores = vectors.new_full((len(vectors),), 0.5)
+    for _, run in groupby(range(len(prompts)), key=lambda at: prompts[at]):
+        rows = list(run)
+        if len(rows) > 1:
+            first = vectors[rows].repeat_interleave(len(rows), dim=0)
+            second = vectors[rows].repeat(len(rows), 1)
+            wins = torch.sigmoid(preference_scores(first, second) / temperature)
+            scores[rows] = (wins.view(len(rows), -1).sum(dim=1) - 0.5) / (len(rows) - 1)
+    return scores
+
+
+class RuleReward:
+    """A rule of ``rules.py``, or a function ``score(prompts, candidates) -> list[float]``."""
+
+    def __init__(self, score: Callable[[Sequence[Any], Sequence[Any]], Sequence[float]], name: str) -> None:
+        self.score = score
+        self.name = name
+
+    @classmethod
+    def of_rule(cls, rule: Score, name: str) -> "RuleReward":
+        """A rule's function, one candidate after the other."""
+
+        def score(prompts: Sequence[Any], candidates: Sequence[Any]) -> list[float]:
+            pairs = zip(prompts, candidates, strict=True)
+            return [rule(_plain(prompt), _plain(candidate)) for prompt, candidate in pairs]
+
+        return cls(score, name)
+
+    @classmethod
+    def of_function(cls, name: str) -> "RuleReward":
+        """``module:function``. BadInput if it is not there."""
+        module, _, function = name.partition(":")
+        try:
+            score = getattr(importlib.import_module(module), function)
+        except (ImportError, AttributeError) as error:
+            raise BadInput(f"{name} cannot be imported: {error}", file="run.json", field="reward") from None
+        return cls(score, name)
+
+    def measure(self, prompts: Sequence[Text], candidates: Sequence[Any]) -> Measured:
+        """One output per candidate."""
+        values = list(self.score(list(prompts), list(candidates)))
+        if len(values) != len(candidates):
+            raise BadInput(
+                f"{self.name} gave {len(values)} scores for {len(candidates)} candidates", field="reward"
+            )
+        return Measured(torch.tensor([float(value) for value in values], dtype=torch.float32)[:, None])
+
+    def reduce(self, outputs: Tensor, prompts: Sequence[Text]) -> Tensor:
+        """The one output."""
+        return outputs[:, 0]
+
+
+def _plain(content: Any) -> Any:
+    """Texts and messages as text; images as they are."""
+    is_messages = isinstance(content, list)
+    return plain_text(content) if is_messages else content
