@@ -54,7 +54,7 @@ def comparisons_of(
 
     `against` names a person: those where somebody else said something else than they did.
     """
-    standing = Q(judgements__undone_at=None)
+    standing = Q(judgements__undone_at=None, judgements__set_aside_at=None)
     found: Any = Comparison.objects.filter(project=project).order_by("rank", "pk")
     if q:
         found = found.filter(prompt__icontains=q)
@@ -99,7 +99,11 @@ def is_in_hands_of(comparison: Comparison, user: User) -> bool:
 
 def members_of(project: Project) -> QuerySet[Member]:
     """Members with the number and the time of their last judgement in this project."""
-    mine = Q(user__judgements__comparison__project=project, user__judgements__undone_at=None)
+    mine = Q(
+        user__judgements__comparison__project=project,
+        user__judgements__undone_at=None,
+        user__judgements__set_aside_at=None,
+    )
     return (
         Member.objects.filter(project=project)
         .select_related("user")

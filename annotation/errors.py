@@ -30,6 +30,14 @@ class NotAllowed(ServiceError, PermissionDenied):
     """The person may see it, but their role does not let them do this."""
 
 
+class Blocked(NotAllowed):
+    """They may not work here now. `code` says why, for scripts: see `annotation.services.eligibility`."""
+
+    def __init__(self, message: str, *, code: str) -> None:
+        super().__init__(message)
+        self.code = code
+
+
 class Conflict(ServiceError):
     """The world has moved on. `answer` is the refused answer, so that no work is lost."""
 

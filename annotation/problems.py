@@ -8,7 +8,16 @@ from rest_framework import status, views
 from rest_framework.exceptions import APIException, ValidationError
 from rest_framework.response import Response
 
-from annotation.errors import Conflict, Invalid, NotAllowed, NotFound, QueueBusy, ServiceError, TooMany
+from annotation.errors import (
+    Blocked,
+    Conflict,
+    Invalid,
+    NotAllowed,
+    NotFound,
+    QueueBusy,
+    ServiceError,
+    TooMany,
+)
 
 CONTENT_TYPE = "application/problem+json"
 STATUS_OF: dict[type[ServiceError], int] = {
@@ -58,6 +67,7 @@ def _of_service(error: ServiceError) -> Response:
     errors = [{"field": field, "message": text} for field, text in getattr(error, "errors", {}).items()]
     answer = getattr(error, "answer", None)
     extra = {"answer": answer} if answer is not None else {}
+    extra |= {"code": error.code} if isinstance(error, Blocked) else {}
     headers = {"Retry-After": str(error.wait)} if isinstance(error, TooMany) else None
     return problem(code, _summary(errors) if errors else str(error), errors=errors, headers=headers, **extra)
 

@@ -1,29 +1,46 @@
 """Rows, their constraints, and every read that others chain on. The unit is the comparison."""
 
-from annotation.models.comparisons import Candidate, Comparison, ComparisonQuerySet, Media
+from annotation.models.assignment import Consent, ConsentText, GoldAnswer, QualificationAttempt, SetAside
+from annotation.models.comparisons import Candidate, Comparison, ComparisonQuerySet, Media, Reservation
 from annotation.models.jobs import ExportJob, ImportJob, Job, RejectedRow
-from annotation.models.judgements import Judgement, JudgementQuerySet, Lease, LeaseQuerySet
+from annotation.models.judgements import Judgement, JudgementQuerySet, Kind, Lease, LeaseQuerySet
 from annotation.models.people import ApiToken, FailedSignIn, User
-from annotation.models.projects import Member, Project, ProjectQuerySet, TemplateVersion
+from annotation.models.projects import (
+    AnnotatorGroup,
+    Member,
+    Project,
+    ProjectQuerySet,
+    QueueStrategy,
+    TemplateVersion,
+)
 
 __all__ = [
+    "AnnotatorGroup",
     "ApiToken",
     "Candidate",
     "Comparison",
     "ComparisonQuerySet",
+    "Consent",
+    "ConsentText",
     "ExportJob",
     "FailedSignIn",
+    "GoldAnswer",
     "ImportJob",
     "Job",
     "Judgement",
     "JudgementQuerySet",
+    "Kind",
     "Lease",
     "LeaseQuerySet",
     "Media",
     "Member",
     "Project",
     "ProjectQuerySet",
+    "QualificationAttempt",
+    "QueueStrategy",
     "RejectedRow",
+    "Reservation",
+    "SetAside",
     "TemplateVersion",
     "User",
 ]

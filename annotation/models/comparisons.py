@@ -5,7 +5,7 @@ from typing import ClassVar
 from django.db import models
 from django.db.models import F, Q
 
-from annotation.models.projects import Project
+from annotation.models.projects import AnnotatorGroup, Project
 from annotation.permissions import ProjectRows
 
 
@@ -29,10 +29,16 @@ class ComparisonQuerySet(ProjectRows["Comparison"]):
 
 
 class Comparison(models.Model):
-    """A prompt whose candidates `needed` people judge. `rank` orders the queue within the project."""
+    """A prompt whose candidates `needed` people judge.
+
+    `rank` is its number in the project, `queue_key` its place in the queue, which the project's strategy
+    makes of rank, priority and what was judged. Of the open slots, `reserved_open` wait for certain groups.
+    """
 
     project = models.ForeignKey(Project, on_delete=models.CASCADE, related_name="comparisons")
     rank = models.BigIntegerField()
+    queue_key = models.BigIntegerField()
+    priority = models.SmallIntegerField(default=0, help_text="higher comes first, where the project says so")
     prompt = models.JSONField(help_text="a text, or a list of {role, content} messages")
     prompt_key = models.CharField(
         max_length=64, help_text="SHA-256 of the prompt; splits keep equal prompts together"
@@ -45,6 +51,7 @@ class Comparison(models.Model):
     )
     needed = models.PositiveSmallIntegerField()
     open_slots = models.PositiveSmallIntegerField()
+    reserved_open = models.PositiveSmallIntegerField(default=0)
     reference = models.JSONField(null=True, blank=True, help_text="a known good answer, from the file")
     meta = models.JSONField(default=dict)
     import_job = models.ForeignKey(
@@ -60,16 +67,47 @@ class Comparison(models.Model):
             models.CheckConstraint(
                 condition=Q(open_slots__lte=F("needed")), name="comparison_open_slots_within_needed"
             ),
+            models.CheckConstraint(
+                condition=Q(reserved_open__lte=F("open_slots")), name="comparison_reserved_within_open"
+            ),
         ]
         indexes = [
             models.Index(
-                fields=["project", "rank"], condition=Q(open_slots__gt=0), name="comparison_open_queue"
+                fields=["project", "queue_key"],
+                condition=Q(open_slots__gt=F("reserved_open")),
+                name="comparison_open_queue",
             ),
             models.Index(fields=["project", "prompt_key"], name="comparison_prompt"),
         ]
 
     def __str__(self) -> str:
         return f"comparison {self.pk}"
+
+
+class Reservation(models.Model):
+    """Slots of a comparison that only members of one annotator group fill; a queue of the group's own."""
+
+    comparison = models.ForeignKey(Comparison, on_delete=models.CASCADE, related_name="reservations")
+    group = models.ForeignKey(AnnotatorGroup, on_delete=models.PROTECT, related_name="reservations")
+    queue_key = models.BigIntegerField()
+    needed = models.PositiveSmallIntegerField()
+    open_slots = models.PositiveSmallIntegerField()
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(fields=["comparison", "group"], name="reservation_once"),
+            models.CheckConstraint(
+                condition=Q(open_slots__lte=F("needed")), name="reservation_open_slots_within_needed"
+            ),
+        ]
+        indexes = [
+            models.Index(
+                fields=["group", "queue_key"], condition=Q(open_slots__gt=0), name="reservation_open_queue"
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.needed} of comparison {self.comparison_id} for group {self.group_id}"
 
 
 class Candidate(models.Model):

@@ -12,6 +12,7 @@ from django.db.models import Q
 
 from annotation.models.comparisons import Comparison
 from annotation.models.people import User
+from annotation.models.projects import AnnotatorGroup
 from annotation.permissions import ProjectRows
 
 
@@ -24,6 +25,7 @@ class LeaseQuerySet(ProjectRows["Lease"]):
     def open_of(self, *, project: int, annotator: int) -> "LeaseQuerySet":
         """What this person holds in this project, oldest first, with the comparisons."""
         mine = self.filter(state=Lease.State.OPEN, annotator=annotator, comparison__project=project)
+        mine = mine.exclude(kind=Lease.Kind.REVIEW)
         return mine.select_related("comparison").order_by("created_at", "pk")
 
     def lapsed(self, *, now: datetime) -> "LeaseQuerySet":
@@ -34,8 +36,24 @@ class LeaseQuerySet(ProjectRows["Lease"]):
         return self.select_related("comparison__project").prefetch_related("comparison__candidates__image")
 
 
+class Kind(models.TextChoices):
+    """Why somebody was asked. Only `regular` fills slots; an annotator is never told which it is."""
+
+    REGULAR = "regular"
+    GOLD = "gold"
+    REPEAT = "repeat"
+    REVIEW = "review"
+    QUALIFICATION = "qualification"
+    JUDGE = "judge"
+
+
 class Lease(models.Model):
-    """One slot of a comparison in one person's hands, with the order that they see (a permutation)."""
+    """A comparison in one person's hands, with the order that they see (a permutation).
+
+    A regular lease holds a slot of the comparison; other kinds have none.
+    """
+
+    Kind = Kind
 
     class State(models.TextChoices):
         OPEN = "open"
@@ -43,14 +61,20 @@ class Lease(models.Model):
         SKIPPED = "skipped"
         EXPIRED = "expired"
         UNDONE = "undone"
+        SET_ASIDE = "aside"  # its judgement does not count, and the slot was opened again
 
     LIVE = (State.OPEN, State.JUDGED)
-    HAD = (State.OPEN, State.JUDGED, State.SKIPPED)  # the comparison does not come to this person again
+    # The comparison does not come to this person again.
+    HAD = (State.OPEN, State.JUDGED, State.SKIPPED, State.SET_ASIDE)
 
     id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
     comparison = models.ForeignKey(Comparison, on_delete=models.CASCADE, related_name="leases")
     annotator = models.ForeignKey(User, on_delete=models.PROTECT, related_name="leases")
-    slot = models.PositiveSmallIntegerField()
+    kind = models.CharField(max_length=16, choices=Kind, default=Kind.REGULAR)
+    slot = models.PositiveSmallIntegerField(null=True, blank=True)
+    reserved_for = models.ForeignKey(
+        AnnotatorGroup, null=True, blank=True, on_delete=models.PROTECT, related_name="+"
+    )
     order = models.JSONField(help_text="candidate indices as shown, left to right")
     state = models.CharField(max_length=8, choices=State, default=State.OPEN)
     template_version = models.PositiveIntegerField(default=1, help_text="of the questions that were shown")
@@ -64,9 +88,12 @@ class Lease(models.Model):
     class Meta:
         constraints = [
             models.UniqueConstraint(
-                fields=["comparison", "annotator"],
+                fields=["comparison", "annotator", "kind"],
                 condition=Q(state__in=["open", "judged"]),
                 name="lease_one_each",
+            ),
+            models.CheckConstraint(
+                condition=Q(kind="regular") ^ Q(slot=None), name="lease_slot_only_if_regular"
             ),
             models.UniqueConstraint(
                 fields=["comparison", "slot"],
@@ -81,7 +108,7 @@ class Lease(models.Model):
             ),
             models.Index(
                 fields=["comparison", "annotator"],
-                condition=Q(state__in=["open", "judged", "skipped"]),
+                condition=Q(state__in=["open", "judged", "skipped", "aside"]),
                 name="lease_had",
             ),
         ]
@@ -94,27 +121,33 @@ class JudgementQuerySet(ProjectRows["Judgement"]):
     project_path = "comparison__project"
 
     def standing(self) -> "JudgementQuerySet":
-        """Those that were not taken back."""
-        return self.filter(undone_at=None)
+        """Those that were neither taken back nor set aside."""
+        return self.filter(undone_at=None, set_aside_at=None)
 
     def standing_at(self, moment: datetime) -> "JudgementQuerySet":
         """Those that stood at that moment, whatever happened later."""
-        return self.filter(Q(undone_at=None) | Q(undone_at__gte=moment), created_at__lt=moment)
+        return self.filter(
+            Q(undone_at=None) | Q(undone_at__gte=moment),
+            Q(set_aside_at=None) | Q(set_aside_at__gte=moment),
+            created_at__lt=moment,
+        )
 
 
 class Judgement(models.Model):
     """One person's answer. `choice`, `strength` and `answers` are canonical; `order` says what was shown."""
 
-    class Kind(models.TextChoices):
-        REGULAR = "regular"
-        GOLD = "gold"
-        REPEAT = "repeat"
-        REVIEW = "review"
-        QUALIFICATION = "qualification"
-        JUDGE = "judge"
+    Kind = Kind
 
     comparison = models.ForeignKey(Comparison, on_delete=models.CASCADE, related_name="judgements")
     annotator = models.ForeignKey(User, on_delete=models.PROTECT, related_name="judgements")
+    group = models.ForeignKey(
+        AnnotatorGroup,
+        null=True,
+        blank=True,
+        on_delete=models.SET_NULL,
+        related_name="+",
+        help_text="that the annotator belonged to",
+    )
     lease = models.OneToOneField(
         Lease, null=True, blank=True, on_delete=models.PROTECT, related_name="judgement"
     )
@@ -129,6 +162,10 @@ class Judgement(models.Model):
     )
     created_at = models.DateTimeField()
     undone_at = models.DateTimeField(null=True, blank=True)
+    set_aside_at = models.DateTimeField(null=True, blank=True)
+    set_aside = models.ForeignKey(
+        "SetAside", null=True, blank=True, on_delete=models.PROTECT, related_name="judgements"
+    )
     # A repeated request gets the same reply.
     client_id = models.UUIDField()
     request_digest = models.CharField(max_length=64)

@@ -2,9 +2,11 @@
 
 from typing import ClassVar
 
+from django.core.validators import MaxValueValidator, MinValueValidator
 from django.db import models
-from django.db.models import Q
+from django.db.models import F, Q
 from django.urls import reverse
+from django.utils.translation import gettext_lazy as _
 
 from annotation.models.people import User
 from annotation.permissions import ProjectRows, Role
@@ -12,6 +14,15 @@ from annotation.permissions import ProjectRows, Role
 
 class ProjectQuerySet(ProjectRows["Project"]):
     project_path = ""
+
+
+class QueueStrategy(models.TextChoices):
+    """What comes first. Each is a way to compute `queue_key`; see `annotation.services.strategies`."""
+
+    ORDER = "order", _("In the order of import")
+    FEWEST = "fewest", _("Fewest judgements first")
+    RANDOM = "random", _("In random order")
+    PRIORITY = "priority", _("By priority, highest first")
 
 
 class Project(models.Model):
@@ -28,6 +39,28 @@ class Project(models.Model):
     template_version = models.PositiveIntegerField(default=1)
     labels_per_comparison = models.PositiveSmallIntegerField(default=1)
     lease_minutes = models.PositiveSmallIntegerField(default=20)
+    queue_strategy = models.CharField(max_length=8, choices=QueueStrategy, default=QueueStrategy.ORDER)
+    quota = models.PositiveIntegerField(
+        null=True, blank=True, help_text="answers of one member at most; none: no limit"
+    )
+    daily_cap = models.PositiveIntegerField(null=True, blank=True, help_text="the same, for one day")
+    gold_rate = models.FloatField(default=0.0, help_text="share of what is shown that has a known answer")
+    repeat_rate = models.FloatField(default=0.0, help_text="share of what is shown that they judged before")
+    repeat_distance = models.PositiveIntegerField(
+        default=20, help_text="own answers between a comparison and its repeat, at least"
+    )
+    pass_mark = models.FloatField(
+        null=True,
+        blank=True,
+        validators=[MinValueValidator(0.0), MaxValueValidator(1.0)],
+        help_text="share of right answers in the test before the first work; none: no test",
+    )
+    test_attempts = models.PositiveSmallIntegerField(default=1, validators=[MinValueValidator(1)])
+    consent_version = models.PositiveIntegerField(default=0, help_text="of the text to agree to; 0: none")
+    skip_reasons = models.JSONField(default=list, blank=True, help_text="texts to choose from when skipping")
+    review_overrules = models.BooleanField(
+        default=True, help_text="a reviewer's answer takes the place of the annotators' in what is learned"
+    )
     created_by = models.ForeignKey(User, on_delete=models.PROTECT, related_name="+")
     created_at = models.DateTimeField(auto_now_add=True)
 
@@ -39,6 +72,16 @@ class Project(models.Model):
             models.CheckConstraint(
                 condition=Q(modality__in=["text", "image"]), name="project_modality_known"
             ),
+            models.CheckConstraint(
+                condition=Q(gold_rate__gte=0, repeat_rate__gte=0, gold_rate__lte=0.5 - F("repeat_rate")),
+                name="project_checks_at_most_half",
+            ),
+            models.CheckConstraint(
+                condition=Q(pass_mark=None) | Q(pass_mark__range=(0, 1)), name="project_pass_mark_is_a_share"
+            ),
+            models.CheckConstraint(
+                condition=Q(queue_strategy__in=QueueStrategy.values), name="project_queue_strategy_known"
+            ),
         ]
 
     def __str__(self) -> str:
@@ -46,6 +89,29 @@ class Project(models.Model):
 
     def get_absolute_url(self) -> str:
         return reverse("annotation:project", args=[self.pk])
+
+    @property
+    def has_checks(self) -> bool:
+        """Whether gold questions or repeats are mixed in, so that nothing may tell them from the others."""
+        return self.gold_rate + self.repeat_rate > 0
+
+
+class AnnotatorGroup(models.Model):
+    """Members with something in common: a language, an expertise, a way they came here."""
+
+    project = models.ForeignKey(Project, on_delete=models.CASCADE, related_name="annotator_groups")
+    name = models.CharField(max_length=100)
+    attributes = models.JSONField(default=dict, blank=True, help_text='such as {"language": "de"}')
+    reserved_labels = models.PositiveSmallIntegerField(
+        default=0, help_text="of each comparison's judgements, how many only this group gives"
+    )
+
+    class Meta:
+        ordering = ["project", "name"]
+        constraints = [models.UniqueConstraint(fields=["project", "name"], name="annotator_group_name_once")]
+
+    def __str__(self) -> str:
+        return self.name
 
 
 class TemplateVersion(models.Model):
@@ -65,7 +131,7 @@ class TemplateVersion(models.Model):
 
 
 class Member(models.Model):
-    """A user's role in a project, and how far the queue is behind them (`frontier`, a comparison's rank)."""
+    """A user's role in a project, and how far the queue is behind them (`frontier`, a `queue_key`)."""
 
     Role = Role
 
@@ -73,6 +139,21 @@ class Member(models.Model):
     user = models.ForeignKey(User, on_delete=models.CASCADE, related_name="memberships")
     role = models.CharField(max_length=16, choices=Role, default=Role.ANNOTATOR)
     frontier = models.BigIntegerField(default=0)
+    group = models.ForeignKey(
+        AnnotatorGroup, null=True, blank=True, on_delete=models.SET_NULL, related_name="members"
+    )
+    served = models.PositiveIntegerField(default=0, help_text="comparisons handed out, of every kind")
+    answered = models.PositiveIntegerField(default=0, help_text="answers given and not taken back")
+    answered_on = models.DateField(null=True, blank=True, help_text="the last day with an answer")
+    answered_that_day = models.PositiveIntegerField(default=0)
+    quota = models.PositiveIntegerField(
+        null=True, blank=True, help_text="answers at most; none: as the project says"
+    )
+    daily_cap = models.PositiveIntegerField(null=True, blank=True, help_text="the same, for one day")
+    qualified_at = models.DateTimeField(null=True, blank=True, help_text="the test passed, or excused from")
+    consented_version = models.PositiveIntegerField(default=0)
+    paused_at = models.DateTimeField(null=True, blank=True)
+    paused_reason = models.CharField(max_length=500, blank=True)
     joined_at = models.DateTimeField(auto_now_add=True)
 
     class Meta:

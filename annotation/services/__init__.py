@@ -3,13 +3,16 @@
 from annotation.services.accounts import create_user, issue_token, sign_in, sign_in_link
 from annotation.services.comparisons import add_comparisons
 from annotation.services.exports import run_export, start_export
+from annotation.services.gold import remove_gold_answer, set_gold_answer
 from annotation.services.groups import judged_groups
 from annotation.services.imports import run_import, start_import
 from annotation.services.jobs import resume_lost_jobs
 from annotation.services.judging import submit_judgement, undo_judgement
 from annotation.services.presenting import lease_image, present, progress
 from annotation.services.projects import add_member, create_project, remove_member, update_project
-from annotation.services.queue import lease_of, next_lease, renew_lease, reopen_expired_leases, skip_lease
+from annotation.services.queue import lease_of, next_lease
+from annotation.services.reopening import renew_lease, reopen_expired_leases, skip_lease
+from annotation.services.strategies import set_priorities, use_strategy
 
 __all__ = [
     "add_comparisons",
@@ -23,12 +26,15 @@ __all__ = [
     "next_lease",
     "present",
     "progress",
+    "remove_gold_answer",
     "remove_member",
     "renew_lease",
     "reopen_expired_leases",
     "resume_lost_jobs",
     "run_export",
     "run_import",
+    "set_gold_answer",
+    "set_priorities",
     "sign_in",
     "sign_in_link",
     "skip_lease",
@@ -37,4 +43,5 @@ __all__ = [
     "submit_judgement",
     "undo_judgement",
     "update_project",
+    "use_strategy",
 ]

@@ -12,7 +12,18 @@ from django.db import transaction
 from django.db.models import Max
 from django.utils import timezone
 
-from annotation.models import Candidate, Comparison, ImportJob, Judgement, Media, Project, User
+from annotation.models import (
+    Candidate,
+    Comparison,
+    ImportJob,
+    Judgement,
+    Media,
+    Project,
+    QueueStrategy,
+    Reservation,
+    User,
+)
+from annotation.services.strategies import lock_members, lower_frontiers, new_key
 from annotation.template import can_be_judged
 
 IMPORT_PREFIX = "import:"  # no person's name may contain a colon
@@ -47,10 +58,12 @@ def add_comparisons(
         random.Random(shuffle_seed).shuffle(ranks)
     comparisons = []
     for group, rank in zip(groups, ranks, strict=True):
-        slots = _slots(project, group) if needed is None else needed
+        done = _labels(group)
+        slots = _slots(project, group, done) if needed is None else needed
         comparison = Comparison(
             project=project,
             rank=rank,
+            queue_key=new_key(project, rank=rank, labels=done),
             prompt=group["prompt"],
             prompt_key=digest_of(group["prompt"]),
             content_key=content_key(group),
@@ -65,7 +78,33 @@ def add_comparisons(
     Comparison.objects.bulk_create(comparisons, batch_size=BATCH)
     Candidate.objects.bulk_create(_candidates(comparisons, groups), batch_size=BATCH)
     _add_judgements(comparisons, groups)
+    _reserve_slots(project, comparisons)
+    if project.queue_strategy != QueueStrategy.ORDER and comparisons:
+        lock_members([project.pk])
+        lower_frontiers(project.pk, key=min(comparison.queue_key for comparison in comparisons))
     return comparisons
+
+
+def _reserve_slots(project: Project, comparisons: Sequence[Comparison]) -> None:
+    """Keep open slots for the groups that are to give judgements of their own, as far as there are any."""
+    groups = list(project.annotator_groups.filter(reserved_labels__gt=0).order_by("pk"))
+    rows = []
+    for comparison in comparisons if groups else ():
+        left = comparison.open_slots
+        for group in groups:
+            slots = min(group.reserved_labels, left)
+            left -= slots
+            if slots:
+                key = comparison.queue_key
+                rows.append(
+                    Reservation(
+                        comparison=comparison, group=group, queue_key=key, needed=slots, open_slots=slots
+                    )
+                )
+        comparison.reserved_open = comparison.open_slots - left
+    Reservation.objects.bulk_create(rows, batch_size=BATCH)
+    if rows:
+        Comparison.objects.bulk_update(comparisons, ["reserved_open"], batch_size=BATCH)
 
 
 def digest_of(value: object) -> str:
@@ -79,10 +118,14 @@ def content_key(group: dict[str, Any]) -> str:
     return digest_of([group["prompt"], contents])
 
 
-def _slots(project: Project, group: dict[str, Any]) -> int:
+def _labels(group: dict[str, Any]) -> int:
+    """Judgements that it brings along and that count as filled slots."""
+    return sum(item.get("kind", "regular") == "regular" for item in group.get("judgements", ()))
+
+
+def _slots(project: Project, group: dict[str, Any], done: int) -> int:
     if not can_be_judged(project.questions, len(group["candidates"])):
         return 0
-    done = sum(item.get("kind", "regular") == "regular" for item in group.get("judgements", ()))
     return max(0, project.labels_per_comparison - done)
 
 

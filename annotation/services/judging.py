@@ -6,12 +6,14 @@ import uuid
 from datetime import datetime
 from typing import Any, Final
 
-from django.db import IntegrityError, transaction
+from django.db import IntegrityError, connection, transaction
 from django.db.models import F
+from django.utils import timezone
 
 from annotation.errors import Conflict, NotFound
-from annotation.models import Comparison, Judgement, Lease, Member, User
-from annotation.services import queue
+from annotation.models import Comparison, Judgement, Kind, Lease, Member, Reservation, User
+from annotation.services import eligibility, qualification, queue
+from annotation.services.strategies import step_of
 from annotation.template import check_answer
 
 MAX_OPEN_AFTER_UNDO: Final = 10
@@ -24,8 +26,19 @@ LEASES_IN_HAND = """
 SELECT l.*, c.project_id, (SELECT max(j.created_at) FROM annotation_judgement j
                            WHERE j.annotator_id = %(annotator)s) AS last_answer_at
 FROM annotation_lease l JOIN annotation_comparison c ON c.id = l.comparison_id
-WHERE l.annotator_id = %(annotator)s AND (l.id = %(lease)s OR l.state = 'open')
+WHERE l.annotator_id = %(annotator)s AND (l.id = %(lease)s OR (l.state = 'open' AND l.kind <> 'review'))
 ORDER BY l.created_at, l.id
+"""
+# The member counts what they answered, for quotas; one statement with the lease, because both are locked.
+CLOSE = """
+WITH counted AS (
+    UPDATE annotation_member SET answered = %(answered)s, answered_on = %(answered_on)s,
+        answered_that_day = %(answered_that_day)s
+    WHERE id = %(member)s
+)
+UPDATE annotation_lease SET slot = %(slot)s, reserved_for_id = %(reserved_for)s, state = 'judged',
+    closed_at = %(now)s
+WHERE id = %(lease)s
 """
 
 
@@ -63,19 +76,23 @@ def submit_judgement(
         member = queue.lock_member(lease=lease_id, user=annotator)
         leases = _leases_in_hand(member, lease_id)
         lease = next(lease for lease in leases if lease.pk == lease_id)
+        lease.comparison = _known_part(lease.comparison_id, member)
         if lease.state != Lease.State.OPEN:
             earlier = Judgement.objects.filter(annotator=annotator, client_id=client_id).first()
             if earlier is not None:
                 return _repeat(earlier, digest, given)
+        eligibility.check_not_paused(member)
         questions = queue.questions_of(lease, member.project)
         check_answer(
             questions, candidates=len(lease.order), choice=choice, strength=strength, answers=answers
         )
-        _close(lease, reclaim=reclaim, given=given, now=now)
+        _close(lease, member, reclaim=reclaim, given=given, now=now)
         judgement = Judgement(
-            comparison_id=lease.comparison_id,
+            comparison=lease.comparison,
             annotator=annotator,
+            group_id=member.group_id,
             lease=lease,
+            kind=lease.kind,
             order=lease.order,
             choice=lease.order[choice] if isinstance(choice, int) else choice,
             strength=strength,
@@ -87,6 +104,8 @@ def submit_judgement(
             request_digest=digest,
             wanted_next=want_next,
         )
+        if judgement.kind == Kind.QUALIFICATION:
+            qualification.record(member, judgement, now=now)
         if want_next:
             held = [other for other in leases if other.pk != lease_id]
             _hand_out_next(judgement, member, held, after=after, now=now)
@@ -112,8 +131,12 @@ def undo_judgement(*, judgement_id: int, annotator: User, now: datetime) -> Leas
     with transaction.atomic():
         member = queue.lock_member(project=project, user=annotator)
         judgement = Judgement.objects.select_related("lease").get(pk=judgement_id)
+        if judgement.kind == Kind.QUALIFICATION:
+            raise Conflict("The answers of the test cannot be taken back.")
         if judgement.undone_at is not None:
             raise Conflict("This judgement was taken back already.")
+        if judgement.set_aside_at is not None:
+            raise Conflict("This judgement was set aside by a manager; it cannot be taken back.")
         old = judgement.lease
         if old is None:
             raise NotFound("This judgement was imported; it is nobody's to take back.")
@@ -129,13 +152,24 @@ def undo_judgement(*, judgement_id: int, annotator: User, now: datetime) -> Leas
         new = Lease.objects.create(
             comparison_id=old.comparison_id,
             annotator=annotator,
+            kind=old.kind,
             slot=old.slot,
+            reserved_for_id=old.reserved_for_id,
             order=old.order,
             template_version=old.template_version,
             created_at=old.created_at,  # so that it is the oldest, and comes first
             expires_at=queue.expiry(member.project, now),
         )
+        _count(member, judgement, now=now)
     return Lease.objects.to_present().get(pk=new.pk)
+
+
+def _count(member: Member, undone: Judgement, *, now: datetime) -> None:
+    """One answer less for the (locked) member's quotas."""
+    member.answered = max(0, member.answered - 1)
+    if timezone.localdate(undone.created_at) == member.answered_on:
+        member.answered_that_day = max(0, member.answered_that_day - 1)
+    member.save(update_fields=["answered", "answered_that_day"])
 
 
 def _repeat(earlier: Judgement, digest: str, given: dict[str, Any]) -> tuple[Judgement, Lease | None]:
@@ -148,37 +182,72 @@ def _repeat(earlier: Judgement, digest: str, given: dict[str, Any]) -> tuple[Jud
     return earlier, lease
 
 
-def _close(lease: Lease, *, reclaim: bool, given: dict[str, Any], now: datetime) -> None:
+def _close(lease: Lease, member: Member, *, reclaim: bool, given: dict[str, Any], now: datetime) -> None:
     """Mark the lease judged. The member is locked, so nobody else changes it."""
     if lease.state == Lease.State.EXPIRED:
         if not reclaim:
             raise _TakenBack
-        lease.slot = _slot_again(lease, given)
+        _hold_again(lease, member, given)
     elif lease.state != Lease.State.OPEN:
         raise Conflict(
             f"This comparison is no longer in your hands: its lease is {lease.state}.", answer=given
         )
     lease.state, lease.closed_at = Lease.State.JUDGED, now
-    lease.save(update_fields=["slot", "state", "closed_at"])
+    today, before = timezone.localdate(now), eligibility.answered_today(member, now=now)
+    member.answered, member.answered_on, member.answered_that_day = member.answered + 1, today, before + 1
+    values = {
+        "lease": lease.pk,
+        "slot": lease.slot,
+        "reserved_for": lease.reserved_for_id,
+        "now": now,
+        "member": member.pk,
+        "answered": member.answered,
+        "answered_on": today,
+        "answered_that_day": member.answered_that_day,
+    }
+    with connection.cursor() as cursor:
+        cursor.execute(CLOSE, values)
 
 
-def _slot_again(lease: Lease, given: dict[str, Any]) -> int:
-    """A slot for an answer that came after its time. The comparison is locked."""
+def _hold_again(lease: Lease, member: Member, given: dict[str, Any]) -> None:
+    """Give an answer that came after its time a slot again, if its kind has one. The comparison is locked."""
     live = list(Lease.objects.live().filter(comparison=lease.comparison_id).order_by("slot"))
-    own = next((other for other in live if other.annotator_id == lease.annotator_id), None)
+    mine = (other for other in live if (other.annotator_id, other.kind) == (lease.annotator_id, lease.kind))
+    own = next(mine, None)
     if own is not None and own.state == Lease.State.JUDGED:
         raise Conflict("You have answered this comparison already, with a later lease.", answer=given)
     if own is not None:
         own.state = Lease.State.EXPIRED
         own.save(update_fields=["state"])
-        return own.slot
-    if lease.comparison.open_slots == 0:
+        lease.slot, lease.reserved_for_id = own.slot, own.reserved_for_id
+        return
+    if lease.kind != Kind.REGULAR:
+        return
+    comparison = Comparison.objects.get(pk=lease.comparison_id)
+    lanes = Reservation.objects.filter(comparison=comparison, group=member.group_id, open_slots__gt=0)
+    reserved = member.group_id is not None and lanes.exists()
+    if comparison.open_slots - (0 if reserved else comparison.reserved_open) == 0:
         raise Conflict(
             "Your time ran out and others have taken the comparison; nothing was stored.", answer=given
         )
-    Comparison.objects.filter(pk=lease.comparison_id).update(open_slots=F("open_slots") - 1)
+    step = step_of(member.project)
+    if reserved:
+        lanes.update(open_slots=F("open_slots") - 1, queue_key=F("queue_key") + step)
+    Comparison.objects.filter(pk=comparison.pk).update(
+        open_slots=F("open_slots") - 1,
+        reserved_open=F("reserved_open") - int(reserved),
+        queue_key=F("queue_key") + step,
+    )
     taken = {other.slot for other in live}
-    return next(slot for slot in range(lease.comparison.needed) if slot not in taken)
+    lease.slot = next(slot for slot in range(comparison.needed) if slot not in taken)
+    lease.reserved_for_id = member.group_id if reserved else None
+
+
+def _known_part(comparison: int, member: Member) -> Comparison:
+    """What is known of a comparison without reading it: which one it is, and its project."""
+    part = Comparison.from_db(connection.alias, ["id", "project_id"], [comparison, member.project_id])
+    part.project = member.project
+    return part
 
 
 def _hand_out_next(

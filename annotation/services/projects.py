@@ -4,11 +4,12 @@ from typing import Any
 
 from django.core.exceptions import ValidationError
 from django.db import transaction
+from django.utils import timezone
 
 from annotation.errors import Conflict, Invalid, NotAllowed
-from annotation.models import Comparison, Lease, Member, Project, TemplateVersion, User
+from annotation.models import Member, Project, TemplateVersion, User
 from annotation.permissions import ALLOWED, Action, Role, check_site
-from annotation.services import queue
+from annotation.services import reopening
 from annotation.template import parse_questions
 
 
@@ -109,10 +110,7 @@ def remove_member(*, project: Project, user: User, by: User) -> None:
 
 
 def _take_back(project: Project, user: User) -> None:
-    held = Comparison.objects.filter(
-        project=project, leases__annotator=user, leases__state=Lease.State.OPEN
-    ).values_list("pk", flat=True)
-    queue.give_back(comparisons=list(held), annotator=user)
+    reopening.give_back(project=project.pk, annotator=user, now=timezone.now())
 
 
 def _spare_owners(project: Project, user: User, *, by: User) -> None:

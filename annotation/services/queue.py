@@ -1,70 +1,124 @@
-"""The queue: who gets which comparison next, and how slots come back.
+"""The queue: who gets which comparison next.
 
 Locks are always taken in the order comparisons, members, leases, each by id. Taking the next one locks
 the member and then only comparisons that are free (SKIP LOCKED), so it never waits with a lock in hand;
-where it has to wait it starts over. Reopening a slot is a transaction of its own that locks comparisons,
-then members, and lowers the frontiers. The unique constraints of `Lease` are the guarantee; the locks
-make sure that they are never hit.
+where it has to wait it starts over. What reopens a slot (`annotation.services.reopening`) is a transaction of
+its own that locks comparisons, then members, and lowers the frontiers. The unique constraints of `Lease` are
+the guarantee; the locks make sure that they are never hit. See docs/adr/0007.
 """
 
 import json
 import random
 import uuid
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from datetime import datetime, timedelta
-from typing import Any, Final, TypeVar
+from typing import Any, Final, NamedTuple, TypeVar
 
 from django.db import connection, transaction
-from django.db.models import F, prefetch_related_objects
+from django.db.models import prefetch_related_objects
 
-from annotation.errors import Conflict, Invalid, NotFound, QueueBusy
-from annotation.models import Comparison, Lease, Member, Project, TemplateVersion, User
+from annotation.errors import NotFound, QueueBusy
+from annotation.models import Comparison, Kind, Lease, Member, Project, TemplateVersion, User
 from annotation.permissions import Action, check
+from annotation.services import checks, eligibility, qualification
+from annotation.services.strategies import step_of
 
 LOOK_AHEAD: Final = 16
 ATTEMPTS: Final = 200
-EXPIRY_BATCH: Final = 500
 _shuffle = random.SystemRandom().shuffle
 Result = TypeVar("Result")
 
+MEMBER: Final = (
+    "id", "project_id", "user_id", "role", "frontier", "group_id", "served", "answered", "answered_on",
+    "answered_that_day", "quota", "daily_cap", "qualified_at", "consented_version", "paused_at",
+)  # fmt: skip
+PROJECT: Final = (
+    "id", "questions", "template_version", "lease_minutes", "queue_strategy", "quota", "daily_cap",
+    "gold_rate", "repeat_rate", "repeat_distance", "pass_mark", "test_attempts", "consent_version",
+)  # fmt: skip
+
 # The hot path is written in SQL: building these queries took longer than running them.
-LOCK_MEMBER = """
-SELECT m.id, m.project_id, m.user_id, m.role, m.frontier, p.questions, p.template_version, p.lease_minutes,
-       (SELECT max(c.rank) FROM annotation_comparison c WHERE c.project_id = m.project_id)
+LOCK_MEMBER = f"""
+SELECT {", ".join(f"m.{name}" for name in MEMBER)}, {", ".join(f"p.{name}" for name in PROJECT)}
 FROM annotation_member m JOIN annotation_project p ON p.id = m.project_id
 WHERE m.user_id = %(user)s AND m.project_id = coalesce(%(project)s, (
     SELECT c.project_id FROM annotation_lease l JOIN annotation_comparison c ON c.id = l.comparison_id
     WHERE l.id = %(lease)s AND l.annotator_id = %(user)s))
 FOR NO KEY UPDATE OF m
-"""
+"""  # noqa: S608  names of ours
 AHEAD = """
-SELECT c.id, c.rank FROM annotation_comparison c
-WHERE c.project_id = %(project)s AND c.open_slots > 0 AND c.rank >= %(frontier)s AND NOT EXISTS (
+SELECT c.id, c.queue_key, NULL::bigint AS group_id FROM annotation_comparison c
+WHERE c.project_id = %(project)s AND c.open_slots > c.reserved_open AND c.queue_key >= %(frontier)s
+AND NOT EXISTS (
     SELECT 1 FROM annotation_lease l WHERE l.comparison_id = c.id
-    AND l.annotator_id = %(annotator)s AND l.state IN ('open', 'judged', 'skipped'))
-ORDER BY c.rank LIMIT %(look_ahead)s
+    AND l.annotator_id = %(annotator)s AND l.state IN ('open', 'judged', 'skipped', 'aside'))
+ORDER BY c.queue_key LIMIT %(look_ahead)s
+"""
+AHEAD_OF_GROUP = f"""
+(SELECT r.comparison_id, r.queue_key, r.group_id FROM annotation_reservation r
+WHERE r.group_id = %(group)s AND r.open_slots > 0 AND r.queue_key >= %(frontier)s
+AND NOT EXISTS (
+    SELECT 1 FROM annotation_lease l WHERE l.comparison_id = r.comparison_id
+    AND l.annotator_id = %(annotator)s AND l.state IN ('open', 'judged', 'skipped', 'aside'))
+ORDER BY r.queue_key LIMIT %(look_ahead)s)
+UNION ALL ({AHEAD}) ORDER BY queue_key, group_id LIMIT %(look_ahead)s
+"""  # noqa: S608
+# The last place in the queue with an open slot; what is added later, or reopened, lowers the frontiers.
+LAST_OPEN = """
+SELECT greatest(
+    (SELECT max(queue_key) FROM annotation_comparison
+     WHERE project_id = %(project)s AND open_slots > reserved_open),
+    (SELECT max(queue_key) FROM annotation_reservation WHERE group_id = %(group)s AND open_slots > 0))
 """
 LOCK_FIRST_FREE = """
-SELECT * FROM annotation_comparison WHERE id = ANY(%(ids)s) AND open_slots > 0
-ORDER BY rank LIMIT 1 FOR NO KEY UPDATE SKIP LOCKED
+SELECT * FROM annotation_comparison WHERE id = ANY(%(ids)s::bigint[])
+AND (open_slots > reserved_open OR (open_slots > 0 AND id = ANY(%(reserved)s::bigint[])))
+ORDER BY array_position(%(ids)s::bigint[], id) LIMIT 1 FOR NO KEY UPDATE SKIP LOCKED
 """
 # One statement: close the slot, move the frontier, and hand out the smallest slot that nobody holds.
 TAKE = """
-WITH closed AS (
-    UPDATE annotation_comparison SET open_slots = open_slots - 1 WHERE id = %(comparison)s RETURNING needed
+WITH {lane} closed AS (
+    UPDATE annotation_comparison SET open_slots = open_slots - 1, queue_key = queue_key + %(step)s{reserved}
+    WHERE id = %(comparison)s {if_lane} RETURNING needed
 ), moved AS (
-    UPDATE annotation_member SET frontier = %(frontier)s WHERE id = %(member)s AND frontier <> %(frontier)s
+    UPDATE annotation_member SET frontier = %(frontier)s, served = served + 1 WHERE id = %(member)s
 )
 INSERT INTO annotation_lease
-    (id, comparison_id, annotator_id, slot, "order", template_version,
+    (id, comparison_id, annotator_id, kind, slot, reserved_for_id, "order", template_version,
      state, skip_reason, created_at, expires_at)
-SELECT %(lease)s, %(comparison)s, %(annotator)s, min(slot), %(order)s::jsonb, %(version)s,
-       'open', '', %(now)s, %(expires)s
+SELECT %(lease)s, %(comparison)s, %(annotator)s, 'regular', min(slot), %(group)s, %(order)s::jsonb,
+       %(version)s, 'open', '', %(now)s, %(expires)s
 FROM closed, generate_series(0, needed - 1) AS slot
 WHERE slot NOT IN (SELECT l.slot FROM annotation_lease l
-                   WHERE l.comparison_id = %(comparison)s AND l.state IN ('open', 'judged'))
+                   WHERE l.comparison_id = %(comparison)s AND l.slot IS NOT NULL
+                   AND l.state IN ('open', 'judged'))
+HAVING count(*) > 0
 RETURNING slot
 """
+LANE = """lane AS (
+    UPDATE annotation_reservation SET open_slots = open_slots - 1, queue_key = queue_key + %(step)s
+    WHERE comparison_id = %(comparison)s AND group_id = %(group)s AND open_slots > 0 RETURNING id
+),"""
+TAKE_SHARED: Final = TAKE.format(lane="", reserved="", if_lane="AND open_slots > reserved_open")
+TAKE_RESERVED: Final = TAKE.format(
+    lane=LANE, reserved=", reserved_open = reserved_open - 1", if_lane="AND EXISTS (SELECT 1 FROM lane)"
+)
+HAND_OUT = """
+WITH moved AS (
+    UPDATE annotation_member SET frontier = %(frontier)s, served = served + 1 WHERE id = %(member)s
+)
+INSERT INTO annotation_lease
+    (id, comparison_id, annotator_id, kind, "order", template_version,
+     state, skip_reason, created_at, expires_at)
+VALUES (%(lease)s, %(comparison)s, %(annotator)s, %(kind)s, %(order)s::jsonb, %(version)s,
+        'open', '', %(now)s, %(expires)s)
+"""
+
+
+class _Ahead(NamedTuple):
+    comparison: int
+    key: int
+    group: int | None  # whose reserved slot it is
 
 
 class _Locked(Exception):
@@ -85,11 +139,13 @@ def next_lease(*, project: Project, user: User, after: Lease | None = None, now:
     """The comparison that this person should see next, or None when nothing is left for them.
 
     Without `after` the oldest open lease again if there is one, so that a reload costs nothing. With `after`
-    the one behind that lease; two open leases at most.
+    the one behind that lease; two open leases at most. Raises `Blocked` for whom a manager paused, and who
+    has not agreed to the project's text.
     """
 
     def work() -> Lease | None:
         member = lock_member(project=project.pk, user=user)
+        eligibility.check_allowed(member)
         held = list(Lease.objects.open_of(project=project.pk, annotator=user.pk))
         return take_next(member=member, held=held, after=after, now=now)
 
@@ -98,6 +154,8 @@ def next_lease(*, project: Project, user: User, after: Lease | None = None, now:
 
 def run(work: Callable[[], Result], *, now: datetime) -> Result:
     """Run `work` in a transaction; where rows are locked or leases lapsed, clear the way and start over."""
+    from annotation.services.reopening import reopen_expired_leases
+
     for _ in range(ATTEMPTS):
         try:
             with transaction.atomic():
@@ -111,21 +169,18 @@ def run(work: Callable[[], Result], *, now: datetime) -> Result:
 
 def lock_member(*, user: User, project: int | None = None, lease: uuid.UUID | None = None) -> Member:
     """This person's place in the queue of a project, or of their lease's project, locked. All their leases
-    wait for it. It carries `last_rank`, and of its project only what judging needs.
+    wait for it. Of its project it carries only what assigning and judging need.
     """
     with connection.cursor() as cursor:
         cursor.execute(LOCK_MEMBER, {"user": user.pk, "project": project, "lease": lease})
         row = cursor.fetchone()
     if row is None:
         raise NotFound("It does not exist, or you are not a member of its project.")
-    *own, questions, template_version, lease_minutes, last_rank = row
-    check(user, Action.JUDGE, role=own[3], project=own[1])
-    member = Member.from_db(connection.alias, ["id", "project_id", "user_id", "role", "frontier"], own)
-    values = [member.project_id, json.loads(questions), template_version, lease_minutes]
-    member.project = Project.from_db(
-        connection.alias, ["id", "questions", "template_version", "lease_minutes"], values
-    )
-    member.last_rank = last_rank  # type: ignore[attr-defined]
+    member = Member.from_db(connection.alias, MEMBER, row[: len(MEMBER)])
+    check(user, Action.JUDGE, role=member.role, project=member.project_id)
+    values = dict(zip(PROJECT, row[len(MEMBER) :], strict=True))
+    values["questions"] = json.loads(values["questions"])
+    member.project = Project.from_db(connection.alias, list(values), list(values.values()))
     return member
 
 
@@ -147,35 +202,93 @@ def take_next(*, member: Member, held: list[Lease], after: Lease | None, now: da
         again.comparison.project = member.project
         prefetch_related_objects([again.comparison], "candidates__image")
         return again
+    if eligibility.why_not(member, holding=len(held), now=now) is not None:
+        return None
     return _take_new(member=member, now=now)
 
 
 def _take_new(*, member: Member, now: datetime) -> Lease | None:
-    values = {"project": member.project_id, "frontier": member.frontier, "annotator": member.user_id}
-    with connection.cursor() as cursor:
-        cursor.execute(AHEAD, values | {"look_ahead": LOOK_AHEAD})
-        ahead = cursor.fetchall()
+    if qualification.is_due(member):
+        question = qualification.next_question(member, now=now)
+        if question is None:
+            return None
+        return _hand_out(member, question, Kind.QUALIFICATION, frontier=member.frontier, now=now)
+    ahead = _look_ahead(member)
     if not ahead:
-        if Lease.objects.lapsed(now=now).filter(comparison__project=member.project_id).exists():
-            raise _Lapsed(member.project_id)
-        _move_past_the_last(member)
+        _move_past_the_last(member, now=now)
         return None
-    free = Comparison.objects.raw(LOCK_FIRST_FREE, {"ids": [pk for pk, _ in ahead]})
+    if (check := checks.check_for(member)) is not None:
+        return _hand_out(member, *check, frontier=ahead[0].key, now=now)
+    first = {item.comparison: item for item in reversed(ahead)}  # a reserved slot before a shared one
+    ids = list(dict.fromkeys(item.comparison for item in ahead))
+    reserved = [pk for pk in ids if first[pk].group is not None]
+    free = Comparison.objects.raw(LOCK_FIRST_FREE, {"ids": ids, "reserved": reserved})
     comparison = next(iter(free), None)
     if comparison is None:
-        raise _Locked(ahead[0][0])
+        raise _Locked(ids[0])
     comparison.project = member.project
-    return _insert_lease(comparison=comparison, member=member, frontier=ahead[0][1], now=now)
+    taken = first[comparison.pk]
+    others = [item.key for item in ahead if item.comparison != comparison.pk]
+    frontier = others[0] if others else taken.key + 1
+    return _take(comparison, member=member, group=taken.group, frontier=frontier, now=now)
 
 
-def _move_past_the_last(member: Member) -> None:
-    """`last_rank` was read before the queue, so a comparison added in between stays ahead of the frontier."""
-    last_rank: int | None = getattr(member, "last_rank", None)
-    if last_rank is not None and member.frontier <= last_rank:
-        Member.objects.filter(pk=member.pk).update(frontier=last_rank + 1)
+def _look_ahead(member: Member) -> list[_Ahead]:
+    values = {
+        "project": member.project_id,
+        "frontier": member.frontier,
+        "annotator": member.user_id,
+        "group": member.group_id,
+        "look_ahead": LOOK_AHEAD,
+    }
+    with connection.cursor() as cursor:
+        cursor.execute(AHEAD if member.group_id is None else AHEAD_OF_GROUP, values)
+        return [_Ahead(*row) for row in cursor.fetchall()]
 
 
-def _insert_lease(*, comparison: Comparison, member: Member, frontier: int, now: datetime) -> Lease:
+def _move_past_the_last(member: Member, *, now: datetime) -> None:
+    """Remember that nothing is open for this member, unless leases lapsed.
+
+    The place is read before the queue is read again: what was added in between stays ahead of the frontier.
+    """
+    if Lease.objects.lapsed(now=now).filter(comparison__project=member.project_id).exists():
+        raise _Lapsed(member.project_id)
+    with connection.cursor() as cursor:
+        cursor.execute(LAST_OPEN, {"project": member.project_id, "group": member.group_id})
+        (last,) = cursor.fetchone()
+    if last is not None and last >= member.frontier and not _look_ahead(member):
+        Member.objects.filter(pk=member.pk).update(frontier=last + 1)
+
+
+def _take(
+    comparison: Comparison, *, member: Member, group: int | None, frontier: int, now: datetime
+) -> Lease:
+    """A slot of the locked comparison."""
+    lease, values = _new_lease(comparison, member=member, kind=Kind.REGULAR, frontier=frontier, now=now)
+    values |= {"group": group, "step": step_of(member.project)}
+    with connection.cursor() as cursor:
+        cursor.execute(TAKE_SHARED if group is None else TAKE_RESERVED, values)
+        row = cursor.fetchone()
+    if row is None:  # the slot reserved for this group went between looking and locking
+        raise _Locked(comparison.pk)
+    lease.slot, lease.reserved_for_id = row[0], group
+    return lease
+
+
+def _hand_out(member: Member, comparison_id: int, kind: Kind, *, frontier: int, now: datetime) -> Lease:
+    """A comparison that fills no slot."""
+    comparison = Comparison.objects.get(pk=comparison_id)
+    comparison.project = member.project
+    lease, values = _new_lease(comparison, member=member, kind=kind, frontier=frontier, now=now)
+    with connection.cursor() as cursor:
+        cursor.execute(HAND_OUT, values | {"kind": kind.value})
+    return lease
+
+
+def _new_lease(
+    comparison: Comparison, *, member: Member, kind: Kind, frontier: int, now: datetime
+) -> tuple[Lease, dict[str, Any]]:
+    """A lease in a new random order, and what the statements that insert it need."""
     prefetch_related_objects([comparison], "candidates__image")
     order = list(range(len(comparison.candidates.all())))
     _shuffle(order)
@@ -183,11 +296,13 @@ def _insert_lease(*, comparison: Comparison, member: Member, frontier: int, now:
         id=uuid.uuid4(),
         comparison=comparison,
         annotator_id=member.user_id,
+        kind=kind,
         order=order,
         template_version=member.project.template_version,
         created_at=now,
         expires_at=expiry(member.project, now),
     )
+    lease._state.adding = False
     values: dict[str, Any] = {
         "comparison": comparison.pk,
         "member": member.pk,
@@ -199,11 +314,7 @@ def _insert_lease(*, comparison: Comparison, member: Member, frontier: int, now:
         "now": now,
         "expires": lease.expires_at,
     }
-    with connection.cursor() as cursor:
-        cursor.execute(TAKE, values)
-        lease.slot = cursor.fetchone()[0]
-    lease._state.adding = False
-    return lease
+    return lease, values
 
 
 def questions_of(lease: Lease, project: Project) -> list[dict[str, Any]]:
@@ -230,87 +341,3 @@ def lease_of(*, lease_id: uuid.UUID, annotator: User) -> Lease:
     if lease is None:
         raise NotFound("There is no such lease.")
     return lease
-
-
-def renew_lease(*, lease_id: uuid.UUID, annotator: User, now: datetime) -> Lease:
-    """Keep an open comparison for another full term."""
-    with transaction.atomic():
-        lease = lease_of(lease_id=lease_id, annotator=annotator)
-        lock_member(project=lease.comparison.project_id, user=annotator)
-        lease.refresh_from_db(fields=["state"])
-        if lease.state != Lease.State.OPEN:
-            raise Conflict(f"This comparison is no longer in your hands: its lease is {lease.state}.")
-        lease.expires_at = expiry(lease.comparison.project, now)
-        lease.save(update_fields=["expires_at"])
-    return lease
-
-
-def skip_lease(*, lease_id: uuid.UUID, annotator: User, reason: str = "", now: datetime) -> Lease:
-    """Put a comparison back for others; it does not come to this person again. A repeat changes nothing."""
-    if len(reason) > 500:
-        raise Invalid({"reason": f"has {len(reason)} characters; 500 at most."})
-    lease = lease_of(lease_id=lease_id, annotator=annotator)
-    with transaction.atomic():
-        _lock([lease.comparison_id])
-        lease.refresh_from_db(fields=["state"])
-        if lease.state == Lease.State.SKIPPED:
-            return lease
-        if lease.state != Lease.State.OPEN:
-            raise Conflict(f"This comparison can no longer be skipped: its lease is {lease.state}.")
-        lease.state, lease.skip_reason, lease.closed_at = Lease.State.SKIPPED, reason, now
-        lease.save(update_fields=["state", "skip_reason", "closed_at"])
-        _reopen([lease.comparison_id])
-    return lease
-
-
-def give_back(*, comparisons: Iterable[int], annotator: User) -> None:
-    """Take comparisons out of a person's hands, as if their time had run out."""
-    ids = sorted(set(comparisons))
-    with transaction.atomic():
-        _lock(ids)
-        leases = Lease.objects.filter(comparison__in=ids, annotator=annotator, state=Lease.State.OPEN)
-        held = list(leases.order_by("pk").values_list("comparison_id", flat=True))
-        leases.update(state=Lease.State.EXPIRED)
-        _reopen(held)
-
-
-def reopen_expired_leases(*, now: datetime, project: int | None = None) -> int:
-    """Take back what people left lying; the number of slots that are open again."""
-    lapsed = Lease.objects.lapsed(now=now)
-    if project is not None:
-        lapsed = lapsed.filter(comparison__project=project)
-    total = 0
-    while ids := sorted(set(lapsed.values_list("comparison_id", flat=True)[:EXPIRY_BATCH])):
-        with transaction.atomic():
-            _lock(ids)
-            leases = Lease.objects.lapsed(now=now).filter(
-                comparison__in=ids
-            )  # again: some were answered since
-            found = list(leases.order_by("pk").values_list("pk", "comparison_id"))
-            Lease.objects.filter(pk__in=[pk for pk, _ in found]).update(
-                state=Lease.State.EXPIRED, closed_at=now
-            )
-            _reopen([comparison for _, comparison in found])
-        total += len(found)
-    return total
-
-
-def _lock(comparisons: list[int]) -> None:
-    """Lock comparisons and then everybody's place in their queues: the frontiers must not move meanwhile."""
-    rows = Comparison.objects.select_for_update(no_key=True).filter(pk__in=comparisons).order_by("pk")
-    projects = {project for _, project in rows.values_list("pk", "project_id")}
-    members = Member.objects.select_for_update(no_key=True).filter(project__in=projects).order_by("pk")
-    list(members.values_list("pk"))
-
-
-def _reopen(comparisons: list[int]) -> None:
-    """One more open slot for each (locked) comparison named, and no frontier beyond it."""
-    lowest: dict[int, int] = {}
-    for comparison in Comparison.objects.filter(pk__in=comparisons).order_by("pk"):
-        slots = comparisons.count(comparison.pk)
-        Comparison.objects.filter(pk=comparison.pk).update(open_slots=F("open_slots") + slots)
-        lowest[comparison.project_id] = min(
-            comparison.rank, lowest.get(comparison.project_id, comparison.rank)
-        )
-    for project, rank in lowest.items():
-        Member.objects.filter(project=project, frontier__gt=rank).update(frontier=rank)

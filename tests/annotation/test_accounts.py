@@ -192,8 +192,9 @@ def test_template_without_tie(project, annotator):
 # What the database itself refuses
 
 COPY_THE_LEASE = """
-    INSERT INTO annotation_lease SELECT gen_random_uuid(), slot, "order", state, template_version,
-    skip_reason, created_at, expires_at, closed_at, {other}, comparison_id FROM annotation_lease
+    INSERT INTO annotation_lease (id, slot, kind, "order", state, template_version, skip_reason, created_at,
+    expires_at, annotator_id, comparison_id) SELECT gen_random_uuid(), slot, kind, "order", state,
+    template_version, skip_reason, created_at, expires_at, {other}, comparison_id FROM annotation_lease
 """
 
 

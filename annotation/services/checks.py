@@ -1,0 +1,79 @@
+"""Gold questions and repeats: when one is due, and which.
+
+When: the k-th check of an annotator stands at a place in the k-th stretch of 1 / rate comparisons that a
+keyed hash chooses: as many as asked for, and no way to tell which from the outside. Which: any gold question
+that they have not had, or any of their own judgements that lies far enough back. Both are looked up for every
+comparison handed out in a project with checks, so that the time an answer takes tells nothing either.
+"""
+
+import hashlib
+import hmac
+from math import floor
+from typing import Final
+
+from django.conf import settings
+from django.db import connection
+
+from annotation.models import Kind, Member
+
+REPEAT_WINDOW: Final = 100  # a repeat is one of so many judgements behind the distance
+
+PICK = """
+SELECT (
+    SELECT g.comparison_id FROM annotation_goldanswer g
+    WHERE g.project_id = %(project)s AND g.purpose = 'gold' AND NOT EXISTS (
+        SELECT 1 FROM annotation_lease l WHERE l.comparison_id = g.comparison_id
+        AND l.annotator_id = %(annotator)s AND l.state IN ('open', 'judged', 'skipped', 'aside'))
+    ORDER BY random() LIMIT 1
+), (
+    SELECT own.comparison_id FROM (
+        SELECT j.comparison_id FROM annotation_judgement j
+        JOIN annotation_comparison c ON c.id = j.comparison_id AND c.project_id = %(project)s
+        WHERE j.annotator_id = %(annotator)s AND j.kind = 'regular' AND j.lease_id IS NOT NULL
+        AND j.undone_at IS NULL AND j.set_aside_at IS NULL
+        ORDER BY j.created_at DESC OFFSET %(distance)s LIMIT %(window)s
+    ) AS own WHERE NOT EXISTS (
+        SELECT 1 FROM annotation_lease l WHERE l.comparison_id = own.comparison_id
+        AND l.annotator_id = %(annotator)s AND l.kind = 'repeat'
+        AND l.state IN ('open', 'judged', 'skipped', 'aside'))
+    ORDER BY random() LIMIT 1
+)
+"""
+
+
+def check_for(member: Member) -> tuple[int, Kind] | None:
+    """The comparison to hand out instead of a regular one, and its kind; None: a regular one."""
+    project = member.project
+    if not project.has_checks:
+        return None
+    values = {
+        "project": project.pk,
+        "annotator": member.user_id,
+        "distance": project.repeat_distance,
+        "window": REPEAT_WINDOW,
+    }
+    with connection.cursor() as cursor:
+        cursor.execute(PICK, values)
+        gold, repeat = cursor.fetchone()
+    due = kind_due(member)
+    found = {Kind.GOLD: gold, Kind.REPEAT: repeat}.get(due) if due is not None else None
+    return (found, due) if found is not None and due is not None else None
+
+
+def kind_due(member: Member) -> Kind | None:
+    """Which check is due as this member's `served`-th comparison (from 0), if any."""
+    rate = member.project.gold_rate + member.project.repeat_rate
+    n = member.served
+    for k in range(floor(n * rate), floor((n + 1) * rate) + 1):
+        if floor((k + _uniform(member, f"place:{k}")) / rate) == n:
+            share, phase = member.project.gold_rate / rate, _uniform(member, "phase")
+            gold = floor((k + 1) * share + phase) > floor(k * share + phase)
+            return Kind.GOLD if gold else Kind.REPEAT
+    return None
+
+
+def _uniform(member: Member, what: str) -> float:
+    """A number in [0, 1) that only the server can compute."""
+    message = f"check:{member.project_id}:{member.user_id}:{what}".encode()
+    digest = hmac.new(settings.SECRET_KEY.encode(), message, hashlib.sha256).digest()
+    return int.from_bytes(digest[:6], "big") / 2**48

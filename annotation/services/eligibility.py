@@ -1,0 +1,60 @@
+"""Whether a member may take more: paused, asked for consent, quota, daily cap. All from the member's row."""
+
+from datetime import datetime
+from typing import Final
+
+from django.utils import timezone
+from django.utils.translation import gettext_lazy as _
+
+from annotation.errors import Blocked
+from annotation.models import Member
+
+PAUSED: Final = "paused"
+CONSENT: Final = "consent"
+TEST_FAILED: Final = "test_failed"
+QUOTA: Final = "quota"
+DAILY_CAP: Final = "daily_cap"
+REASONS: Final = {
+    PAUSED: _("Your work in this project is paused; a manager of the project can tell you more."),
+    CONSENT: _("Before the first task, please read the project's text and say whether you agree."),
+    TEST_FAILED: _("The test at the start was not passed; a manager of the project can tell you more."),
+    QUOTA: _("You have given all the answers that were asked of you here. Thank you."),
+    DAILY_CAP: _("You have given all the answers of one day. There is more tomorrow."),
+}
+REFUSED: Final = (PAUSED, CONSENT)  # these end even what was begun
+
+
+def why_not(member: Member, *, holding: int, now: datetime) -> str | None:
+    """The reason why this member may not take another comparison beside the `holding` ones, or None."""
+    if (refused := refusal(member)) is not None:
+        return refused
+    quota = member.quota if member.quota is not None else member.project.quota
+    if quota is not None and member.answered + holding >= quota:
+        return QUOTA
+    cap = member.daily_cap if member.daily_cap is not None else member.project.daily_cap
+    if cap is not None and answered_today(member, now=now) + holding >= cap:
+        return DAILY_CAP
+    return None
+
+
+def refusal(member: Member) -> str | None:
+    """Why this member may not even go on with what they hold, or None."""
+    if member.paused_at is not None:
+        return PAUSED
+    return CONSENT if member.consented_version < member.project.consent_version else None
+
+
+def check_allowed(member: Member) -> None:
+    """Raise `Blocked` unless this member may work here at all."""
+    if (refused := refusal(member)) is not None:
+        raise Blocked(str(REASONS[refused]), code=refused)
+
+
+def check_not_paused(member: Member) -> None:
+    """Raise `Blocked` for a member whose work a manager paused; what they hold went back to others."""
+    if member.paused_at is not None:
+        raise Blocked(str(REASONS[PAUSED]), code=PAUSED)
+
+
+def answered_today(member: Member, *, now: datetime) -> int:
+    return member.answered_that_day if member.answered_on == timezone.localdate(now) else 0

@@ -1,0 +1,115 @@
+"""Queue strategies: each is a way to compute `Comparison.queue_key`, by which the queue is read.
+
+Taking and reopening work on the key alone, so that every strategy has the same two-step query and the same
+index. A key only grows while slots are taken, and falls when they are reopened or a priority changes; what
+lowers a key lowers the members' frontiers in the same transaction (see `annotation.services.queue`).
+
+    order     rank
+    fewest    judgements so far · STEP + rank
+    random    a random number below STEP
+    priority  (HIGHEST - priority) · STEP + rank
+"""
+
+import random
+from collections.abc import Sequence
+from typing import Final
+
+from django.db import connection, transaction
+from django.db.models import OuterRef, Subquery
+
+from annotation.errors import Invalid
+from annotation.models import Comparison, Member, Project, QueueStrategy, Reservation
+
+STEP: Final = 2**44  # ranks stay below it
+HIGHEST: Final = 2**15 - 1
+LOWEST: Final = -(2**15)
+_random = random.SystemRandom()
+
+KEYS: Final = {
+    QueueStrategy.ORDER: "rank",
+    QueueStrategy.FEWEST: f"""(needed - open_slots + (
+        SELECT count(*) FROM annotation_judgement j WHERE j.comparison_id = c.id AND j.lease_id IS NULL
+        AND j.kind = 'regular' AND j.undone_at IS NULL)) * {STEP} + rank""",  # noqa: S608  a constant of ours
+    QueueStrategy.RANDOM: f"floor(random() * {STEP})::bigint",
+    QueueStrategy.PRIORITY: f"({HIGHEST} - priority)::bigint * {STEP} + rank",
+}
+# Comparisons are locked in the order of their ids, as everywhere.
+REKEY = """
+WITH locked AS (
+    SELECT id FROM annotation_comparison WHERE project_id = %(project)s ORDER BY id FOR NO KEY UPDATE
+)
+UPDATE annotation_comparison c SET queue_key = {key} FROM locked WHERE c.id = locked.id
+"""
+REKEY_RESERVATIONS = """
+UPDATE annotation_reservation r
+SET queue_key = CASE WHEN %(fewest)s THEN (r.needed - r.open_slots) * %(step)s + c.rank ELSE c.queue_key END
+FROM annotation_comparison c WHERE c.id = r.comparison_id AND c.project_id = %(project)s
+"""
+
+
+def step_of(project: Project) -> int:
+    """What taking a slot adds to a key, and reopening one takes off."""
+    return STEP if project.queue_strategy == QueueStrategy.FEWEST else 0
+
+
+def new_key(project: Project, *, rank: int, labels: int) -> int:
+    """The key of a comparison that is being added with `labels` judgements; its priority is 0."""
+    match project.queue_strategy:
+        case QueueStrategy.FEWEST:
+            return labels * STEP + rank
+        case QueueStrategy.RANDOM:
+            return _random.randrange(STEP)
+        case QueueStrategy.PRIORITY:
+            return HIGHEST * STEP + rank
+    return rank
+
+
+def lower_frontiers(project: int, *, key: int) -> None:
+    """Bring every member of the project back to this key. The members are locked, by id."""
+    Member.objects.filter(project=project, frontier__gt=key).update(frontier=key)
+
+
+def lock_members(projects: Sequence[int]) -> None:
+    """Nobody's place in these queues moves until the transaction ends."""
+    members = Member.objects.select_for_update(no_key=True).filter(project__in=projects).order_by("pk")
+    list(members.values_list("pk"))
+
+
+@transaction.atomic
+def use_strategy(*, project: Project, strategy: str) -> None:
+    """Put the whole queue into another order. The project is locked; people in it wait meanwhile."""
+    values = {"project": project.pk, "step": STEP, "fewest": strategy == QueueStrategy.FEWEST}
+    with connection.cursor() as cursor:
+        cursor.execute(REKEY.format(key=KEYS[QueueStrategy(strategy)]), values)
+        cursor.execute(REKEY_RESERVATIONS, values)
+    lock_members([project.pk])
+    project.queue_strategy = strategy
+    project.save(update_fields=["queue_strategy"])
+    lower_frontiers(project.pk, key=0)
+
+
+@transaction.atomic
+def set_priorities(*, project: Project, priorities: dict[int, int]) -> int:
+    """Set the priority of comparisons of a project, by their ids; how many there are.
+
+    Higher comes first where the project's strategy is `priority`; under another one it is only kept.
+    """
+    wrong = {pk: value for pk, value in priorities.items() if not LOWEST <= value <= HIGHEST}
+    if wrong:
+        raise Invalid({"priority": f"{next(iter(wrong.values()))} is not within {LOWEST} and {HIGHEST}."})
+    rows = Comparison.objects.select_for_update(no_key=True).filter(project=project, pk__in=priorities)
+    found = list(rows.order_by("pk"))
+    if missing := sorted(set(priorities) - {comparison.pk for comparison in found}):
+        raise Invalid({"comparisons": f"There is no comparison {missing[0]} in this project."})
+    lock_members([project.pk])
+    ordered = Project.objects.filter(pk=project.pk, queue_strategy=QueueStrategy.PRIORITY).exists()
+    for comparison in found:
+        comparison.priority = priorities[comparison.pk]
+        if ordered:
+            comparison.queue_key = (HIGHEST - comparison.priority) * STEP + comparison.rank
+    Comparison.objects.bulk_update(found, ["priority", "queue_key"], batch_size=1000)
+    if ordered and found:
+        own_key = Comparison.objects.filter(pk=OuterRef("comparison")).values("queue_key")
+        Reservation.objects.filter(comparison__in=found).update(queue_key=Subquery(own_key))
+        lower_frontiers(project.pk, key=min(comparison.queue_key for comparison in found))
+    return len(found)
