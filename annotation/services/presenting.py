@@ -10,7 +10,7 @@ from django.urls import reverse
 
 from annotation.markdown import render_content
 from annotation.models import Candidate, Comparison, Judgement, Lease, Media, Project, User
-from annotation.permissions import Action
+from annotation.permissions import Action, find
 from annotation.services.queue import questions_of
 
 
@@ -48,9 +48,9 @@ def _content(lease: Lease, position: int, candidate: Candidate) -> dict[str, Any
 
 def lease_image(*, lease_id: uuid.UUID, position: int, annotator: User) -> Media | None:
     """The picture at a presented position of a lease that is this person's own, or None."""
-    mine = Lease.objects.visible_to(annotator, Action.JUDGE).filter(pk=lease_id, annotator=annotator)
-    lease = mine.only("order", "comparison").first()
-    if lease is None or not 0 <= position < len(lease.order):
+    leases = Lease.objects.only("order", "comparison")
+    lease = find(leases, annotator, Action.JUDGE, pk=lease_id, annotator=annotator)
+    if not 0 <= position < len(lease.order):
         return None
     candidates = Candidate.objects.filter(comparison=lease.comparison_id, index=lease.order[position])
     return Media.objects.filter(pk__in=candidates.values("image")).first()

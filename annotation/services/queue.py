@@ -19,7 +19,7 @@ from django.db.models import prefetch_related_objects
 
 from annotation.errors import NotFound, QueueBusy
 from annotation.models import Comparison, Kind, Lease, Member, Project, TemplateVersion, User
-from annotation.permissions import Action, check
+from annotation.permissions import Action, check, find
 from annotation.services import checks, eligibility, qualification
 from annotation.services.strategies import step_of
 
@@ -336,8 +336,4 @@ def _wait_for(comparison: int) -> None:
 
 def lease_of(*, lease_id: uuid.UUID, annotator: User) -> Lease:
     """A lease in this person's own hands or past; anybody else's does not exist for them."""
-    mine = Lease.objects.visible_to(annotator, Action.JUDGE).filter(pk=lease_id, annotator=annotator)
-    lease = mine.to_present().first()
-    if lease is None:
-        raise NotFound("There is no such lease.")
-    return lease
+    return find(Lease.objects.to_present(), annotator, Action.JUDGE, pk=lease_id, annotator=annotator)

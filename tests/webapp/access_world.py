@@ -1,0 +1,121 @@
+"""One of everything, and somebody of every kind, for the test of who may open what."""
+
+import uuid
+from dataclasses import dataclass, field
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+from django.core.files.base import ContentFile
+from django.core.files.storage import default_storage
+from django.test import Client
+from django.utils import timezone
+from rest_framework.test import APIClient
+
+from annotation import services
+from annotation.models import Comparison, ExportJob, ImportJob, Judgement, Lease, Project, User
+from annotation.services.media import store_image
+from tests.annotation.factories import add_texts, make_project, make_user
+from tests.annotation.files import png
+from tests.training import factories as training_factories
+from training.models import Run, Schedule
+
+ROLES = ("owner", "manager", "reviewer", "annotator", "viewer")
+OUTSIDER = "outsider"  # a manager of the site who is no member
+NOBODY = "nobody"  # not signed in
+SIGNED_IN = (*ROLES, OUTSIDER)
+PASSWORD = "correct horse battery"
+
+
+@dataclass
+class World:
+    """`rows` are named as the table of routes names them; a row per person lies under (name, person)."""
+
+    project: Project
+    users: dict[str, User]
+    pages: dict[str, Client]
+    apis: dict[str, APIClient]
+    rows: dict[Any, Any] = field(default_factory=dict)
+
+    def row(self, name: str, who: str) -> Any:
+        return self.rows[name, who] if (name, who) in self.rows else self.rows[name]
+
+
+def make_world(folder: Path) -> World:
+    users = {who: make_user("annotator", username=who) for who in ROLES if who != "owner"}
+    users["owner"] = make_user("manager", username="owner", password=PASSWORD)
+    users[OUTSIDER] = make_user("manager", username=OUTSIDER)
+    project = make_project(by=users["owner"])
+    pictures = make_project(by=users["owner"], modality="image")
+    for who in ROLES[1:]:
+        for one in (project, pictures):
+            services.add_member(project=one, username=who, role=who, by=users["owner"])
+    world = World(
+        project=project,
+        users=users,
+        pages={who: _page_client(user) for who, user in users.items()} | {NOBODY: Client()},
+        apis={who: _api_client(user) for who, user in users.items()} | {NOBODY: APIClient()},
+    )
+    _add_collected(world, pictures)
+    _add_trained(world, folder)
+    return world
+
+
+def _page_client(user: User) -> Client:
+    client = Client()
+    client.force_login(user, backend="django.contrib.auth.backends.ModelBackend")
+    return client
+
+
+def _api_client(user: User) -> APIClient:
+    client = APIClient()
+    client.credentials(HTTP_AUTHORIZATION=f"Token {services.issue_token(user=user)}")
+    return client
+
+
+def _add_collected(world: World, pictures: Project) -> None:
+    """Comparisons, and for everybody a lease, a picture's lease and a judgement of their own."""
+    project, owner = world.project, world.users["owner"]
+    comparison, judged, *_ = add_texts(project, 5, needed=20)
+    group = {"prompt": "a red dot", "candidates": [{"image": store_image(png())} for _ in range(2)]}
+    (picture,) = services.add_comparisons(project=pictures, groups=[group], needed=20)
+    Comparison.objects.update(open_slots=10)
+    now = timezone.now()
+    for slot, who in enumerate(SIGNED_IN):
+        user = world.users[who]
+        values = {"annotator": user, "slot": slot, "order": [0, 1], "created_at": now}
+        values["expires_at"] = now + timedelta(hours=1)
+        world.rows["lease", who] = Lease.objects.create(comparison=comparison, **values).pk
+        world.rows["picture_lease", who] = Lease.objects.create(comparison=picture, **values).pk
+        old = Lease.objects.create(comparison=judged, **values | {"state": Lease.State.JUDGED})
+        answer = {"choice": 0, "order": [0, 1], "template_version": 1, "created_at": now}
+        judgement = Judgement.objects.create(
+            comparison=judged, annotator=user, lease=old, client_id=uuid.uuid4(), request_digest="", **answer
+        )
+        world.rows["judgement", who] = judgement.pk
+    job = {"project": project, "format": "trl", "created_by": owner}
+    done = {"status": "done", "storage_key": default_storage.save("exports/x.jsonl", ContentFile(b"{}"))}
+    world.rows |= {
+        "project": project.pk,
+        "picture_project": pictures.pk,
+        "comparison": comparison.pk,
+        "picture": picture.pk,
+        "annotator": world.users["annotator"].pk,
+        "import": ImportJob.objects.create(**job).pk,
+        "export": ExportJob.objects.create(**job, **done, file_name="x.jsonl").pk,
+    }
+
+
+def _add_trained(world: World, folder: Path) -> None:
+    project, owner = world.project, world.users["owner"]
+    base = training_factories.make_base(folder / "tiny", by=owner)
+    run = training_factories.queued_run(project, base)
+    Run.objects.filter(pk=run.pk).update(samples=[{"when": "before", "prompt": "x", "image": "abc.png"}])
+    default_storage.save("samples/abc.png", ContentFile(b"\x89PNG"))
+    checkpoint = training_factories.finish(training_factories.queued_run(project, base))
+    match = training_factories.make_match(project, checkpoint, base, judged=0)
+    plan = [{"method": "dpo", "base": "tiny"}]
+    schedule = Schedule.objects.create(
+        project=project, name="nightly", cron="0 3 * * *", plan=plan, created_by=owner
+    )
+    world.rows |= {"run": run.pk, "checkpoint": checkpoint.pk, "match": match.pk, "schedule": schedule.pk}

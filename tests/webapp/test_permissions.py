@@ -1,0 +1,276 @@
+"""Who may open what: every address and method against every role, outsiders, strangers and tokens.
+
+A new address or method needs its line in PAGES or API below; without it a test here fails. The lines are
+written by hand and not taken from `annotation.permissions`: they say what is meant.
+"""
+
+import re
+from collections.abc import Iterator
+from http.cookies import SimpleCookie
+from typing import Any, NamedTuple
+
+import pytest
+from django.db import transaction
+from django.urls import URLResolver, get_resolver, reverse
+from rest_framework.test import APIClient
+
+from annotation import services
+from annotation.models import User
+from tests.annotation.factories import make_project
+from tests.webapp.access_world import NOBODY, OUTSIDER, ROLES, SIGNED_IN, World, make_world
+
+pytestmark = pytest.mark.django_db
+METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
+
+MANAGING = ("owner", "manager")
+BROWSING = (*MANAGING, "reviewer", "viewer")
+JUDGING = (*MANAGING, "reviewer", "annotator")
+WATCHING = (*MANAGING, "viewer")
+OWNING = ("owner",)
+SITE_MANAGERS = ("owner", OUTSIDER)  # the project's manager is an annotator of the site
+EVERYBODY = (*SIGNED_IN, NOBODY)
+
+
+class Route(NamedTuple):
+    """The rows that its address names, who gets through with each method, and what is sent."""
+
+    rows: dict[str, Any]
+    who: dict[str, tuple[str, ...]]
+    scopes: dict[str, str] = {}
+    body: dict[str, Any] = {}
+    stranger: int | None = None  # what outsiders get instead of a 404
+    says: int | None = None  # what those get who get through, where it is no success
+
+
+def of_project(**who: tuple[str, ...]) -> Route:
+    return Route({"pk": "project"}, who)
+
+
+def api(row: str | None, key: str = "pk", body: dict[str, Any] | None = None, **who: Any) -> Route:
+    """Methods as METHOD=(roles, scope)."""
+    rows = {key: row} if row else {}
+    allowed = {method: roles for method, (roles, _) in who.items()}
+    return Route(rows, allowed, {method: scope for method, (_, scope) in who.items()}, body or {})
+
+
+PAGES: dict[str, Route] = {
+    "healthz": Route({}, {"GET": EVERYBODY}),
+    "readyz": Route({}, {"GET": EVERYBODY}),
+    "api-schema": Route({}, {"GET": EVERYBODY}),
+    "annotation:sign_in": Route({}, {"GET": EVERYBODY, "POST": EVERYBODY}),
+    "annotation:link": Route({}, {"GET": EVERYBODY}, says=403),  # without a secret in it
+    "annotation:sign_out": Route({}, {"POST": EVERYBODY}),
+    "annotation:home": Route({}, {"GET": SIGNED_IN}),
+    "annotation:preview": Route({}, {"POST": SIGNED_IN}),
+    "annotation:project_new": Route({}, {"GET": SITE_MANAGERS, "POST": SITE_MANAGERS}),
+    "annotation:project": of_project(GET=ROLES),
+    "annotation:project_edit": of_project(GET=MANAGING, POST=MANAGING),
+    "annotation:members": of_project(GET=MANAGING, POST=MANAGING),
+    "annotation:member_link": Route({"pk": "project", "user": "annotator"}, {"POST": OWNING}),
+    "annotation:member_remove": Route({"pk": "project", "user": "annotator"}, {"POST": MANAGING}),
+    "annotation:guidelines": of_project(GET=ROLES),
+    "annotation:judge": of_project(GET=JUDGING),
+    "annotation:judge_submit": Route({"pk": "project"}, {"POST": JUDGING}, body={"lease": "lease"}),
+    "annotation:judge_skip": Route({"pk": "project"}, {"POST": JUDGING}, body={"lease": "lease"}),
+    "annotation:judge_undo": Route({"pk": "project"}, {"POST": JUDGING}, body={"judgement": "judgement"}),
+    "annotation:history": of_project(GET=JUDGING),
+    "annotation:imports": of_project(GET=MANAGING, POST=MANAGING),
+    "annotation:import": Route({"pk": "import"}, {"GET": MANAGING}),
+    "annotation:import_rejected": Route({"pk": "import"}, {"GET": MANAGING}),
+    "annotation:exports": of_project(GET=MANAGING, POST=MANAGING),
+    "annotation:data": of_project(GET=BROWSING),
+    "annotation:comparison": Route({"pk": "project", "comparison": "comparison"}, {"GET": BROWSING}),
+    "annotation:candidate_image": Route(
+        {"pk": "picture_project", "comparison": "picture", "index": 0}, {"GET": BROWSING}
+    ),
+    "annotation:quality": of_project(GET=BROWSING),
+    "annotation:agreement": of_project(GET=BROWSING),
+    "training:overview": of_project(GET=WATCHING),
+    "training:runs": of_project(GET=WATCHING),
+    "training:run_new": of_project(GET=MANAGING, POST=MANAGING),
+    "training:compare": of_project(GET=WATCHING),
+    "training:run": Route({"pk": "run"}, {"GET": WATCHING}),
+    "training:run_progress": Route({"pk": "run"}, {"GET": WATCHING}),
+    "training:run_sample": Route({"pk": "run", "name": "abc.png"}, {"GET": WATCHING}),
+    "training:run_action": Route({"pk": "run", "action": "cancel"}, {"POST": MANAGING}),
+    "training:models": of_project(GET=WATCHING, POST=OWNING),
+    "training:checkpoint_download": Route({"pk": "checkpoint"}, {"GET": MANAGING}),
+    "training:matches": of_project(GET=WATCHING, POST=MANAGING),
+    "training:match": Route({"pk": "match"}, {"GET": WATCHING}),
+    "training:schedules": of_project(GET=WATCHING, POST=MANAGING),
+    "training:schedule_action": Route({"pk": "schedule", "action": "disable"}, {"POST": MANAGING}),
+}
+
+LISTED = (SIGNED_IN, "read")  # everybody sees the list of what is theirs
+IN_PROJECT = {"project": "project"}
+API: dict[str, Route] = {
+    "project-list": api(
+        None, body={"name": "x", "modality": "text"}, GET=LISTED, POST=(SITE_MANAGERS, "manage")
+    ),
+    "project-detail": api("project", GET=(ROLES, "read")),
+    "project-members": api("project", POST=(MANAGING, "manage")),
+    "project-imports": api("project", POST=(MANAGING, "manage")),
+    "import-detail": api("import", GET=(MANAGING, "manage")),
+    "project-exports": api("project", POST=(MANAGING, "read")),
+    "export-detail": api("export", GET=(MANAGING, "read")),
+    "export-download": api("export", GET=(MANAGING, "read")),
+    "lease-media": api("picture_lease", "lease", GET=(JUDGING, "judge")),
+    "project-next": api("project", POST=(JUDGING, "judge")),
+    "lease-judgement": api(
+        "lease",
+        "lease",
+        {"client_id": "00000000-0000-4000-8000-000000000001", "choice": 0},
+        POST=(JUDGING, "judge"),
+    ),
+    "lease-renew": api("lease", "lease", POST=(JUDGING, "judge")),
+    "lease-skip": api("lease", "lease", POST=(JUDGING, "judge")),
+    "judgement-undo": api("judgement", POST=(JUDGING, "judge")),
+    "api-runs": api(
+        None, body=IN_PROJECT | {"method": "x", "base": "y"}, GET=LISTED, POST=(MANAGING, "train")
+    )._replace(stranger=400),
+    "api-run": api("run", GET=(WATCHING, "read")),
+    "api-run-metrics": api("run", GET=(WATCHING, "read")),
+    "api-run-cancel": api("run", POST=(MANAGING, "train")),
+    "api-run-start": api("run", POST=(MANAGING, "train")),
+    "api-run-retry": api("run", POST=(MANAGING, "train")),
+    "api-checkpoints": api(None, GET=LISTED),
+    "api-checkpoint-download": api("checkpoint", GET=(MANAGING, "train")),
+    "api-models": api(None, GET=(SITE_MANAGERS, "train"), POST=(SITE_MANAGERS, "train")),
+    "api-matches": api(
+        None, body=IN_PROJECT | {"left": "x", "right": "y"}, GET=LISTED, POST=(MANAGING, "train")
+    )._replace(stranger=400),
+    "api-match": api("match", GET=(WATCHING, "read")),
+    "api-schedules": api(
+        None, body=IN_PROJECT | {"name": "x", "plan": []}, GET=LISTED, POST=(MANAGING, "train")
+    )._replace(stranger=400),
+    "api-schedule": api(
+        "schedule", GET=(WATCHING, "read"), PATCH=(MANAGING, "train"), DELETE=(MANAGING, "train")
+    ),
+}
+EXTRA_KEYS = {"lease-media": {"position": 0}}
+
+
+def patterns(resolver: URLResolver, namespace: str = "", start: str = "") -> Iterator[tuple[str, str]]:
+    """Names and routes of every address."""
+    for entry in resolver.url_patterns:
+        if isinstance(entry, URLResolver):
+            inner = f"{namespace}{entry.namespace}:" if entry.namespace else namespace
+            yield from patterns(entry, inner, start + str(entry.pattern))
+        else:
+            yield f"{namespace}{entry.name}", start + str(entry.pattern)
+
+
+@pytest.fixture
+def world(settings, tmp_path) -> World:
+    storage = {"BACKEND": "django.core.files.storage.FileSystemStorage", "OPTIONS": {"location": tmp_path}}
+    settings.STORAGES = {**settings.STORAGES, "default": storage}
+    return make_world(tmp_path)
+
+
+def ask(world: World, name: str, method: str, who: str, client: Any = None) -> Any:
+    """What this person gets; nothing that it changes stays."""
+    route = PAGES[name] if name in PAGES else API[name]
+
+    def value(given: Any) -> Any:
+        known = isinstance(given, str) and (given in world.rows or (given, "owner") in world.rows)
+        return world.row(given, who if who in SIGNED_IN else "owner") if known else given
+
+    keys = {**route.rows, **EXTRA_KEYS.get(name, {})}
+    address = reverse(name, kwargs={key: value(given) for key, given in keys.items()})
+    client = client or (world.pages if name in PAGES else world.apis)[who]
+    body = {key: value(given) for key, given in route.body.items()} if method != "GET" else None
+    cookies = client.cookies.output()
+    with transaction.atomic():
+        response = getattr(client, method.lower())(address, body)
+        transaction.set_rollback(True)
+    client.cookies = SimpleCookie(cookies.replace("Set-Cookie: ", ""))
+    return response
+
+
+def got_through(response: Any, route: Route) -> bool:
+    if route.says:
+        return response.status_code == route.says
+    refused = response.status_code in (401, 403, 404)
+    return not (refused or re.match(r"/sign-in/\?next=", response.get("Location", "")))
+
+
+def test_every_address_has_a_line():
+    found = dict(patterns(get_resolver()))
+    assert found.keys() == PAGES.keys() | API.keys()
+    assert {name for name, route in found.items() if route.startswith("api/v1/")} == API.keys()
+
+
+def test_every_method_has_a_line(world):
+    wrong = []
+    for name, route in {**PAGES, **API}.items():
+        answered = {method for method in METHODS if ask(world, name, method, "owner").status_code != 405}
+        if answered != set(route.who):
+            wrong.append(f"{name} answers to {sorted(answered)}, but its line says {sorted(route.who)}")
+    assert not wrong, "\n".join(wrong)
+
+
+def test_who_gets_through(world):
+    wrong = []
+    for name, route in {**PAGES, **API}.items():
+        for method, allowed in route.who.items():
+            for who in EVERYBODY:
+                response = ask(world, name, method, who)
+                expected = {True} if who in allowed else _refusals(name, route, who)
+                found = True if got_through(response, route) else response.status_code
+                if response.status_code >= 500 or (
+                    found not in expected and response.status_code not in expected
+                ):
+                    wrong.append(f"{who} {method} {name}: {response.status_code}, not {expected}")
+    assert not wrong, "\n".join(wrong)
+
+
+def _refusals(name: str, route: Route, who: str) -> set[Any]:
+    if who == NOBODY:
+        return {401} if name in API else {302}
+    if who == OUTSIDER and route.rows:
+        return {404}
+    if who == OUTSIDER and route.stranger:
+        return {route.stranger}
+    return {403}
+
+
+def test_tokens_reach_as_far_as_their_scopes(world):
+    """The owner with a token of each single scope, and with one for another project."""
+    owner = world.users["owner"]
+    elsewhere = make_project(by=owner, name="Elsewhere")
+    clients = {scope: token_client(owner, scopes=[scope]) for scope in ("read", "judge", "manage", "train")}
+    abroad = token_client(owner, project=elsewhere)
+    wrong = []
+    for name, route in API.items():
+        for method, needed in route.scopes.items():
+            for scope, client in clients.items():
+                status = ask(world, name, method, "owner", client).status_code
+                if (status in (401, 403, 404)) != (scope != needed) or (scope != needed and status != 403):
+                    wrong.append(f"{scope} {method} {name}: {status}, and {needed} is needed")
+            status = ask(world, name, method, "owner", abroad).status_code
+            if route.rows and status != 404:
+                wrong.append(f"a token for another project: {method} {name}: {status}")
+    assert not wrong, "\n".join(wrong)
+
+
+def token_client(user: User, **values: Any) -> APIClient:
+    client = APIClient()
+    client.credentials(HTTP_AUTHORIZATION=f"Token {services.issue_token(user=user, **values)}")
+    return client
+
+
+@pytest.mark.parametrize(
+    "name", ["project-list", "api-runs", "api-checkpoints", "api-matches", "api-schedules"]
+)
+def test_lists_hold_only_what_one_may_see(world, name):
+    watching = ROLES if name == "project-list" else WATCHING
+    for who in SIGNED_IN:
+        body = ask(world, name, "GET", who).json()
+        rows = body["results"] if isinstance(body, dict) else body
+        assert bool(rows) == (who in watching), who
+    abroad = token_client(
+        world.users["owner"], project=make_project(by=world.users["owner"], name="Elsewhere")
+    )
+    body = ask(world, name, "GET", "owner", abroad).json()
+    rows = body["results"] if isinstance(body, dict) else body
+    assert [row["name"] for row in rows] == (["Elsewhere"] if name == "project-list" else [])
