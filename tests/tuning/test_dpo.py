@@ -4,7 +4,6 @@ import json
 import math
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,68 +11,7 @@ import torch
 
 from tests.tuning import text_runs
 from tests.tuning.text_runs import QUICK, make_run, metrics, pair_rows, result_weights, run
-from training.tuning.losses.dpo import dpo_loss, hinge_loss, ipo_loss, log_ratio_margin
-from training.tuning.methods import dpo
-from training.tuning.methods.dpo import pair_losses
-from training.tuning.text.pairs import PairIndex
-
-zero = torch.zeros(2)
-
-
-def test_dpo_loss_by_hand() -> None:
-    """beta 1, margins 0 and ln 3: -ln(1/2) = ln 2, -ln(3/4) = ln 4/3. beta .1, h = 5: .4741."""
-    loss = dpo_loss(torch.tensor([0, math.log(3)]), zero, zero, zero, beta=1.0)
-    torch.testing.assert_close(loss, torch.tensor([2, 4 / 3]).log())
-    five = dpo_loss(
-        torch.tensor([7.0]), torch.tensor([3.0]), torch.tensor([4.0]), torch.tensor([5.0]), beta=0.1
-    )
-    assert five.item() == pytest.approx(0.4741, abs=5e-5)
-
-
-def test_label_smoothing_by_hand() -> None:
-    """Half of the labels flipped: the loss no longer knows which is which."""
-    forward = dpo_loss(
-        torch.tensor([2.0]), torch.zeros(1), torch.zeros(1), torch.zeros(1), beta=1.0, label_smoothing=0.5
-    )
-    backward = dpo_loss(
-        torch.zeros(1), torch.tensor([2.0]), torch.zeros(1), torch.zeros(1), beta=1.0, label_smoothing=0.5
-    )
-    torch.testing.assert_close(forward, backward)
-    # -.9 ln σ(2) - .1 ln σ(-2) = .9 · .126928 + .1 · 2.126928
-    smoothed = dpo_loss(
-        torch.tensor([2.0]), torch.zeros(1), torch.zeros(1), torch.zeros(1), beta=1.0, label_smoothing=0.1
-    )
-    assert smoothed.item() == pytest.approx(0.326928, abs=1e-6)
-
-
-def test_ipo_and_hinge_by_hand() -> None:
-    """beta .25: the target gap is 2; h = 3 costs 1. Hinge: 1 - .25 · 3 = .25, and nothing from h = 4 on."""
-    h = torch.tensor([3.0, 4.0])
-    torch.testing.assert_close(ipo_loss(h, zero, zero, zero, beta=0.25), torch.tensor([1.0, 4.0]))
-    torch.testing.assert_close(hinge_loss(h, zero, zero, zero, beta=0.25), torch.tensor([0.25, 0.0]))
-
-
-def test_gradient_at_the_start_is_minus_half_beta() -> None:
-    chosen = torch.zeros(1, requires_grad=True)
-    dpo_loss(chosen, torch.zeros(1), torch.zeros(1), torch.zeros(1), beta=0.3).sum().backward()
-    assert chosen.grad is not None
-    assert chosen.grad.item() == pytest.approx(-0.15)
-
-
-def test_soft_targets_weigh_both_directions() -> None:
-    """Target 3/4 at h = ln 3, beta 1: 3/4 · ln 4/3 + 1/4 · ln 4; a margin of 0 counts half right."""
-    pairs = PairIndex(
-        chosen=torch.tensor([0, 2]),
-        rejected=torch.tensor([1, 3]),
-        weight=torch.ones(2),
-        target=torch.tensor([0.75, 1.0]),
-    )
-    config = SimpleNamespace(loss="sigmoid", beta=1.0, label_smoothing=0.0)
-    policy = torch.tensor([math.log(3), 0.0, -1.0, -1.0])
-    losses, values = pair_losses(policy, torch.tensor([0.0, 0.0, -1.0, -1.0]), pairs, config)
-    expected = 0.75 * math.log(4 / 3) + 0.25 * math.log(4)
-    torch.testing.assert_close(losses, torch.tensor([expected, math.log(2)]))
-    assert values["rewards/accuracy"].tolist() == [0.75, 0.5]
+from training.tuning.text import direct
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
@@ -169,7 +107,7 @@ def test_resume_equals_uninterrupted(
     whole = make_run(tmp_path / "whole", "dpo", base=llama, config=config, held_out=pair_rows(4, seed=9))
     assert run(whole) == 0
     parts = make_run(tmp_path / "parts", "dpo", base=llama, config=config, held_out=pair_rows(4, seed=9))
-    update, calls = dpo.update, []
+    update, calls = direct.update, []
 
     def cancel_in_step_four(*args: Any, **options: Any) -> Any:
         calls.append(options["step"])
@@ -177,12 +115,12 @@ def test_resume_equals_uninterrupted(
             (parts / "cancel").touch()
         return update(*args, **options)
 
-    monkeypatch.setattr(dpo, "update", cancel_in_step_four)
+    monkeypatch.setattr(direct, "update", cancel_in_step_four)
     assert run(parts) == 130
     assert text_runs.state(parts)["status"] == "cancelled"
     assert text_runs.state(parts)["step"] == 4
     assert not (parts / "result").exists()
-    monkeypatch.setattr(dpo, "update", update)
+    monkeypatch.setattr(direct, "update", update)
     assert run(parts) == 0
     assert not (parts / "cancel").exists()
     assert metrics(parts) == metrics(whole)
@@ -222,38 +160,3 @@ def test_dpo_learns(tmp_path: Path, llama: Path) -> None:
     last = metrics(folder)[-1]
     assert last["eval/rewards/accuracy"] >= 0.8
     assert last["eval/loss"] < 0.5
-
-
-@pytest.mark.system("s000-096")
-def test_recovers_the_reward_of_a_bandit() -> None:
-    """Four answers, Bradley-Terry preferences from rewards r: β (log π/π_ref) differs as r does.
-
-    The minimum of the expected loss over all policies is π ∝ π_ref exp(r / β), Eq. 4 of arXiv:2305.18290.
-    """
-    reward = torch.tensor([0.0, 0.5, -0.7, 1.2], dtype=torch.float64)
-    reference = torch.tensor([0.1, 0.4, 0.3, 0.2], dtype=torch.float64).log()
-    logits = reference.clone().requires_grad_(True)
-    first, second = torch.combinations(torch.arange(4)).unbind(1)
-    pairs = PairIndex(first, second, torch.ones(6), torch.sigmoid(reward[first] - reward[second]))
-    beta = 0.4
-    config = SimpleNamespace(loss="sigmoid", beta=beta, label_smoothing=0.0)
-    optimizer = torch.optim.LBFGS([logits], max_iter=500, tolerance_grad=1e-12, tolerance_change=1e-14)
-
-    def closure() -> Any:
-        optimizer.zero_grad()
-        loss = pair_losses(logits.log_softmax(0), reference, pairs, config)[0].mean()
-        loss.backward()
-        return loss
-
-    optimizer.step(closure)
-    policy = logits.detach().log_softmax(0)
-    implied = beta * (policy - reference)
-    torch.testing.assert_close(implied - implied[0], reward - reward[0], rtol=0, atol=1e-5)
-    optimum = (reference + reward / beta).log_softmax(0)
-    torch.testing.assert_close(policy, optimum, rtol=0, atol=1e-5)
-
-
-def test_log_ratio_margin_is_exactly_zero_at_the_start() -> None:
-    """Large sums of bfloat16 values cancel before anything is subtracted across answers."""
-    chosen, rejected = torch.tensor([-1632.25]), torch.tensor([-1.0])
-    assert log_ratio_margin(chosen, rejected, chosen, rejected).item() == 0

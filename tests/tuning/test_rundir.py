@@ -215,7 +215,7 @@ BAD_RUNS = {
     "reward": ({"reward": [{"rule": "length"}]}, "run.json, reward: dpo takes no reward"),
     "smoothing without use": (
         {"config": {"loss": "ipo", "label_smoothing": 0.1}},
-        'works with the loss "sigmoid"',
+        'does not work with the loss "ipo"',
     ),
     "merging without adapter": ({"config": {"lora": None, "merged": True}}, "merged needs lora"),
     "no base": ({"base": None}, "base: name a model"),

@@ -22,11 +22,12 @@ A method file has two functions. ``inspect(run) -> dict`` returns the preview of
         run.load_best(model)                             # only if best_by was used
         run.publish(lambda folder: model.save_pretrained(folder), how_to_load="...")
 
-Everything that is trained must be in ``model`` and require a gradient; nothing else is in a checkpoint.
-Randomness in the loop comes from torch's global generator (restored on resume) or, better, from generators
-made from ``run.seed`` and the step. Before the first step, in long preparations, call ``run.check_stop()``
-now and then. Jobs that do not train (generate, score) use ``run.check_stop``, ``run.progress`` and
-``run.publish`` alone.
+Everything that is trained must be in ``model`` and require a gradient; nothing else is in a checkpoint but
+the tensors given to ``begin`` as ``keep``, which the method changes in place (running means, a moving
+reference). Randomness in the loop comes from torch's global generator (restored on resume) or, better, from
+generators made from ``run.seed`` and the step. Before the first step, in long preparations, call
+``run.check_stop()`` now and then. Jobs that do not train (generate, score) use ``run.check_stop``,
+``run.progress`` and ``run.publish`` alone.
 """
 
 import hashlib
@@ -100,6 +101,7 @@ class Run:
         self._best: dict[str, Any] | None = None
         self._model: nn.Module | None = None
         self._optimizer: torch.optim.Optimizer | None = None
+        self._keep: dict[str, torch.Tensor] = {}
         torch.manual_seed(self.seed)
         if self.device.type == "cuda":
             torch.use_deterministic_algorithms(True, warn_only=True)
@@ -132,9 +134,20 @@ class Run:
 
     # Steps
 
-    def begin(self, model: nn.Module, optimizer: torch.optim.Optimizer, *, total_steps: int) -> int:
-        """Say what is trained and for how long; restore the newest checkpoint. Returns the steps done."""
+    def begin(
+        self,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        *,
+        total_steps: int,
+        keep: dict[str, torch.Tensor] | None = None,
+    ) -> int:
+        """Say what is trained and for how long; restore the newest checkpoint. Returns the steps done.
+
+        The tensors ``keep`` are saved and restored, in place, beside the weights.
+        """
         self._model, self._optimizer, self.total_steps = model, optimizer, total_steps
+        self._keep = keep or {}
         checkpoints = self.dir.checkpoints()
         done = self._restore(checkpoints[-1]) if checkpoints else 0
         self.dir.cut_back(done if checkpoints else -1)
@@ -237,6 +250,9 @@ class Run:
 
         def write(folder: Path) -> None:
             save_weights(model, folder / "weights.safetensors")
+            if self._keep:
+                kept = {name: value.cpu().contiguous() for name, value in self._keep.items()}
+                save_file(kept, folder / "kept.safetensors")
             torch.save(optimizer.state_dict(), folder / "optimizer.pt")
             torch.save(_random_states(), folder / "random.pt")
             state = {
@@ -263,6 +279,9 @@ class Run:
                 file=self.dir.run_file,
             )
         load_weights(self._model, checkpoint / "weights.safetensors")
+        if self._keep:
+            for name, value in load_file(checkpoint / "kept.safetensors").items():
+                self._keep[name].copy_(value)
         self._optimizer.load_state_dict(
             torch.load(checkpoint / "optimizer.pt", map_location="cpu", weights_only=True)
         )

@@ -3,153 +3,160 @@
 1. Tokenise the groups, make pairs of their judgements, and plan the micro-batches.
 2. The reference is the model as it starts: the fresh adapter switched off, or a copy of what is trained. Its
    log-probabilities are computed once, in the micro-batches of the plan, or live before each step.
-3. Per step: log-probabilities of all candidates, the loss of every pair, the mean over the pairs' weights.
+3. Per step: log-ratios of all candidates, the loss of every pair, the mean over the pairs' weights. Losses
+   that couple the pairs of a batch (AOT, BCO, group robustness) are computed once for the whole of it.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from training.tuning.losses.dpo import dpo_loss, hinge_loss, ipo_loss
-from training.tuning.metrics import Means, pair_metrics
-from training.tuning.optim import make_optimizer, update
-from training.tuning.plan import MicroBatch, make_plan, split
+from training.tuning.config import DPOConfig
+from training.tuning.config.direct import OF_WHOLE_BATCH
+from training.tuning.losses.group_robust import group_robust_loss, step_group_weights
+from training.tuning.metrics import Means
+from training.tuning.pairs import Apart
+from training.tuning.plan import MicroBatch
 from training.tuning.run import Run
-from training.tuning.text.batches import GroupBatch, make_batch
-from training.tuning.text.dataset import Example, Prepared, choose_pairs, prepare, preview
-from training.tuning.text.models import Frozen, TextModel
-from training.tuning.text.pairs import PairIndex, index_pairs, total_weight
-from training.tuning.text.reference import reference_logprobs
-from training.tuning.text.samples import write_samples
-from training.tuning.text.saving import how_to_load, save_result
-from training.tuning.text.setup import TOKEN_BUDGET, open_group_tokenizer, open_policy
-from training.tuning.text.tokens import how_joined
-from training.tuning.throughput import Throughput
+from training.tuning.text.dataset import Choose, Example, choose_pairs
+from training.tuning.text.direct import Direct, inspect_direct
+from training.tuning.text.pairs import (
+    PairIndex,
+    PairValues,
+    index_pairs,
+    join_values,
+    pair_values,
+    total_weight,
+)
+from training.tuning.text.preference import pair_losses
+from training.tuning.text.token_weights import token_weights
+from training.tuning.text.whole_batch import backward_whole
 
-LOSSES: dict[str, Callable[..., Tensor]] = {"sigmoid": dpo_loss, "ipo": ipo_loss, "hinge": hinge_loss}
 NEEDS = "a choice between two candidates or a ranking (or the columns prompt, chosen, rejected)"
 
 
 def train(run: Run) -> None:
     """Train a policy on preferences. See the module for the steps."""
-    config = run.config
-    tokenizer = open_group_tokenizer(run.base, max_length=config.max_length)
-    data = prepare(run.train, tokenizer, choose_pairs(config), file=run.dir.train_file, needs=NEEDS)
-    held_out = _held_out(run)
-    plan = make_plan(data.sizes, config=config, seed=run.seed, budget=TOKEN_BUDGET)
+    config: DPOConfig = run.config
+    work = Direct(run, choose(config), needs=NEEDS, reference=config.reference)
+    memory = start_memory(config, work.examples)
+    sizes = group_sizes(work.examples)
 
-    policy = open_policy(run, kind="causal")
-    frozen = policy.frozen_start()
-    eval_batches = split(
-        range(len(held_out)), [one.tokens.size for one in held_out], most=None, budget=TOKEN_BUDGET
-    )
-    cached = cached_eval = None
-    if config.reference == "cached":
-        cached = reference_logprobs(run, policy, frozen, data.examples, plan.micro_batches(), name="train")
-        cached_eval = reference_logprobs(run, policy, frozen, held_out, eval_batches, name="eval")
-
-    optimizer = make_optimizer(policy.model.parameters(), config)
-    done = run.begin(policy.model, optimizer, total_steps=plan.total_steps)
-    if done == 0:
-        write_samples(run, policy, tokenizer, step=0, when="before")
-
-    for step in range(done + 1, plan.total_steps + 1):
-        speed = Throughput()
+    for step in work.begin(keep=memory):
         means = Means()
-        micro_batches = plan.step(step)
-        weight = total_weight(data.examples, micro_batches)
-        for micro in micro_batches:
-            batch, pairs = _batch(policy, data.examples, micro)
-            reference = _reference(policy, frozen, batch, cached, micro)
-            losses, metrics = pair_losses(policy.logprobs(batch), reference, pairs, config)
-            (losses * pairs.weight).sum().div(weight).backward()
-            means.add(metrics, pairs.weight)
-            speed.add(batch.tokens)
-        values = means.result() | update(optimizer, config, step=step, total_steps=plan.total_steps)
-        run.log(step, values | speed.result())
-        if held_out and run.due(config.eval_every, step):
-            run.log_eval(step, evaluate(run, policy, frozen, held_out, eval_batches, cached_eval))
-        run.end_step(step)
+        micro_batches = work.plan.step(step)
+        if config.loss in OF_WHOLE_BATCH or config.group_step:
+            pairs = _index(work, [index for micro in micro_batches for index in micro])
 
-    write_samples(run, policy, tokenizer, step=plan.total_steps, when="after")
-    run.publish(
-        save_result(policy, precision=config.precision, merged=config.merged),
-        how_to_load=how_to_load(policy, kind="causal"),
-        notes=[how_joined(policy.tokenizer, pair=False)],
-    )
+            def objective(values: PairValues, pairs: PairIndex = pairs, means: Means = means) -> Tensor:
+                remember_rewards(values, pairs, config, memory)
+                losses, metrics = pair_losses(values, pairs, config, delta=shift(memory))
+                means.add(metrics, pairs.weight)
+                if config.group_step:
+                    return group_objective(losses, pairs, sizes, config.group_step, memory)
+                return (losses * pairs.weight).sum() / pairs.weight.sum()
 
-
-def pair_losses(
-    policy: Tensor, reference: Tensor, pairs: PairIndex, config: Any
-) -> tuple[Tensor, dict[str, Tensor]]:
-    """Losses (B,) and metrics of the pairs of a batch, from the log-probabilities (N,) of its candidates.
-
-    A target p below 1 (soft labels, ties) weighs the loss of both directions.
-    """
-    loss = LOSSES[config.loss]
-    options = {"beta": config.beta}
-    if config.label_smoothing:
-        options["label_smoothing"] = config.label_smoothing
-    chosen, rejected = (policy.index_select(0, side) for side in (pairs.chosen, pairs.rejected))
-    reference_chosen, reference_rejected = (reference[side] for side in (pairs.chosen, pairs.rejected))
-    forward = loss(chosen, rejected, reference_chosen, reference_rejected, **options)
-    backward = loss(rejected, chosen, reference_rejected, reference_chosen, **options)
-    losses = pairs.target * forward + (1 - pairs.target) * backward
-    rewards = config.beta * (policy - reference).detach()
-    metrics = {"loss": losses, "logps/chosen": chosen, "logps/rejected": rejected}
-    return losses, metrics | pair_metrics(rewards[pairs.chosen], rewards[pairs.rejected], pairs.target)
+            backward_whole(lambda micro: read(work, config, micro), micro_batches, objective)
+        else:
+            weight = total_weight(work.examples, micro_batches)
+            for micro in micro_batches:
+                pairs = _index(work, micro)
+                losses, metrics = pair_losses(read(work, config, micro), pairs, config)
+                (losses * pairs.weight).sum().div(weight).backward()
+                means.add(metrics, pairs.weight)
+        work.end_step(step, means, lambda: evaluate(work, config, memory))
+    work.finish()
 
 
-@torch.no_grad()
-def evaluate(
-    run: Run,
-    policy: TextModel,
-    frozen: Frozen,
-    examples: Sequence[Example],
-    micro_batches: Sequence[MicroBatch],
-    cached: dict[int, Tensor] | None,
-) -> dict[str, float]:
-    """The training metrics on held-out groups."""
+def evaluate(work: Direct, config: Any, memory: dict[str, Tensor]) -> dict[str, float]:
+    """The training metrics on held-out groups, all of them as one batch."""
+    values = join_values([read(work, config, micro, held_out=True) for micro in work.eval_batches])
+    pairs = index_pairs(work.held_out, device=work.policy.device)
     means = Means()
-    for micro in micro_batches:
-        batch, pairs = _batch(policy, examples, micro)
-        reference = _reference(policy, frozen, batch, cached, micro)
-        means.add(pair_losses(policy.logprobs(batch), reference, pairs, run.config)[1], pairs.weight)
+    means.add(pair_losses(values, pairs, config, delta=shift(memory))[1], pairs.weight)
     return means.result()
 
 
 def inspect(run: Run) -> dict[str, Any]:
     """The data as ``train`` will see it."""
-    tokenizer = open_group_tokenizer(run.base, max_length=run.config.max_length)
-    data = prepare(run.train, tokenizer, choose_pairs(run.config), file=run.dir.train_file, needs=NEEDS)
-    return preview(data, tokenizer.tokenizer, joined=how_joined(tokenizer.tokenizer, pair=False))
+    return inspect_direct(run, choose(run.config), needs=NEEDS)
 
 
-def _held_out(run: Run) -> list[Example]:
-    if not run.eval:
-        return []
-    tokenizer = open_group_tokenizer(run.base, max_length=run.config.max_length)
-    data: Prepared = prepare(
-        run.eval, tokenizer, choose_pairs(run.config), file=run.dir.eval_file, needs=None
+def choose(config: Any) -> Choose:
+    """All candidates of a group, and its pairs; votes of other strength or groups apart where needed."""
+    apart: list[Apart] = ["strength"] if config.margin else []
+    return choose_pairs(config, apart=[*apart, "annotator_group"] if config.group_step else apart)
+
+
+def read(work: Direct, config: Any, micro: MicroBatch, *, held_out: bool = False) -> PairValues:
+    """The values of the pairs of a micro-batch."""
+    reading = work.read(micro, held_out=held_out, log_sum_squares=config.on_policy_weighting)
+    return pair_values(
+        reading.policy,
+        reading.reference,
+        reading.examples,
+        log_sum_squares=reading.log_sum_squares,
+        token_weights=token_weights(config),
     )
-    return data.examples
 
 
-def _batch(policy: TextModel, examples: Sequence[Example], micro: MicroBatch) -> tuple[GroupBatch, PairIndex]:
-    chosen = [examples[index] for index in micro]
-    return make_batch([one.tokens for one in chosen], causal=True, device=policy.device), index_pairs(
-        chosen, device=policy.device
-    )
+def _index(work: Direct, indices: Sequence[int]) -> PairIndex:
+    return index_pairs([work.examples[index] for index in indices], device=work.policy.device)
 
 
-@torch.no_grad()
-def _reference(
-    policy: TextModel, frozen: Frozen, batch: GroupBatch, cached: dict[int, Tensor] | None, micro: MicroBatch
+# What losses remember from step to step
+
+
+def start_memory(config: Any, examples: Sequence[Example]) -> dict[str, Tensor]:
+    """Weights of the annotator groups (G,), or sum and weight of the rewards so far (2,)."""
+    if config.group_step:
+        groups = len(group_sizes(examples))
+        return {"group_weights": torch.full((groups,), 1 / groups)}
+    return {"rewards": torch.zeros(2)} if config.loss == "bco_pair" else {}
+
+
+def remember_rewards(values: PairValues, pairs: PairIndex, config: Any, memory: dict[str, Tensor]) -> None:
+    """Add the rewards of a batch, of both sides alike, to BCO's running mean."""
+    if "rewards" in memory:
+        rewards = config.beta * (values.chosen + values.rejected).detach()
+        memory["rewards"] += torch.stack([(rewards * pairs.weight).sum(), 2 * pairs.weight.sum()]).cpu()
+
+
+def shift(memory: dict[str, Tensor]) -> float:
+    """δ of BCO: the mean of all rewards so far."""
+    total, weight = memory.get("rewards", torch.zeros(2)).tolist()
+    return total / weight if weight else 0.0
+
+
+def group_sizes(examples: Sequence[Example]) -> dict[str | None, float]:
+    """Votes of each annotator group in the data, in a fixed order."""
+    sizes: dict[str | None, float] = {}
+    for pair in (pair for example in examples for pair in example.pairs):
+        sizes[pair.annotator_group] = sizes.get(pair.annotator_group, 0.0) + pair.weight
+    return dict(sorted(sizes.items(), key=lambda item: item[0] or ""))
+
+
+def group_objective(
+    losses: Tensor,
+    pairs: PairIndex,
+    sizes: dict[str | None, float],
+    step_size: float,
+    memory: dict[str, Tensor],
 ) -> Tensor:
-    """Reference log-probabilities (N,) of the batch's candidates."""
-    if cached is not None:
-        return torch.cat([cached[index] for index in micro])
-    with frozen():
-        return policy.logprobs(batch)
+    """Σ_g α_g L_g with L_g = (N / N_g) · the group's share of the batch's mean loss; α is moved first."""
+    share = losses * pairs.weight / pairs.weight.sum()
+    total = sum(sizes.values())
+    of_group = [
+        torch.stack(
+            [share[at] for at, name in enumerate(pairs.groups) if name == group] or [share.new_zeros(())]
+        )
+        for group in sizes
+    ]
+    group_losses = torch.stack(
+        [part.sum() * total / size for part, size in zip(of_group, sizes.values(), strict=True)]
+    )
+    weights = memory["group_weights"]
+    weights.copy_(step_group_weights(weights.to(group_losses), group_losses, step_size=step_size))
+    return group_robust_loss(weights.to(group_losses), group_losses)

@@ -12,7 +12,7 @@ from training.tuning.config import PairKeys
 from training.tuning.data import Group, Text
 from training.tuning.errors import BadInput
 from training.tuning.lengths import histogram
-from training.tuning.pairs import Pair, make_pairs, why_no_pairs
+from training.tuning.pairs import Apart, Pair, make_pairs, why_no_pairs
 from training.tuning.text.tokens import EncodedGroup, GroupTokenizer, PairTokenizer, Unusable
 
 PREVIEW_ROWS = 50
@@ -86,11 +86,11 @@ def prepare(
     return prepared
 
 
-def choose_pairs(keys: PairKeys) -> Choose:
-    """All candidates of a group, and its pairs by the config's rule."""
+def choose_pairs(keys: PairKeys, *, apart: Sequence[Apart] = ()) -> Choose:
+    """All candidates of a group, and its pairs by the config's rule; ``apart`` as for ``make_pairs``."""
 
     def choose(group: Group) -> tuple[list[Text], list[Pair]]:
-        pairs = make_pairs(group, keys)
+        pairs = make_pairs(group, keys, apart=apart)
         if not pairs:
             raise Unusable(why_no_pairs(group))
         return texts_of(group), pairs

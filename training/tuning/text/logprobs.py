@@ -3,8 +3,10 @@
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 # Float32 logits that exist at one time, in elements: 32 MiB.
 CHUNK_ELEMENTS = 1 << 23
@@ -71,6 +73,58 @@ class _TokenLogprobs(torch.autograd.Function):
             if grad_weight is not None:
                 grad_weight += (slope.T @ part).to(weight.dtype)
         return grad_states, grad_weight, grad_bias, None, None
+
+
+@torch.no_grad()
+def token_log_sum_squares(
+    states: Float[Tensor, "C H"],
+    weight: Float[Tensor, "V H"],
+    bias: Float[Tensor, " V"] | None,
+    *,
+    dtype: torch.dtype,
+) -> Float[Tensor, " C"]:
+    """log Σ_v p_v² of the next token's distribution, without a gradient: 0 where it is certain."""
+    head = weight.to(dtype)
+    parts = [
+        torch.logsumexp(2 * _log_softmax(states[rows].to(dtype), head, bias), dim=1)
+        for rows in _chunks(len(states), len(weight))
+    ]
+    return torch.cat(parts) if parts else states.new_empty(0, dtype=_wide(dtype))
+
+
+def token_kl(
+    states: Float[Tensor, "C H"],
+    weight: Float[Tensor, "V H"],
+    bias: Float[Tensor, " V"] | None,
+    reference_states: Float[Tensor, "C H"],
+    reference_weight: Float[Tensor, "V H"],
+    *,
+    dtype: torch.dtype,
+) -> Float[Tensor, " C"]:
+    """KL(π_ref ‖ π) of the next token's distribution, over the whole vocabulary; the reference gets no
+    gradient.
+
+    Chunks of rows are computed once more in the backward pass, so that no tensor of all logits is kept.
+    """
+
+    def part(states: Tensor, weight: Tensor, bias: Tensor | None, reference_states: Tensor) -> Tensor:
+        log_p = F.log_softmax(_logits(states.to(dtype), weight.to(dtype), bias), dim=1)
+        with torch.no_grad():
+            log_q = F.log_softmax(
+                _logits(reference_states.to(dtype), reference_weight.to(dtype), bias), dim=1
+            )
+        return (log_q.exp() * (log_q - log_p)).sum(1)
+
+    parts = [
+        checkpoint(part, states[rows], weight, bias, reference_states[rows], use_reentrant=False)
+        for rows in _chunks(len(states), len(weight))
+    ]
+    return torch.cat(parts) if parts else states.new_empty(0, dtype=_wide(dtype))
+
+
+def _logits(states: Tensor, head: Tensor, bias: Tensor | None) -> Tensor:
+    logits = (states @ head.T).to(_wide(states.dtype))
+    return logits if bias is None else logits + bias.to(logits.dtype)
 
 
 def _wide(dtype: torch.dtype) -> torch.dtype:

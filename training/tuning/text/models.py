@@ -108,11 +108,21 @@ class TextModel:
         states: Tensor = output.last_hidden_state[0]
         return states
 
-    def token_logprobs(self, batch: GroupBatch) -> Float[Tensor, " C"]:
-        """Log-probability of every answer token, in float32."""
-        head = self.inner.get_output_embeddings()
-        states = self.states(batch).index_select(0, batch.predict_at)
-        return token_logprobs(states, head.weight, head.bias, batch.targets, dtype=self.dtype)
+    @property
+    def head(self) -> Any:
+        """The layer from states to logits of the vocabulary."""
+        return self.inner.get_output_embeddings()
+
+    def answer_states(self, batch: GroupBatch) -> Float[Tensor, "C H"]:
+        """The states that predict the answers' tokens."""
+        return self.states(batch).index_select(0, batch.predict_at)
+
+    def token_logprobs(
+        self, batch: GroupBatch, states: Float[Tensor, "C H"] | None = None
+    ) -> Float[Tensor, " C"]:
+        """Log-probability of every answer token, in float32; from ``answer_states`` if they are at hand."""
+        states = self.answer_states(batch) if states is None else states
+        return token_logprobs(states, self.head.weight, self.head.bias, batch.targets, dtype=self.dtype)
 
     def logprobs(self, batch: GroupBatch) -> Float[Tensor, " N"]:
         """Log-probability of every candidate's answer given the prompt: summed, in float32."""
@@ -150,18 +160,28 @@ class TextModel:
             value.requires_grad_(True)
         return self.head(self.reads(batch))
 
-    def frozen_start(self) -> Frozen:
+    def frozen_start(self, start: dict[str, Tensor] | None = None) -> Frozen:
         """What, used as a ``with`` block, turns the model into what it is now: the reference of preference
         losses.
 
         A fresh adapter is switched off; anything else that is trained is copied now and put back in the
-        block.
+        block. Given ``start`` (from ``copy_trained``), that is put in instead.
         """
-        if self.fresh:
+        if self.fresh and start is None:
             disabled: Frozen = self.model.disable_adapter
             return disabled
-        start = {name: value.detach().clone() for name, value in self._trained()}
-        return lambda: self._swapped(start)
+        values = self.copy_trained() if start is None else start
+        return lambda: self._swapped(values)
+
+    def copy_trained(self) -> dict[str, Tensor]:
+        """A copy of the weights that are trained."""
+        return {name: value.detach().clone() for name, value in self._trained()}
+
+    @torch.no_grad()
+    def mix_trained(self, into: dict[str, Tensor], *, share: float) -> None:
+        """Move such a copy, in place, by ``share`` of the way to the weights as they are now."""
+        for name, value in self._trained():
+            into[name].lerp_(value, share)
 
     def _trained(self) -> Iterator[tuple[str, nn.Parameter]]:
         return ((name, value) for name, value in self.model.named_parameters() if value.requires_grad)

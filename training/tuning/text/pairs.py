@@ -1,43 +1,129 @@
-"""Pairs of a batch as tensors."""
+"""Pairs of a batch as tensors, and what their losses are computed from."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields, replace
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from training.tuning.losses.wpo import on_policy_weight
+from training.tuning.pairs import Pair
 from training.tuning.plan import MicroBatch
 from training.tuning.text.dataset import Example
+
+# The weights of the tokens of both answers of a pair, chosen and rejected.
+TokenWeights = Callable[[Example, Pair], tuple[Tensor, Tensor]]
 
 
 @dataclass(frozen=True)
 class PairIndex:
-    """B pairs: which candidates of the batch, and weight and target (see ``training.tuning.pairs``)."""
+    """B pairs: which candidates of the batch, and the numbers of ``training.tuning.pairs.Pair``."""
 
     chosen: Int[Tensor, " B"]
     rejected: Int[Tensor, " B"]
     weight: Float[Tensor, " B"]
     target: Float[Tensor, " B"]
+    tie: Float[Tensor, " B"]
+    strength: Float[Tensor, " B"]
+    groups: tuple[str | None, ...]
+
+
+@dataclass(frozen=True)
+class PairValues:
+    """What the losses of B pairs read.
+
+    ``chosen`` and ``rejected`` are the log-ratios of policy to reference, or, for methods without a
+    reference, the policy's log-probabilities; ``reference_…`` the reference's log-probabilities, or 0. All
+    are sums over the answers' tokens, with the tokens' weights if there are any. ``…_tokens`` are numbers of
+    tokens, ``…_weight`` on-policy weights (1 if nobody asked).
+    """
+
+    chosen: Float[Tensor, " B"]
+    rejected: Float[Tensor, " B"]
+    reference_chosen: Float[Tensor, " B"]
+    reference_rejected: Float[Tensor, " B"]
+    chosen_tokens: Float[Tensor, " B"]
+    rejected_tokens: Float[Tensor, " B"]
+    chosen_weight: Float[Tensor, " B"]
+    rejected_weight: Float[Tensor, " B"]
+
+    def leaf(self) -> "PairValues":
+        """The same values, with log-ratios that collect gradients of their own."""
+        return replace(
+            self,
+            chosen=self.chosen.detach().requires_grad_(True),
+            rejected=self.rejected.detach().requires_grad_(True),
+        )
+
+
+def join_values(parts: Sequence[PairValues]) -> PairValues:
+    """The pairs of several micro-batches, one after another."""
+    return PairValues(
+        **{one.name: torch.cat([getattr(part, one.name) for part in parts]) for one in fields(PairValues)}
+    )
 
 
 def index_pairs(examples: Sequence[Example], *, device: torch.device | str) -> PairIndex:
     """The pairs of groups that lie one after another in a batch."""
-    chosen, rejected, weight, target = [], [], [], []
+    chosen, rejected = [], []
     offset = 0
     for example in examples:
-        for pair in example.pairs:
-            chosen.append(offset + pair.chosen)
-            rejected.append(offset + pair.rejected)
-            weight.append(pair.weight)
-            target.append(pair.target)
+        chosen += [offset + pair.chosen for pair in example.pairs]
+        rejected += [offset + pair.rejected for pair in example.pairs]
         offset += len(example.tokens.blocks)
+    pairs = [pair for example in examples for pair in example.pairs]
+
+    def numbers(values: list[float]) -> Tensor:
+        return torch.tensor(values, dtype=torch.float32, device=device)
+
     return PairIndex(
         chosen=torch.tensor(chosen, dtype=torch.long, device=device),
         rejected=torch.tensor(rejected, dtype=torch.long, device=device),
-        weight=torch.tensor(weight, dtype=torch.float32, device=device),
-        target=torch.tensor(target, dtype=torch.float32, device=device),
+        weight=numbers([pair.weight for pair in pairs]),
+        target=numbers([pair.target for pair in pairs]),
+        tie=numbers([pair.tie for pair in pairs]),
+        strength=numbers([pair.strength for pair in pairs]),
+        groups=tuple(pair.annotator_group for pair in pairs),
     )
+
+
+def pair_values(
+    policy: Float[Tensor, " C"],
+    reference: Float[Tensor, " C"],
+    examples: Sequence[Example],
+    *,
+    log_sum_squares: Float[Tensor, " C"] | None = None,
+    token_weights: TokenWeights | None = None,
+) -> PairValues:
+    """The values of all pairs of examples, from the log-probabilities of their answers' tokens.
+
+    The log-ratio is taken token by token before anything is summed: it is exactly 0 where policy and
+    reference agree, and loses nothing to the size of the sums.
+    """
+    counts = [len(answer) for example in examples for answer in example.tokens.answers]
+    ratios, references = (policy - reference).split(counts), reference.split(counts)
+    on_policy = None
+    if log_sum_squares is not None:
+        parts = zip(policy.detach().split(counts), log_sum_squares.split(counts), strict=True)
+        on_policy = [on_policy_weight(*part) for part in parts]
+    columns: dict[str, list[Tensor]] = {one.name: [] for one in fields(PairValues)}
+    offset = 0
+    for example in examples:
+        for pair in example.pairs:
+            weights = token_weights(example, pair) if token_weights else (None, None)
+            for side, weight in zip(("chosen", "rejected"), weights, strict=True):
+                at = offset + getattr(pair, side)
+                columns[side].append(_sum(ratios[at], weight))
+                columns[f"reference_{side}"].append(_sum(references[at], weight))
+                columns[f"{side}_tokens"].append(policy.new_tensor(float(counts[at])))
+                columns[f"{side}_weight"].append(policy.new_ones(()) if on_policy is None else on_policy[at])
+        offset += len(example.tokens.blocks)
+    return PairValues(**{name: torch.stack(column) for name, column in columns.items()})
+
+
+def _sum(values: Tensor, weight: Tensor | None) -> Tensor:
+    return values.sum() if weight is None else (values * weight.to(values)).sum()
 
 
 def total_weight(examples: Sequence[Example], micro_batches: Sequence[MicroBatch]) -> float:

@@ -1,4 +1,4 @@
-"""Reference log-probabilities: computed once, in the micro-batches of the plan, in float32."""
+"""Reference log-probabilities of tokens: computed once, in the micro-batches of the plan, in float32."""
 
 import hashlib
 import json
@@ -29,7 +29,7 @@ def reference_logprobs(
     *,
     name: str,
 ) -> dict[int, Tensor]:
-    """Log-probabilities (k,) of every example in the micro-batches, by its index.
+    """Log-probabilities of the answers' tokens of every example in the micro-batches, by its index.
 
     Kept in ``reference-{name}.safetensors`` for a run that resumes; values made for other tokens, micro-
     batches or another run are computed anew.
@@ -47,8 +47,9 @@ def reference_logprobs(
             logger.info("reference log-probabilities, %s: %d of %d", name, number, len(micro_batches))
         batch = make_batch([examples[index].tokens for index in micro], causal=True, device=policy.device)
         with frozen():
-            logprobs = policy.logprobs(batch)
-        values |= dict(zip(micro, logprobs.split(batch.sizes), strict=True))
+            logprobs = policy.token_logprobs(batch)
+        tokens = [examples[index].tokens.answer_tokens for index in micro]
+        values |= dict(zip(micro, logprobs.split(tokens), strict=True))
     draft = path.with_name(f".{path.name}.draft")
     save_file(
         {str(index): value.cpu().clone() for index, value in values.items()}, draft, metadata={"key": key}

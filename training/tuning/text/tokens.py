@@ -46,6 +46,11 @@ class EncodedGroup:
         return [len(self.prefix) + len(block) for block in self.blocks]
 
     @property
+    def answer_tokens(self) -> int:
+        """Tokens of all answers."""
+        return sum(len(block) - start for block, start in zip(self.blocks, self.starts, strict=True))
+
+    @property
     def answers(self) -> list[list[int]]:
         """The answers' tokens."""
         return [block[start:] for block, start in zip(self.blocks, self.starts, strict=True)]

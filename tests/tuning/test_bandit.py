@@ -1,0 +1,200 @@
+"""Losses on a bandit: four answers, their logits the parameters; no network. Known optima are reached.
+
+Preferences follow Bradley-Terry with rewards r. The minimum of the expected DPO loss over all policies is
+π ∝ π_ref exp(r / β): Eq. 4 of arXiv:2305.18290.
+"""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from training.tuning.config import DPOConfig
+from training.tuning.text.pairs import PairIndex, PairValues
+from training.tuning.text.preference import pair_losses
+
+REWARD = torch.tensor([0.0, 0.5, -0.7, 1.2], dtype=torch.float64)
+REFERENCE = torch.tensor([0.1, 0.4, 0.3, 0.2], dtype=torch.float64).log()
+FIRST, SECOND = torch.combinations(torch.arange(4)).unbind(1)
+BETA = 0.4
+
+
+def every_pair(target: Tensor, tie: Tensor | None = None) -> PairIndex:
+    one = torch.ones(6, dtype=torch.float64)
+    return PairIndex(FIRST, SECOND, one, target, tie if tie is not None else 0 * one, one, (None,) * 6)
+
+
+def values_of(logps: Tensor, pairs: PairIndex, reference: Tensor = REFERENCE) -> PairValues:
+    ratio, one = logps - reference, torch.ones(len(pairs.chosen), dtype=logps.dtype)
+    sides = (pairs.chosen, pairs.rejected)
+    return PairValues(
+        *(ratio[side] for side in sides), *(reference[side] for side in sides), one, one, one, one
+    )
+
+
+def best_policy(objective: Callable[[Tensor], Tensor], steps: int = 500) -> Tensor:
+    """Log-probabilities that minimise an objective of log-probabilities."""
+    logits = REFERENCE.clone().requires_grad_(True)
+    optimizer = torch.optim.LBFGS(
+        [logits], max_iter=steps, tolerance_grad=1e-12, tolerance_change=1e-14, line_search_fn="strong_wolfe"
+    )
+
+    def closure() -> Any:
+        optimizer.zero_grad()
+        loss = objective(logits.log_softmax(0))
+        loss.backward()
+        return loss
+
+    optimizer.step(closure)
+    return logits.detach().log_softmax(0)
+
+
+def trained(pairs: PairIndex, **keys: Any) -> Tensor:
+    config = DPOConfig(**{"beta": BETA} | keys)
+    return best_policy(lambda logps: pair_losses(values_of(logps, pairs), pairs, config)[0].mean())
+
+
+def differences(values: Tensor) -> Tensor:
+    return values - values[0]
+
+
+@pytest.mark.system("s000-096")
+def test_dpo_recovers_the_rewards() -> None:
+    """β log π/π_ref differs between answers as the rewards do, and the policy is the tilted reference."""
+    policy = trained(every_pair(torch.sigmoid(REWARD[FIRST] - REWARD[SECOND])))
+    implied = BETA * (policy - REFERENCE)
+    torch.testing.assert_close(differences(implied), differences(REWARD), rtol=0, atol=1e-5)
+    optimum = (REFERENCE + REWARD / BETA).log_softmax(0)
+    torch.testing.assert_close(policy, optimum, rtol=0, atol=1e-5)
+
+
+def test_label_noise() -> None:
+    """Labels flipped at rate ε: robust still finds the rewards, plain DPO shrinks them."""
+    clean = torch.sigmoid(REWARD[FIRST] - REWARD[SECOND])
+    noisy = every_pair(0.8 * clean + 0.2 * (1 - clean))
+    robust = BETA * (trained(noisy, loss="robust", label_smoothing=0.2) - REFERENCE)
+    torch.testing.assert_close(differences(robust), differences(REWARD), rtol=0, atol=1e-5)
+    plain = BETA * (trained(noisy) - REFERENCE)
+    assert differences(plain)[3] < 0.8 * differences(REWARD)[3]
+
+
+def test_smoothing_moves_the_optimum() -> None:
+    """Conservative DPO of certain preferences stops where σ(βh) = 1 − ε."""
+    policy = trained(_first_over_second(), label_smoothing=0.1)
+    gap = (policy - REFERENCE)[0] - (policy - REFERENCE)[1]
+    assert gap.item() == pytest.approx(math.log(9) / BETA, rel=1e-5)
+
+
+def test_exo_reaches_the_same_rewards() -> None:
+    """The reverse KL is 0 where σ(βh) = 1 − ε, as the forward one."""
+    policy = trained(_first_over_second(), loss="exo_pair", label_smoothing=0.1)
+    gap = (policy - REFERENCE)[0] - (policy - REFERENCE)[1]
+    assert gap.item() == pytest.approx(math.log(9) / BETA, rel=1e-4)
+
+
+@pytest.mark.parametrize("ties", ["rao_kupper", "davidson"])
+def test_ties_are_evidence(ties: str) -> None:
+    """Votes from the model with ties: the loss with that model recovers the rewards; dropping ties does not."""
+    margin, nu = REWARD[FIRST] - REWARD[SECOND], 2.0
+    if ties == "rao_kupper":
+        win, lose = torch.sigmoid(margin - math.log(nu)), torch.sigmoid(-margin - math.log(nu))
+    else:
+        total = 1 + (-margin).exp() + 2 * nu * (-margin / 2).exp()
+        win, lose = 1 / total, (-margin).exp() / total
+    tie = 1 - win - lose
+    policy = trained(every_pair(win, tie), ties=ties, tie_rate=nu)
+    implied = BETA * (policy - REFERENCE)
+    torch.testing.assert_close(differences(implied), differences(REWARD), rtol=0, atol=1e-5)
+    dropped = BETA * (trained(every_pair(win / (win + lose))) - REFERENCE)
+    assert (differences(dropped) - differences(REWARD)).abs().max() > 0.05
+
+
+@pytest.mark.parametrize(
+    ("divergence", "slope"),
+    [
+        ("reverse_kl", lambda t: t.log()),
+        ("forward_kl", lambda t: -1 / t),
+        ("js_divergence", lambda t: (2 * t / (1 + t)).log()),
+        ("alpha_divergence", lambda t: (t**-0.5 - 1) / -0.5),
+    ],
+)
+def test_divergences_recover_the_rewards(divergence: str, slope: Callable[[Tensor], Tensor]) -> None:
+    """β f′(π / π_ref) differs as the rewards do: the optimum of reward minus β D_f."""
+    beta = 2.0  # a weak tilt: forward KL and Jensen-Shannon bound what the scores can be
+    pairs = every_pair(torch.sigmoid(REWARD[FIRST] - REWARD[SECOND]))
+    policy = trained(pairs, f_divergence=divergence, beta=beta)
+    implied = beta * slope((policy - REFERENCE).exp())
+    torch.testing.assert_close(differences(implied), differences(REWARD), rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("loss", ["ipo", "ipo_norm"])
+def test_ipo_keeps_a_bounded_gap(loss: str) -> None:
+    """Deterministic preferences: the gap of log-ratios is 1 / (2τ) for IPO; DPO's grows for ever."""
+    pairs = _first_over_second()
+    policy = trained(pairs, loss=loss, beta=0.25)
+    gap = (policy - REFERENCE)[0] - (policy - REFERENCE)[1]
+    assert gap.item() == pytest.approx(2.0, abs=1e-6)
+    gaps = []
+    for steps in (20, 60, 180):
+        logits = REFERENCE.clone().requires_grad_(True)
+        optimizer = torch.optim.SGD([logits], lr=20.0)
+        for _ in range(steps):
+            optimizer.zero_grad()
+            pair_losses(values_of(logits.log_softmax(0), pairs), pairs, DPOConfig(beta=0.25))[
+                0
+            ].sum().backward()
+            optimizer.step()
+        gaps.append((logits - REFERENCE)[0] - (logits - REFERENCE)[1])
+    assert 2 < gaps[0] < gaps[1] - 1 < gaps[2] - 2
+
+
+def test_sppo_is_a_regression_on_win_rates() -> None:
+    """Both sides have their own target, ±1 / (2β); the normaliser lets them be reached only in the gap."""
+    pairs = _first_over_second()
+    policy = trained(pairs, loss="sppo_hard", beta=2.0)
+    ratio = policy - REFERENCE
+    assert (ratio[0] - ratio[1]).item() == pytest.approx(1 / 2.0, rel=0.02)
+
+
+def test_discopop_prefers_the_preferred() -> None:
+    policy = trained(every_pair(torch.sigmoid(REWARD[FIRST] - REWARD[SECOND])), loss="discopop", beta=1.0)
+    assert (policy - REFERENCE).argsort().tolist() == REWARD.argsort().tolist()
+
+
+@pytest.mark.parametrize(
+    "loss", ["nca_pair", "bco_pair", "apo_zero", "hinge", "sigmoid_norm", "aot_unpaired"]
+)
+def test_others_move_the_right_way(loss: str) -> None:
+    """One certain preference: the chosen answer's ratio rises above the rejected one's."""
+    pairs = _first_over_second()
+    config = DPOConfig.model_construct(**DPOConfig().model_dump() | {"loss": loss, "beta": 0.25})
+    policy = best_policy(
+        lambda logps: pair_losses(values_of(logps, pairs), pairs, config)[0].mean(), steps=20
+    )
+    ratio = policy - REFERENCE
+    assert ratio[0] > 0.5 > -0.5 > ratio[1]
+
+
+def test_nca_keeps_the_chosen_likely() -> None:
+    """NCA's known stationary point of the chosen side: ½ σ(βr_w) = σ(−βr_w), so β r_w = ln 2."""
+    chosen = torch.zeros(1, dtype=torch.float64, requires_grad=True)
+    from training.tuning.losses.dpo import nca_loss
+
+    optimizer = torch.optim.LBFGS([chosen], max_iter=100, line_search_fn="strong_wolfe")
+
+    def closure() -> Any:
+        optimizer.zero_grad()
+        loss = nca_loss(chosen, torch.zeros(1, dtype=torch.float64), beta=BETA).sum()
+        loss.backward()
+        return loss
+
+    optimizer.step(closure)
+    assert chosen.item() == pytest.approx(math.log(2) / BETA, rel=1e-4)
+
+
+def _first_over_second() -> PairIndex:
+    one = torch.ones(1, dtype=torch.float64)
+    return PairIndex(torch.tensor([0]), torch.tensor([1]), one, one, 0 * one, one, (None,))

@@ -1,0 +1,152 @@
+"""What the methods that learn from given answers have in common: data, plan, policy, reference, and the dull
+parts of the loop. The loop itself, and the loss, stand in each method.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from training.tuning.metrics import Means
+from training.tuning.optim import make_optimizer, update
+from training.tuning.plan import MicroBatch, make_plan, split
+from training.tuning.run import Run
+from training.tuning.text.batches import GroupBatch, make_batch
+from training.tuning.text.dataset import Choose, Example, Prepared, prepare, preview
+from training.tuning.text.logprobs import token_log_sum_squares
+from training.tuning.text.reference import reference_logprobs
+from training.tuning.text.samples import write_samples
+from training.tuning.text.saving import how_to_load, save_result
+from training.tuning.text.setup import TOKEN_BUDGET, open_group_tokenizer, open_policy
+from training.tuning.text.tokens import how_joined
+from training.tuning.throughput import Throughput
+
+
+@dataclass(frozen=True)
+class Reading:
+    """A micro-batch as it was read: per answer token the policy's and the reference's log-probability (C,).
+
+    Without a reference its values are 0. ``log_sum_squares`` (C,) is there if it was asked for.
+    """
+
+    batch: GroupBatch
+    examples: list[Example]
+    policy: Float[Tensor, " C"]
+    reference: Float[Tensor, " C"]
+    log_sum_squares: Float[Tensor, " C"] | None = None
+
+
+class Direct:
+    """One training run on given answers. ``choose`` and ``needs`` are as for ``prepare``.
+
+    ``reference``: ``cached`` and ``live`` are the model as it starts; None leaves it out. ``device`` memory
+    aside, both give the same values.
+    """
+
+    def __init__(
+        self, run: Run, choose: Choose, *, needs: str, reference: Literal["cached", "live"] | None
+    ) -> None:
+        config = run.config
+        self.run = run
+        self.tokenizer = open_group_tokenizer(run.base, max_length=config.max_length)
+        self.data = prepare(run.train, self.tokenizer, choose, file=run.dir.train_file, needs=needs)
+        self.held_out = self._held_out(choose)
+        self.plan = make_plan(self.data.sizes, config=config, seed=run.seed, budget=TOKEN_BUDGET)
+        sizes = [one.tokens.size for one in self.held_out]
+        self.eval_batches = split(range(len(self.held_out)), sizes, most=None, budget=TOKEN_BUDGET)
+        self.policy = open_policy(run, kind="causal")
+        self.moving = self.policy.copy_trained() if getattr(config, "sync_reference_every", None) else None
+        self._reference = reference
+        self._cached: dict[bool, dict[int, Tensor]] = {}
+        if reference is not None:
+            self._frozen = self.policy.frozen_start(self.moving)
+        if reference == "cached":
+            self._cached[False] = self._cache(self.data.examples, self.plan.micro_batches(), name="train")
+            self._cached[True] = self._cache(self.held_out, self.eval_batches, name="eval")
+        self._optimizer = make_optimizer(self.policy.model.parameters(), config)
+        self._speed = Throughput()
+
+    @property
+    def examples(self) -> list[Example]:
+        """The training groups; the plan's numbers are positions among them."""
+        return self.data.examples
+
+    def begin(self, keep: dict[str, Tensor] | None = None) -> Iterator[int]:
+        """The steps that are left, from 1; ``keep`` as for ``Run.begin``."""
+        keep = dict(keep or {}) | {f"reference.{name}": value for name, value in (self.moving or {}).items()}
+        total = self.plan.total_steps
+        done = self.run.begin(self.policy.model, self._optimizer, total_steps=total, keep=keep)
+        if done == 0:
+            write_samples(self.run, self.policy, self.tokenizer, step=0, when="before")
+        for step in range(done + 1, total + 1):
+            self._speed = Throughput()
+            yield step
+
+    def read(self, micro: MicroBatch, *, held_out: bool = False, log_sum_squares: bool = False) -> Reading:
+        """Read a micro-batch with the policy and the reference."""
+        examples = [(self.held_out if held_out else self.examples)[index] for index in micro]
+        batch = make_batch([one.tokens for one in examples], causal=True, device=self.policy.device)
+        states = self.policy.answer_states(batch)
+        policy = self.policy.token_logprobs(batch, states)
+        spread = None
+        if log_sum_squares:
+            head = self.policy.head
+            spread = token_log_sum_squares(states.detach(), head.weight, head.bias, dtype=self.policy.dtype)
+        if not held_out:
+            self._speed.add(batch.tokens)
+        reference = self._read_reference(batch, micro, policy, held_out=held_out)
+        return Reading(batch, examples, policy, reference, spread)
+
+    def end_step(self, step: int, means: Means, evaluate: Callable[[], dict[str, float]]) -> None:
+        """Update the weights, log, evaluate and save when it is time to."""
+        run, config = self.run, self.run.config
+        changed = update(self._optimizer, config, step=step, total_steps=self.plan.total_steps)
+        if self.moving is not None and step % config.sync_reference_every == 0:
+            self.policy.mix_trained(self.moving, share=config.sync_reference_mix)
+        run.log(step, means.result() | changed | self._speed.result())
+        if self.held_out and run.due(config.eval_every, step):
+            with torch.no_grad():
+                run.log_eval(step, evaluate())
+        run.end_step(step)
+
+    def finish(self) -> None:
+        """Samples after training, and the result."""
+        config = self.run.config
+        write_samples(self.run, self.policy, self.tokenizer, step=self.plan.total_steps, when="after")
+        self.run.publish(
+            save_result(self.policy, precision=config.precision, merged=config.merged),
+            how_to_load=how_to_load(self.policy, kind="causal"),
+            notes=[how_joined(self.policy.tokenizer, pair=False)],
+        )
+
+    def _held_out(self, choose: Choose) -> list[Example]:
+        if not self.run.eval:
+            return []
+        found: Prepared = prepare(
+            self.run.eval, self.tokenizer, choose, file=self.run.dir.eval_file, needs=None
+        )
+        return found.examples
+
+    def _cache(self, examples: Sequence[Example], batches: Sequence[MicroBatch], *, name: str) -> Any:
+        return reference_logprobs(self.run, self.policy, self._frozen, examples, batches, name=name)
+
+    @torch.no_grad()
+    def _read_reference(
+        self, batch: GroupBatch, micro: MicroBatch, policy: Tensor, *, held_out: bool
+    ) -> Tensor:
+        if self._reference is None:
+            return torch.zeros_like(policy)
+        if self._reference == "cached":
+            return torch.cat([self._cached[held_out][index] for index in micro])
+        with self._frozen():
+            return self.policy.token_logprobs(batch)
+
+
+def inspect_direct(run: Run, choose: Choose, *, needs: str) -> dict[str, Any]:
+    """The data as ``train`` will see it."""
+    tokenizer = open_group_tokenizer(run.base, max_length=run.config.max_length)
+    data = prepare(run.train, tokenizer, choose, file=run.dir.train_file, needs=needs)
+    return preview(data, tokenizer.tokenizer, joined=how_joined(tokenizer.tokenizer, pair=False))
