@@ -93,7 +93,7 @@ class Direct:
         policy = self.policy.token_logprobs(batch, states)
         spread = None
         if log_sum_squares:
-            head = self.policy.head
+            head = self.policy.lm_head
             spread = token_log_sum_squares(states.detach(), head.weight, head.bias, dtype=self.policy.dtype)
         if not held_out:
             self._speed.add(batch.tokens)

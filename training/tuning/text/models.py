@@ -109,7 +109,7 @@ class TextModel:
         return states
 
     @property
-    def head(self) -> Any:
+    def lm_head(self) -> Any:
         """The layer from states to logits of the vocabulary."""
         return self.inner.get_output_embeddings()
 
@@ -122,7 +122,7 @@ class TextModel:
     ) -> Float[Tensor, " C"]:
         """Log-probability of every answer token, in float32; from ``answer_states`` if they are at hand."""
         states = self.answer_states(batch) if states is None else states
-        return token_logprobs(states, self.head.weight, self.head.bias, batch.targets, dtype=self.dtype)
+        return token_logprobs(states, self.lm_head.weight, self.lm_head.bias, batch.targets, dtype=self.dtype)
 
     def logprobs(self, batch: GroupBatch) -> Float[Tensor, " N"]:
         """Log-probability of every candidate's answer given the prompt: summed, in float32."""
