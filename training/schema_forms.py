@@ -140,5 +140,5 @@ def _field(found: dict[str, Any]) -> forms.Field:
     if real["type"] == "number":
         return forms.FloatField(widget=forms.NumberInput(attrs={"step": "any"}), **words)
     if real["type"] == "string":
-        return forms.CharField(**words)
+        return forms.CharField(**words, empty_value=None if nullable else "")
     raise TypeError(f"The key {found['title']!r} has a type that forms do not know: {real}.")
