@@ -118,6 +118,14 @@ def undo(request: Request, pk: int) -> Response:
     return Response(_present(request, lease))
 
 
+@extend_schema(responses=serializers.HistorySerializer(many=True))
+@api_view(["GET"])
+def history(request: Request, pk: int) -> Response:
+    """One's own last twenty answers, newest first. To change one, undo it and answer the lease that comes."""
+    project = find_project(request, pk, Action.JUDGE)
+    return Response(services.history(project=project, user=user_of(request)))
+
+
 class ByNumber(CursorPagination):
     ordering = "pk"
 
@@ -249,6 +257,7 @@ urlpatterns = [
     path("exports/<int:pk>/download/", export_download, name="export-download"),
     path("leases/<uuid:lease>/media/<int:position>", media, name="lease-media"),
     path("projects/<int:pk>/next/", next_comparison, name="project-next"),
+    path("projects/<int:pk>/history/", history, name="project-history"),
     path("leases/<uuid:lease>/judgement/", judgement, name="lease-judgement"),
     path("leases/<uuid:lease>/renew/", renew, name="lease-renew"),
     path("leases/<uuid:lease>/skip/", skip, name="lease-skip"),

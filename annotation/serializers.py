@@ -1,12 +1,18 @@
 """The shapes of requests and replies of the API. An unknown key is an error, never ignored."""
 
+import re
 from typing import Any
 
 from django.urls import reverse
+from django.utils.translation import gettext as _
 from drf_spectacular.utils import extend_schema_field
 from rest_framework import serializers
 
 from annotation.models import ExportJob, ImportJob, Judgement, Member, Project
+from annotation.services import answer_as_given
+from annotation.template import answer_schema, inlined, template_schema
+
+UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
 
 
 class StrictSerializer(serializers.Serializer):
@@ -19,14 +25,17 @@ class StrictSerializer(serializers.Serializer):
         return super().to_internal_value(data)
 
 
+@extend_schema_field(inlined(template_schema()))
+class Questions(serializers.JSONField):
+    """A task template: a list of questions."""
+
+
 class ProjectSerializer(StrictSerializer):
     id = serializers.IntegerField(read_only=True)
     name = serializers.CharField(max_length=200)
     modality = serializers.ChoiceField(Project.Modality.choices)
     guidelines = serializers.CharField(required=False, allow_blank=True, default="", trim_whitespace=False)
-    questions = serializers.JSONField(
-        required=False, help_text="left out: one choice with strength, tie and both-bad"
-    )
+    questions = Questions(required=False, help_text="left out: one choice with strength, tie and both-bad")
     labels_per_comparison = serializers.IntegerField(required=False, default=1, min_value=1, max_value=1000)
     created_at = serializers.DateTimeField(read_only=True)
 
@@ -84,34 +93,50 @@ class ExportJobSerializer(serializers.ModelSerializer):
         return reverse("export-download", args=[job.pk]) if job.status == ExportJob.Status.DONE else None
 
 
-@extend_schema_field(
-    {"oneOf": [{"type": "integer", "minimum": 0}, {"type": "string", "enum": ["tie", "both_bad"]}]}
-)
-class ChoiceAnswer(serializers.Field):
-    """A presented position, "tie" or "both_bad"; the template decides whether it fits."""
-
-    def to_internal_value(self, data: Any) -> int | str:
-        if isinstance(data, bool) or not isinstance(data, int | str):
-            raise serializers.ValidationError('must be a position (0, 1, …), "tie" or "both_bad".')
-        return data
-
-    def to_representation(self, value: Any) -> Any:
-        return value
+def _answer(key: str) -> serializers.JSONField:
+    """The field of one key of an answer. Its schema is for the documents; the template decides what fits."""
+    field = type(f"{key.title()}Answer", (serializers.JSONField,), {})
+    return extend_schema_field(answer_schema(key))(field)(required=False, allow_null=True)
 
 
-class AnswerSerializer(serializers.Serializer):
-    """An answer; keys beside these are the template's other answers."""
+def _can_be_stored(value: Any) -> bool:
+    """Whether Postgres can keep every string in it: no NUL, no half of a surrogate pair."""
+    if isinstance(value, dict):
+        return all(_can_be_stored(inner) for pair in value.items() for inner in pair)
+    if isinstance(value, list):
+        return all(map(_can_be_stored, value))
+    return not isinstance(value, str) or not UNSTORABLE.search(value)
 
-    client_id = serializers.UUIDField()
-    choice = ChoiceAnswer()
-    strength = serializers.IntegerField(
-        required=False, allow_null=True, default=None, min_value=1, max_value=3
-    )
+
+class AnswersSerializer(serializers.Serializer):
+    """What was said, by the kinds of question; candidates are the positions in which they were shown."""
+
+    choice = _answer("choice")
+    strength = _answer("strength")
+    aspects = _answer("aspects")
+    ranking = _answer("ranking")
+    ratings = _answer("ratings")
+    thumbs = _answer("thumbs")
+    rubric = _answer("rubric")
+    tags = _answer("tags")
+    critique = _answer("critique")
+    corrections = _answer("corrections")
+    marks = _answer("marks")
+    turns = _answer("turns")
+
+
+class AnswerSerializer(AnswersSerializer):
+    """An answer: the keys of the template that `next` gave, others are refused."""
+
+    client_id = serializers.UUIDField(help_text="new for each answer; a repeat under it changes nothing")
 
     def to_internal_value(self, data: Any) -> Any:
         values = super().to_internal_value(data)
-        values["answers"] = {name: value for name, value in data.items() if name not in self.fields}
-        return values
+        answers = {name: value for name, value in data.items() if name != "client_id"}
+        if not _can_be_stored(answers):
+            problem = _("The answer holds a character that cannot be stored.")
+            raise serializers.ValidationError({"non_field_errors": [problem]})
+        return {"client_id": values["client_id"], "answers": answers}
 
 
 class SkipSerializer(StrictSerializer):
@@ -122,6 +147,11 @@ class PresentedCandidateSerializer(serializers.Serializer):
     position = serializers.IntegerField()
     text = serializers.JSONField(required=False, help_text="a text, or a list of messages")
     html = serializers.CharField(required=False, help_text="the text as safe HTML, with `?html=1`")
+    steps = serializers.ListField(
+        child=serializers.ListField(child=serializers.IntegerField(), min_length=2, max_length=2),
+        required=False,
+        help_text="where steps are marked: the start and end of each in characters (Unicode code points)",
+    )
     image = serializers.CharField(required=False, help_text="where the picture lies, for this lease")
     width = serializers.IntegerField(required=False)
     height = serializers.IntegerField(required=False)
@@ -136,7 +166,12 @@ class PresentedLeaseSerializer(serializers.Serializer):
     prompt = serializers.JSONField(help_text="a text, or a list of messages")
     prompt_html = serializers.CharField(required=False, help_text="with `?html=1`")
     candidates = PresentedCandidateSerializer(many=True)
-    questions = serializers.JSONField(help_text="the task template")
+    questions = Questions(help_text="the task template under which it is answered")
+    context = serializers.CharField(
+        required=False, help_text="principle or context, where the template shows one"
+    )  # type: ignore[assignment]
+    context_html = serializers.CharField(required=False, help_text="with `?html=1`")
+    previous_answer = AnswersSerializer(required=False, help_text="what was taken back, after an undo")
 
 
 class LeaseStateSerializer(serializers.Serializer):
@@ -145,29 +180,41 @@ class LeaseStateSerializer(serializers.Serializer):
     expires_at = serializers.DateTimeField()
 
 
-class JudgementReplySerializer(serializers.Serializer):
+class JudgementReplySerializer(AnswersSerializer):
+    """The answer as it was given; keys that were left out are absent or null."""
+
     judgement = serializers.IntegerField()
     lease = serializers.UUIDField()
     comparison = serializers.IntegerField()
-    choice = ChoiceAnswer(help_text="as presented")
-    strength = serializers.IntegerField(allow_null=True)
     created_at = serializers.DateTimeField()
     next = PresentedLeaseSerializer(
         required=False, allow_null=True, help_text="with `?next=1`; null: nothing is left"
     )
 
 
+class HistorySerializer(serializers.Serializer):
+    """One of a person's last answers."""
+
+    judgement = serializers.IntegerField()
+    lease = serializers.UUIDField()
+    comparison = serializers.IntegerField()
+    prompt = serializers.JSONField(help_text="a text, or a list of messages")
+    answer = AnswersSerializer()
+    questions = Questions(help_text="the task template under which it was answered")
+    seconds = serializers.FloatField(allow_null=True)
+    created_at = serializers.DateTimeField()
+    undone_at = serializers.DateTimeField(allow_null=True, help_text="when it was taken back")
+
+
 def judgement_reply(judgement: Judgement, following: dict[str, Any] | None) -> dict[str, Any]:
     """The answer as its annotator gave it: nothing canonical, and the next lease if one was asked for."""
-    choice = judgement.choice
-    if isinstance(choice, int) and judgement.order is not None:
-        choice = judgement.order.index(choice)
     reply = {
         "judgement": judgement.pk,
         "lease": str(judgement.lease_id),
         "comparison": judgement.comparison_id,
-        "choice": choice,
-        "strength": judgement.strength,
+        "choice": None,
+        "strength": None,
         "created_at": judgement.created_at,
     }
+    reply |= answer_as_given(judgement)
     return reply | ({"next": following} if judgement.wanted_next else {})

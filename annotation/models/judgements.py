@@ -78,6 +78,14 @@ class Lease(models.Model):
     order = models.JSONField(help_text="candidate indices as shown, left to right")
     state = models.CharField(max_length=8, choices=State, default=State.OPEN)
     template_version = models.PositiveIntegerField(default=1, help_text="of the questions that were shown")
+    redo_of = models.ForeignKey(
+        "Judgement",
+        null=True,
+        blank=True,
+        on_delete=models.SET_NULL,
+        related_name="+",
+        help_text="the judgement that was taken back for this lease",
+    )
     skip_reason = models.CharField(max_length=500, blank=True)
     created_at = models.DateTimeField()
     expires_at = models.DateTimeField()
@@ -156,6 +164,9 @@ class Judgement(models.Model):
     choice = models.JSONField(null=True, help_text='a candidate index, "tie" or "both_bad"')
     strength = models.PositiveSmallIntegerField(null=True, blank=True)
     answers = models.JSONField(default=dict, help_text="the template's other answers")
+    differences = models.JSONField(
+        null=True, blank=True, help_text="of each correction from its candidate, word by word"
+    )
     template_version = models.PositiveIntegerField()
     seconds = models.FloatField(
         null=True, blank=True, help_text="from the lease's first display to the answer"

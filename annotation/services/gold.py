@@ -6,7 +6,7 @@ from django.db import transaction
 
 from annotation.errors import Conflict, Invalid, NotFound
 from annotation.models import Comparison, GoldAnswer, Project, User
-from annotation.template import check_answer
+from annotation.services.answers import known_answer
 
 
 def set_gold_answer(
@@ -24,31 +24,21 @@ def set_gold_answer(
     A gold question is mixed in with the regular ones at the project's rate; one with the purpose
     `qualification` is part of the test before the first work.
     """
-    answers = answers or {}
     if purpose not in GoldAnswer.Purpose.values:
         raise Invalid({"purpose": f"{purpose!r} is not known; use gold or qualification."})
     comparison = Comparison.objects.filter(project=project, pk=comparison_id).first()
     if comparison is None:
         raise NotFound("There is no such comparison in this project.")
-    if choice is None and not answers:
-        raise Invalid({"choice": "A known answer has to say something."})
-    _check(project, comparison, choice, answers)
+    known = known_answer(project, comparison, {"choice": choice, **(answers or {})})
     values = {
         "project": project,
         "purpose": purpose,
-        "choice": choice,
-        "answers": answers,
+        "choice": known.pop("choice", None),
+        "answers": known,
         "explanation": explanation,
         "created_by": by,
     }
     return GoldAnswer.objects.update_or_create(comparison=comparison, defaults=values)[0]
-
-
-def _check(
-    project: Project, comparison: Comparison, choice: int | str | None, answers: dict[str, Any]
-) -> None:
-    count = comparison.candidates.count()
-    check_answer(project.questions, candidates=count, choice=choice, strength=None, answers=answers)
 
 
 @transaction.atomic

@@ -13,8 +13,8 @@ from django.utils import timezone
 from annotation.errors import Conflict, NotFound
 from annotation.models import Comparison, Judgement, Kind, Lease, Member, Reservation, User
 from annotation.services import eligibility, qualification, queue
+from annotation.services.answers import what_was_said
 from annotation.services.strategies import step_of
-from annotation.template import check_answer
 
 MAX_OPEN_AFTER_UNDO: Final = 10
 SAME_ID_OTHER_ANSWER: Final = (
@@ -51,7 +51,7 @@ def submit_judgement(
     lease_id: uuid.UUID,
     annotator: User,
     client_id: uuid.UUID,
-    choice: int | str | None,
+    choice: int | str | None = None,
     strength: int | None = None,
     answers: dict[str, Any] | None = None,
     now: datetime,
@@ -60,13 +60,14 @@ def submit_judgement(
 ) -> tuple[Judgement, Lease | None]:
     """Store one answer and, if wanted, hand out the next comparison, all in one transaction.
 
-    `choice` is a presented position, "tie" or "both_bad". The same `client_id` with the same body gives the
-    same judgement and next lease again; with another body it is a `Conflict`, as is an answer that came after
-    its slot went to others. An expired lease is honoured while a slot is open. `after` names a lease that the
-    caller already holds: the next one is the one behind it.
+    `choice` is a presented position, "tie" or "both_bad"; `answers` holds the other keys of the template that
+    the lease was handed out under, candidates as presented positions too. The same `client_id` with the same
+    body gives the same judgement and next lease again; with another body it is a `Conflict`, as is an answer
+    that came after its slot went to others. An expired lease is honoured while a slot is open. `after` names
+    a lease that the caller already holds: the next one is the one behind it.
     """
-    answers = answers or {}
-    given = {"choice": choice, "strength": strength, **answers}
+    given = {"choice": choice, "strength": strength, **(answers or {})}
+    given = {key: value for key, value in given.items() if value is not None}
     digest = _digest({"lease": str(lease_id), **given})
     comparison = Comparison.objects.filter(leases=lease_id, leases__annotator=annotator)
 
@@ -82,10 +83,7 @@ def submit_judgement(
             if earlier is not None:
                 return _repeat(earlier, digest, given)
         eligibility.check_not_paused(member)
-        questions = queue.questions_of(lease, member.project)
-        check_answer(
-            questions, candidates=len(lease.order), choice=choice, strength=strength, answers=answers
-        )
+        said = what_was_said(lease, member.project, given)
         _close(lease, member, reclaim=reclaim, given=given, now=now)
         judgement = Judgement(
             comparison=lease.comparison,
@@ -94,9 +92,7 @@ def submit_judgement(
             lease=lease,
             kind=lease.kind,
             order=lease.order,
-            choice=lease.order[choice] if isinstance(choice, int) else choice,
-            strength=strength,
-            answers=answers,
+            **said,
             template_version=lease.template_version,
             seconds=_seconds_since_shown(lease, now),
             created_at=now,
@@ -157,6 +153,7 @@ def undo_judgement(*, judgement_id: int, annotator: User, now: datetime) -> Leas
             reserved_for_id=old.reserved_for_id,
             order=old.order,
             template_version=old.template_version,
+            redo_of=judgement,
             created_at=old.created_at,  # so that it is the oldest, and comes first
             expires_at=queue.expiry(member.project, now),
         )

@@ -3,7 +3,7 @@
 import uuid
 from datetime import datetime, timedelta
 from statistics import median
-from typing import Any
+from typing import Any, Final
 
 from django.db.models import Sum
 from django.urls import reverse
@@ -11,14 +11,20 @@ from django.urls import reverse
 from annotation.markdown import render_content
 from annotation.models import Candidate, Comparison, Judgement, Lease, Media, Project, User
 from annotation.permissions import Action, find
-from annotation.services.queue import questions_of
+from annotation.services.answers import answer_as_given, questions_of
+from annotation.template import context_of, find_question, steps_of
+
+HISTORY_LENGTH: Final = 20
 
 
 def present(lease: Lease, *, html: bool = False) -> dict[str, Any]:
     """Keys: lease, expires_at, comparison, prompt, candidates in presented order, questions.
 
-    With `html` also `prompt_html` and each text's `html`: their Markdown, safe to put into a page.
+    Where the template shows one, `context`; where it marks steps, each candidate's `steps` as
+    [start, end] in characters; after an undo `previous_answer`, in presented positions. With `html` also
+    `prompt_html`, `context_html` and each text's `html`: their Markdown, safe to put into a page.
     """
+    questions = questions_of(lease, lease.comparison.project)
     candidates = {candidate.index: candidate for candidate in lease.comparison.candidates.all()}
     shown = {
         "lease": str(lease.pk),
@@ -29,14 +35,52 @@ def present(lease: Lease, *, html: bool = False) -> dict[str, Any]:
             {"position": position, **_content(lease, position, candidates[index])}
             for position, index in enumerate(lease.order)
         ],
-        "questions": questions_of(lease, lease.comparison.project),
+        "questions": questions,
     }
+    context = context_of(questions, lease.comparison.meta)
+    if context is not None:
+        shown["context"] = context
+    if lease.redo_of is not None:
+        shown["previous_answer"] = answer_as_given(lease.redo_of)
+    if "step" in (find_question(questions, "marks") or {}).get("kinds", ()):
+        for candidate in shown["candidates"]:
+            candidate["steps"] = steps_of(candidate["text"])
     if html:
         shown["prompt_html"] = render_content(lease.comparison.prompt)
+        if context is not None:
+            shown["context_html"] = render_content(context)
         for candidate in shown["candidates"]:
             if "text" in candidate:
                 candidate["html"] = render_content(candidate["text"])
     return shown
+
+
+def history(*, project: Project, user: User) -> list[dict[str, Any]]:
+    """This person's last answers in the project, newest first, those that were taken back too.
+
+    Keys: judgement, lease, comparison, prompt, answer (as given), questions (as shown), seconds, created_at,
+    undone_at.
+    """
+    mine = Judgement.objects.filter(comparison__project=project, annotator=user, lease__isnull=False)
+    last = list(mine.select_related("comparison").order_by("-created_at", "-pk")[:HISTORY_LENGTH])
+    versions = {judgement.template_version for judgement in last}
+    templates = dict(
+        project.template_versions.filter(version__in=versions).values_list("version", "questions")
+    )
+    return [
+        {
+            "judgement": judgement.pk,
+            "lease": str(judgement.lease_id),
+            "comparison": judgement.comparison_id,
+            "prompt": judgement.comparison.prompt,
+            "answer": answer_as_given(judgement),
+            "questions": templates[judgement.template_version],
+            "seconds": judgement.seconds,
+            "created_at": judgement.created_at,
+            "undone_at": judgement.undone_at,
+        }
+        for judgement in last
+    ]
 
 
 def _content(lease: Lease, position: int, candidate: Candidate) -> dict[str, Any]:

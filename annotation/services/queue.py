@@ -18,7 +18,7 @@ from django.db import connection, transaction
 from django.db.models import prefetch_related_objects
 
 from annotation.errors import NotFound, QueueBusy
-from annotation.models import Comparison, Kind, Lease, Member, Project, TemplateVersion, User
+from annotation.models import Comparison, Kind, Lease, Member, Project, User
 from annotation.permissions import Action, check, find
 from annotation.services import checks, eligibility, qualification
 from annotation.services.strategies import step_of
@@ -315,13 +315,6 @@ def _new_lease(
         "expires": lease.expires_at,
     }
     return lease, values
-
-
-def questions_of(lease: Lease, project: Project) -> list[dict[str, Any]]:
-    """The template that this lease was handed out under, however it was changed meanwhile."""
-    if lease.template_version == project.template_version:
-        return project.questions
-    return TemplateVersion.objects.get(project=project, version=lease.template_version).questions
 
 
 def expiry(project: Project, now: datetime) -> datetime:

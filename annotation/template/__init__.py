@@ -4,7 +4,9 @@ A template is a list of questions, at most one of each type. It is stored in the
 was ever saved is kept, and a judgement names the one that it was given under.
 """
 
-from annotation.template.answers import check_answer
+from annotation.template.answers import check_answer, presented_answer, stored_answer
+from annotation.template.checks import Shown
+from annotation.template.differences import aligned_difference, differences_of
 from annotation.template.parsing import (
     DEFAULT_QUESTIONS,
     can_be_judged,
@@ -13,7 +15,10 @@ from annotation.template.parsing import (
     parse_questions,
     template_schema,
 )
+from annotation.template.positions import rename_candidates, to_canonical, to_presented
 from annotation.template.questions import BOTH_BAD, KEYS, MOST_RANKED, TIE
+from annotation.template.shapes import answer_schema, inlined
+from annotation.template.texts import context_of, plain_text, steps_of, turns_of
 
 __all__ = [
     "BOTH_BAD",
@@ -21,10 +26,24 @@ __all__ = [
     "KEYS",
     "MOST_RANKED",
     "TIE",
+    "Shown",
+    "aligned_difference",
+    "answer_schema",
     "can_be_judged",
     "check_answer",
+    "context_of",
+    "differences_of",
     "find_question",
+    "inlined",
     "load_questions",
     "parse_questions",
+    "plain_text",
+    "presented_answer",
+    "rename_candidates",
+    "steps_of",
+    "stored_answer",
     "template_schema",
+    "to_canonical",
+    "to_presented",
+    "turns_of",
 ]

@@ -11,14 +11,14 @@ MOST_STEPS_OF_A_SCALE: Final = 11
 MOST_OPTIONS: Final = 50
 
 
-def _check_words(text: str) -> str:
+def check_words(text: str) -> str:
     """What JSON can say but Postgres cannot keep."""
     if "\x00" in text or any("\ud800" <= character <= "\udfff" for character in text):
         raise ValueError("holds a character that cannot be stored")
     return text
 
 
-Words = Annotated[str, AfterValidator(_check_words)]
+Words = Annotated[str, AfterValidator(check_words)]
 Wording = Annotated[Words, Field(min_length=1, max_length=500, title=_("The question"))]
 Name = Annotated[
     str,

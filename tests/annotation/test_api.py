@@ -166,7 +166,8 @@ def test_undo_and_skip(as_annotator, project):
     reply = post_answer(as_annotator, shown["lease"]).json()
     back = as_annotator.post(f"/api/v1/judgements/{reply['judgement']}/undo/")
     assert back.status_code == 200
-    assert back.json() | {"lease": 0, "expires_at": 0} == shown | {"lease": 0, "expires_at": 0}
+    again = {"lease": 0, "expires_at": 0, "previous_answer": {"choice": 0}}
+    assert back.json() | {"lease": 0, "expires_at": 0} == shown | again
     assert as_annotator.post(f"/api/v1/judgements/{reply['judgement']}/undo/").status_code == 409
     skipped = as_annotator.post(f"/api/v1/leases/{back.json()['lease']}/skip/", {"reason": "not my field"})
     assert (skipped.status_code, skipped.json()["state"]) == (200, "skipped")

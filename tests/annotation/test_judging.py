@@ -140,7 +140,7 @@ def test_an_expired_lease_whose_slot_is_gone(project, annotator):
     theirs = take(project, other)
     with pytest.raises(Conflict, match="nothing was stored") as refusal:
         answer(lease, annotator, "tie")
-    assert refusal.value.answer == {"choice": "tie", "strength": None}
+    assert refusal.value.answer == {"choice": "tie"}
     answer(theirs, other)
     assert Judgement.objects.get().annotator == other
 
