@@ -3,19 +3,21 @@
 from collections.abc import Iterator
 from typing import Any
 
+from annotation.formats.fitting import ANSWERS, FACTS, KINDS, Holds
+from annotation.formats.reading import only_row
 from annotation.formats.schema import check_group
 
 Row = dict[str, Any]
+HOLDS = Holds(
+    answers=ANSWERS, facts=FACTS, kinds=KINDS, sources=True, meta=True, reference=True, unjudged=True
+)
 
 
-def read(row: Row, *, content: str) -> Row:
+def read(rows: list[Row], *, content: str) -> list[Row]:
     """A group row as it is. Raises `RowError`."""
-    return check_group(row, content=content)
+    return [check_group(only_row(rows), content=content)]
 
 
-def write(group: Row, left_out: dict[str, int]) -> Iterator[Row]:
-    """The group row; one without candidates has nothing to say."""
-    if group["candidates"]:
-        yield group
-    else:
-        left_out["prompts without candidates"] = left_out.get("prompts without candidates", 0) + 1
+def write(group: Row) -> Iterator[Row]:
+    """The group row."""
+    yield group

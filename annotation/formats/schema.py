@@ -35,6 +35,8 @@ def describe(value: object) -> str:
         return "null"
     if isinstance(value, bool):
         return f"{str(value).lower()} (a boolean)"
+    if isinstance(value, bytes):
+        return "bytes"
     if isinstance(value, int | float):
         return f"{value!s:.30} (a number)"
     if isinstance(value, str):
@@ -66,6 +68,19 @@ def _check_at(value: object) -> str:
     return moment.astimezone(UTC).isoformat()
 
 
+def _check_image(value: object) -> object:
+    """A file's name or address, a data URI, or the bytes themselves (also as `{"bytes", "path"}`)."""
+    if isinstance(value, dict) and value.keys() <= {"bytes", "path"}:
+        value = value.get("bytes") or value.get("path")
+    if isinstance(value, bytes):
+        return value
+    if not isinstance(value, str) or not value:
+        raise ValueError(f"is {describe(value)}; it must be the name of a picture")
+    if len(value) > 2000 and not value.startswith("data:"):
+        raise ValueError("is longer than 2,000 characters")
+    return value
+
+
 Text = Annotated[Any, PlainValidator(check_text)]
 Moment = Annotated[Any, PlainValidator(_check_at)]
 
@@ -76,7 +91,7 @@ class Strict(BaseModel):
 
 class CandidateRow(Strict):
     text: Text = None
-    image: str | None = Field(None, min_length=1, max_length=500)
+    image: Annotated[Any, PlainValidator(_check_image)] = None
     source: str | None = Field(None, max_length=200)
 
     @model_validator(mode="after")
@@ -92,8 +107,21 @@ class MarkRow(Strict):
     start: int | None = Field(None, ge=0)
     end: int | None = Field(None, ge=0)
     box: list[Annotated[float, Field(ge=0, le=1)]] | None = Field(None, min_length=2, max_length=4)
+    point: list[Annotated[float, Field(ge=0, le=1)]] | None = Field(None, min_length=2, max_length=2)
+    step: int | None = Field(None, ge=0)
+    first_error: bool | None = None
     category: str | None = None
     severity: str | float | None = None
+
+
+class AspectRow(Strict):
+    choice: int | Literal["tie", "both_bad"]
+    strength: int | None = Field(None, ge=1, le=3)
+
+
+class TurnRow(Strict):
+    turn: int = Field(ge=0)
+    choice: int | Literal["tie", "both_bad"]
 
 
 class JudgementRow(Strict):
@@ -106,10 +134,12 @@ class JudgementRow(Strict):
     choice: int | Literal["tie", "both_bad"] | None = None
     strength: int | None = Field(None, ge=1, le=3)
     ranking: list[list[int]] | None = None
-    ratings: list[dict[str, float]] | None = None
-    thumbs: list[Literal[0, 1]] | None = None
+    aspects: dict[str, AspectRow] | None = None
+    turns: list[TurnRow] | None = None
+    ratings: list[dict[str, float] | None] | None = None
+    thumbs: list[Literal[0, 1] | None] | None = None
     tags: list[str] | None = None
-    rubric: list[Row] | None = None
+    rubric: list[Row | None] | None = None
     marks: list[MarkRow] | None = None
     critique: str | None = None
     corrections: list[Any] | None = None
@@ -172,7 +202,13 @@ def check_indices(judgement: JudgementRow, k: int, path: str) -> None:
         ranked = [index for tier in judgement.ranking for index in tier]
         if len(set(ranked)) != len(ranked) or not set(ranked) <= set(everything):
             raise RowError(f"{path}.ranking", f"must name candidates from 0 to {k - 1}, each at most once")
-    for name in ("ratings", "thumbs", "corrections"):
+    for name, aspect in (judgement.aspects or {}).items():
+        if isinstance(aspect.choice, int) and aspect.choice not in everything:
+            raise RowError(f"{path}.aspects.{name}.choice", f"{aspect.choice} is no candidate; there are {k}")
+    for number, turn in enumerate(judgement.turns or ()):
+        if isinstance(turn.choice, int) and turn.choice not in everything:
+            raise RowError(f"{path}.turns.{number}.choice", f"{turn.choice} is no candidate; there are {k}")
+    for name in ("ratings", "thumbs", "rubric", "corrections"):
         values = getattr(judgement, name)
         if values is not None and len(values) != k:
             raise RowError(f"{path}.{name}", f"has {len(values)} entries for {k} candidates")

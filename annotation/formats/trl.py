@@ -1,42 +1,56 @@
 """TRL's preference formats, told apart by their columns.
 
-Read: `prompt, chosen, rejected`; `prompt, responses` (unlabelled); `prompt, completion, label`; `prompt`.
-Texts, or lists of messages; with `chosen` and `rejected` as whole conversations the prompt may be left out.
-Other columns are kept in `meta`. Written: `prompt, chosen, rejected`; thumbs as `prompt, completion, label`.
+Read: `prompt, chosen, rejected`; `prompt, responses` (unlabelled); `prompt, completion, label`; `prompt`;
+and step by step `prompt, completions, labels`. Texts, or lists of messages; with `chosen` and `rejected` as
+whole conversations the prompt may be left out. A `margin` of 1, 2 or 3 is the strength; other columns are
+kept in `meta`. In projects of pictures an answer is a file's name, its bytes, or an `{"bytes", "path"}` of
+the datasets library. Written: the same, a row for each candidate that another was preferred to.
 """
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Final
 
-from annotation.formats.schema import RowError, check_group, check_text, describe
+from annotation.formats.fitting import Holds
+from annotation.formats.reading import list_of, make_group, need, only_row, rest_of, text_of, with_meta
+from annotation.formats.schema import RowError, check_text, describe
 
 Row = dict[str, Any]
-ANSWERS = (("chosen", "rejected"), ("responses",), ("completion", "label"))
+HOLDS = Holds(
+    answers=frozenset({"choice", "strength", "thumbs", "ranking", "partial", "step"}),
+    meta=True,
+    candidates=(0, 100),
+)
+ANSWERS: Final = (("chosen", "rejected"), ("responses",), ("completion", "label"), ("completions", "labels"))
+STEPS: Final = ("completions", "labels")
+BETWEEN: Final = "\n\n"  # steps
+CORRECT, INCORRECT = "correct", "incorrect"
+PICTURES: Final = ("image", "images")
 
 
-def read(row: Row, *, content: str) -> Row:
+def read(rows: list[Row], *, content: str) -> list[Row]:
     """A row of any of the formats as a group. Raises `RowError`."""
+    row = only_row(rows)
     columns = _columns(row)
-    row = _explicit_prompt(row) if columns == ("chosen", "rejected") and "prompt" not in row else row
-    if "prompt" not in row:
-        raise RowError("prompt", "is missing")
-    group: Row = {
-        "prompt": row["prompt"],
-        "meta": {k: v for k, v in row.items() if k not in ("prompt", *columns)},
+    if any(row.get(name) for name in PICTURES):
+        name = next(name for name in PICTURES if row.get(name))
+        raise RowError(name, "is a picture of the prompt; prompts are made of text here")
+    row = {
+        name: text_of(value, name) if name in ("prompt", *columns) else value for name, value in row.items()
     }
+    row = _explicit_prompt(row) if columns == ("chosen", "rejected") and "prompt" not in row else row
+    need(row, "prompt")
+    meta = rest_of(row, "prompt", *columns)
     if not columns:
-        return _prompt_only(group)
-    fields = ("completion",) if columns == ("completion", "label") else columns
-    answers = [row[field] for field in fields] if columns != ("responses",) else _responses(row)
-    names = (
-        list(fields) if columns != ("responses",) else [f"responses.{index}" for index in range(len(answers))]
-    )
-    group["candidates"] = [{content: answer} for answer in answers]
-    group["judgements"] = _judgements(row, columns)
-    try:
-        return check_group(group, content=content)
-    except RowError as error:
-        raise RowError(_own_name(error.field, names), error.reason) from error
+        return [_prompt_only(row["prompt"], meta)]
+    if columns == STEPS:
+        return [_steps(row, meta, content=content)]
+    answers, names = _answers(row, columns)
+    judgements = _judgements(row, columns)
+    if judgements and "choice" in judgements[0] and meta.get("margin") in (1, 2, 3):
+        judgements[0]["strength"] = int(meta.pop("margin"))
+    return [
+        make_group(row["prompt"], answers, content=content, names=names, judgements=judgements, meta=meta)
+    ]
 
 
 def _columns(row: Row) -> tuple[str, ...]:
@@ -45,9 +59,7 @@ def _columns(row: Row) -> tuple[str, ...]:
     if len(present) > 1:
         names = " and ".join(f"`{columns[0]}`" for columns in present)
         raise RowError(present[1][0], f"{names} do not belong into one row")
-    for name in present[0] if present else ():
-        if name not in row:
-            raise RowError(name, "is missing")
+    need(row, *(present[0] if present else ()))
     return present[0] if present else ()
 
 
@@ -66,13 +78,17 @@ def _explicit_prompt(row: Row) -> Row:
     return row | {"prompt": chosen[:shared], "chosen": chosen[shared:], "rejected": rejected[shared:]}
 
 
-def _responses(row: Row) -> list[Any]:
+def _answers(row: Row, columns: tuple[str, ...]) -> tuple[list[Any], list[str]]:
+    """The candidates, and the names that their columns have."""
+    if columns != ("responses",):
+        fields = [name for name in columns if name != "label"]
+        return [row[field] for field in fields], fields
     responses = row["responses"]
     if not isinstance(responses, list):
         raise RowError("responses", f"is {describe(responses)}; it must be a list of answers")
     if len(responses) < 2:
         raise RowError("responses", f"has {len(responses)} answers; a comparison needs at least 2")
-    return responses
+    return responses, [f"responses.{index}" for index in range(len(responses))]
 
 
 def _judgements(row: Row, columns: tuple[str, ...]) -> list[Row]:
@@ -85,43 +101,88 @@ def _judgements(row: Row, columns: tuple[str, ...]) -> list[Row]:
     return []
 
 
-def _prompt_only(group: Row) -> Row:
+def _prompt_only(prompt: Any, meta: Row) -> Row:
     try:
-        check_text(group["prompt"])
+        check_text(prompt)
     except ValueError as error:
         raise RowError("prompt", str(error)) from error
-    return group | {"candidates": []}
+    return {"prompt": prompt, "meta": meta, "candidates": []}
 
 
-def _own_name(field: str, names: list[str]) -> str:
-    """`candidates.1.text` is `rejected` to the reader of this file."""
-    parts = field.split(".")
-    if parts[0] == "candidates" and len(parts) > 1:
-        return names[int(parts[1])]
-    return " and ".join(names) if parts[0] == "candidates" else field
+def _steps(row: Row, meta: Row, *, content: str) -> Row:
+    """One answer in steps, each marked as correct or not; the first that is not is the first error."""
+    steps = list_of(row["completions"], "completions")
+    labels = list_of(row["labels"], "labels", len(steps))
+    for index, (step, label) in enumerate(zip(steps, labels, strict=True)):
+        if not isinstance(step, str) or not step.strip():
+            raise RowError(f"completions.{index}", "must be a text")
+        if not isinstance(label, bool):
+            raise RowError(f"labels.{index}", f"is {describe(label)}; it must be true or false")
+    marks, start = [], 0
+    for index, (step, label) in enumerate(zip(steps, labels, strict=True)):
+        mark: Row = {"candidate": 0, "type": "step", "step": index, "start": start, "end": start + len(step)}
+        mark["category"] = CORRECT if label else INCORRECT
+        mark |= {"first_error": True} if not label and all(labels[:index]) else {}
+        marks.append(mark)
+        start += len(step) + len(BETWEEN)
+    text = BETWEEN.join(steps)
+    return make_group(
+        row["prompt"],
+        [text],
+        content=content,
+        names=["completions"],
+        judgements=[{"annotator": "import", "marks": marks}],
+        meta=meta,
+    )
 
 
-def write(group: Row, left_out: dict[str, int]) -> Iterator[Row]:
-    """A row for each regular judgement and each candidate it was preferred to; thumbs as labels.
-
-    Ties and "both bad" have no place in this format and are counted in `left_out`.
-    """
-    regular = [item for item in group["judgements"] if item.get("kind", "regular") == "regular"]
+def write(group: Row) -> Iterator[Row]:
+    """A row for each preference, thumb, or answer judged in steps; a prompt without candidates as it is."""
+    if not group["candidates"]:
+        yield with_meta({"prompt": group["prompt"]}, group)
     contents = [item.get("text", item.get("image")) for item in group["candidates"]]
-    if not regular:
-        _count(left_out, "without a judgement")
-    for judgement in regular:
-        choice = judgement.get("choice")
-        if isinstance(choice, int) and len(contents) > 1:
-            for index, content in enumerate(contents):
-                if index != choice:
-                    yield {"prompt": group["prompt"], "chosen": contents[choice], "rejected": content}
-        elif "thumbs" in judgement:
-            for content, thumb in zip(contents, judgement["thumbs"], strict=True):
-                yield {"prompt": group["prompt"], "completion": content, "label": bool(thumb)}
-        else:
-            _count(left_out, {"tie": "ties", "both_bad": "both bad"}.get(str(choice), "without a choice"))
+    for judgement in group["judgements"]:
+        for better, worse in _preferences(judgement, len(contents)):
+            own = {"prompt": group["prompt"], "chosen": contents[better], "rejected": contents[worse]}
+            yield with_meta(
+                own | ({"margin": judgement["strength"]} if "strength" in judgement else {}), group
+            )
+        for content, thumb in zip(contents, judgement.get("thumbs", [None] * len(contents)), strict=True):
+            if thumb is not None:
+                yield with_meta(
+                    {"prompt": group["prompt"], "completion": content, "label": bool(thumb)}, group
+                )
+        for index, content in enumerate(contents):
+            marks = [mark for mark in judgement.get("marks", []) if mark["candidate"] == index]
+            if marks:
+                yield with_meta({"prompt": group["prompt"], **_labelled(content, marks)}, group)
 
 
-def _count(left_out: dict[str, int], reason: str) -> None:
-    left_out[reason] = left_out.get(reason, 0) + 1
+def _preferences(judgement: Row, k: int) -> Iterator[tuple[int, int]]:
+    """Which candidate was preferred to which: the choice to all others, or every two ranked apart."""
+    choice = judgement.get("choice")
+    if isinstance(choice, int):
+        yield from ((choice, index) for index in range(k) if index != choice)
+        return
+    tiers = judgement.get("ranking", [])
+    for place, tier in enumerate(tiers):
+        for worse in tiers[place + 1 :]:
+            yield from ((i, j) for i in tier for j in worse)
+
+
+def _labelled(content: Any, marks: list[Row]) -> Row:
+    """The steps and whether each is correct. A step nobody marked is."""
+    text = content if isinstance(content, str) else "\n".join(message["content"] for message in content)
+    wrong = {
+        mark["step"] for mark in marks if mark.get("category") != CORRECT and mark.get("step") is not None
+    }
+    placed = sorted((mark["start"], mark["end"]) for mark in marks if "start" in mark and "end" in mark)
+    whole = bool(placed) and BETWEEN.join(text[start:end] for start, end in placed) == text
+    steps = [text[start:end] for start, end in placed] if whole else split_steps(text)
+    return {"completions": steps, "labels": [index not in wrong for index in range(len(steps))]}
+
+
+def split_steps(text: str) -> list[str]:
+    """The paragraphs of an answer, or its lines where there is one paragraph only."""
+    paragraphs = [part.strip() for part in text.split(BETWEEN) if part.strip()]
+    return paragraphs if len(paragraphs) > 1 else [line.strip() for line in text.splitlines() if line.strip()]

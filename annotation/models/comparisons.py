@@ -78,6 +78,7 @@ class Comparison(models.Model):
                 name="comparison_open_queue",
             ),
             models.Index(fields=["project", "prompt_key"], name="comparison_prompt"),
+            models.Index(fields=["project", "content_key"], name="comparison_content"),
         ]
 
     def __str__(self) -> str:

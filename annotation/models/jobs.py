@@ -51,11 +51,13 @@ class ImportJob(Job):
     accepted = models.PositiveIntegerField(default=0)
     rejected = models.PositiveIntegerField(default=0)
     duplicates = models.PositiveIntegerField(
-        default=0, help_text="accepted rows that equal another of this file"
+        default=0, help_text="rows that equal another of this file or of the project"
     )
+    skip_duplicates = models.BooleanField(default=False, help_text="they are counted and not added")
     # How far it is; committed together with the rows before it, so that a second attempt goes on from there.
-    position = models.BigIntegerField(default=0, help_text="bytes of the (unpacked) rows that are done")
+    position = models.BigIntegerField(default=0, help_text="bytes of the (unpacked) rows, or rows of a table")
     line = models.PositiveIntegerField(default=0, help_text="lines that are done")
+    total = models.BigIntegerField(default=0, help_text="where the position ends; 0 where that is not known")
 
     objects: ClassVar[ImportJobQuerySet] = ImportJobQuerySet.as_manager()  # type: ignore[assignment]
 
@@ -79,6 +81,7 @@ class RejectedRow(models.Model):
 class ExportJob(Job):
     """A file that a worker writes once and members of the project download."""
 
+    container = models.CharField(max_length=8, default="jsonl", help_text="what the rows are packed in")
     filters = models.JSONField(default=dict)
     rows = models.PositiveIntegerField(default=0)
     left_out = models.JSONField(default=dict, help_text="what the format cannot hold, counted by reason")

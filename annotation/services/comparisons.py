@@ -4,7 +4,7 @@ import hashlib
 import json
 import random
 import uuid
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -23,15 +23,14 @@ from annotation.models import (
     Reservation,
     User,
 )
+from annotation.services.copying import copy_rows
 from annotation.services.strategies import lock_members, lower_frontiers, new_key
 from annotation.template import can_be_judged
 
 IMPORT_PREFIX = "import:"  # no person's name may contain a colon
 COLUMNS = ("annotator", "kind", "order", "choice", "strength", "template_version", "seconds", "at")
-BATCH = 1000
 
 
-@transaction.atomic
 def add_comparisons(
     *,
     project: Project,
@@ -48,68 +47,90 @@ def add_comparisons(
     `needed` people judge each one: by default as many as the project wants, less those who have; nobody
     where the template asks nothing about so few candidates.
     """
-    groups = list(groups)
-    project = Project.objects.select_for_update(no_key=True).get(
-        pk=project.pk
-    )  # ranks become visible in order
+    ids = add_groups(
+        project=project,
+        groups=list(groups),
+        held_out=held_out,
+        import_job=import_job,
+        needed=needed,
+        shuffle_seed=shuffle_seed,
+    )
+    found = Comparison.objects.in_bulk(ids)
+    return [found[pk] for pk in ids]
+
+
+@transaction.atomic
+def add_groups(
+    *,
+    project: Project,
+    groups: list[dict[str, Any]],
+    held_out: bool = False,
+    import_job: ImportJob | None = None,
+    needed: int | None = None,
+    shuffle_seed: int | None = None,
+) -> list[int]:
+    """See `add_comparisons`; for many of them: the ids only."""
+    # Locked, so that ranks become visible in order.
+    project = Project.objects.select_for_update(no_key=True).get(pk=project.pk)
     first = (Comparison.objects.filter(project=project).aggregate(last=Max("rank"))["last"] or 0) + 1
     ranks = list(range(first, first + len(groups)))
     if shuffle_seed is not None:
         random.Random(shuffle_seed).shuffle(ranks)
-    comparisons = []
+    rows = []
     for group, rank in zip(groups, ranks, strict=True):
         done = _labels(group)
         slots = _slots(project, group, done) if needed is None else needed
-        comparison = Comparison(
-            project=project,
-            rank=rank,
-            queue_key=new_key(project, rank=rank, labels=done),
-            prompt=group["prompt"],
-            prompt_key=digest_of(group["prompt"]),
-            content_key=content_key(group),
-            held_out=held_out,
-            needed=slots,
-            open_slots=slots,
-            reference=group.get("reference"),
-            meta=group.get("meta", {}),
-            import_job=import_job,
-        )
-        comparisons.append(comparison)
-    Comparison.objects.bulk_create(comparisons, batch_size=BATCH)
-    Candidate.objects.bulk_create(_candidates(comparisons, groups), batch_size=BATCH)
-    _add_judgements(comparisons, groups)
-    _reserve_slots(project, comparisons)
-    if project.queue_strategy != QueueStrategy.ORDER and comparisons:
+        row = {
+            "project_id": project.pk,
+            "rank": rank,
+            "queue_key": new_key(project, rank=rank, labels=done),
+            "prompt": group["prompt"],
+            "prompt_key": digest_of(group["prompt"]),
+            "content_key": group.get("content_key") or content_key(group),
+            "held_out": held_out,
+            "needed": slots,
+            "open_slots": slots,
+            "reference": group.get("reference"),
+            "meta": group.get("meta", {}),
+            "import_job_id": import_job and import_job.pk,
+        }
+        rows.append(row)
+    reserved = _reserve_slots(project, rows)
+    ids = copy_rows(Comparison, rows)
+    copy_rows(Candidate, list(_candidates(ids, groups)))
+    copy_rows(Reservation, [{"comparison_id": ids[number], **row} for number, row in reserved])
+    _add_judgements(project, ids, groups)
+    if project.queue_strategy != QueueStrategy.ORDER and rows:
         lock_members([project.pk])
-        lower_frontiers(project.pk, key=min(comparison.queue_key for comparison in comparisons))
-    return comparisons
+        lower_frontiers(project.pk, key=min(row["queue_key"] for row in rows))
+    return ids
 
 
-def _reserve_slots(project: Project, comparisons: Sequence[Comparison]) -> None:
-    """Keep open slots for the groups that are to give judgements of their own, as far as there are any."""
+def _reserve_slots(project: Project, rows: list[dict[str, Any]]) -> list[tuple[int, dict[str, Any]]]:
+    """Keep open slots for the groups that are to give judgements of their own, as far as there are any.
+
+    Sets the rows' `reserved_open`; the reservations come with the numbers of their rows.
+    """
     groups = list(project.annotator_groups.filter(reserved_labels__gt=0).order_by("pk"))
-    rows = []
-    for comparison in comparisons if groups else ():
-        left = comparison.open_slots
+    reserved = []
+    for number, row in enumerate(rows) if groups else ():
+        left = row["open_slots"]
         for group in groups:
             slots = min(group.reserved_labels, left)
             left -= slots
             if slots:
-                key = comparison.queue_key
-                rows.append(
-                    Reservation(
-                        comparison=comparison, group=group, queue_key=key, needed=slots, open_slots=slots
-                    )
-                )
-        comparison.reserved_open = comparison.open_slots - left
-    Reservation.objects.bulk_create(rows, batch_size=BATCH)
-    if rows:
-        Comparison.objects.bulk_update(comparisons, ["reserved_open"], batch_size=BATCH)
+                values = {"queue_key": row["queue_key"], "needed": slots, "open_slots": slots}
+                reserved.append((number, {"group_id": group.pk, **values}))
+        row["reserved_open"] = row["open_slots"] - left
+    return reserved
+
+
+_canonical = json.JSONEncoder(sort_keys=True, allow_nan=False).encode
 
 
 def digest_of(value: object) -> str:
     """SHA-256 of a JSON value, whatever its keys' order."""
-    return hashlib.sha256(json.dumps(value, sort_keys=True, allow_nan=False).encode()).hexdigest()
+    return hashlib.sha256(_canonical(value).encode()).hexdigest()
 
 
 def content_key(group: dict[str, Any]) -> str:
@@ -123,56 +144,74 @@ def _labels(group: dict[str, Any]) -> int:
     return sum(item.get("kind", "regular") == "regular" for item in group.get("judgements", ()))
 
 
+def without_duplicates(
+    *, project: Project, groups: list[dict[str, Any]], skip: bool
+) -> tuple[list[dict[str, Any]], int]:
+    """The groups to add, and how many equal another of them or of the project; with `skip` without these.
+
+    Call it in the transaction that adds them: it locks the project, so that nobody adds an equal one.
+    """
+    Project.objects.select_for_update(no_key=True).get(pk=project.pk)
+    keys = [content_key(group) for group in groups]
+    known = Comparison.objects.filter(project=project, content_key__in=set(keys))
+    seen = set(known.values_list("content_key", flat=True))
+    new, equal = [], 0
+    for group, key in zip(groups, keys, strict=True):
+        again = key in seen
+        equal += again
+        seen.add(key)
+        if not (again and skip):
+            new.append(group | {"content_key": key})
+    return new, equal
+
+
 def _slots(project: Project, group: dict[str, Any], done: int) -> int:
     if not can_be_judged(project.questions, len(group["candidates"])):
         return 0
     return max(0, project.labels_per_comparison - done)
 
 
-def _candidates(comparisons: Sequence[Comparison], groups: Sequence[dict[str, Any]]) -> Iterable[Candidate]:
-    for comparison, group in zip(comparisons, groups, strict=True):
+def _candidates(ids: Sequence[int], groups: Sequence[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    for pk, group in zip(ids, groups, strict=True):
         for index, item in enumerate(group["candidates"]):
             image: Media | None = item.get("image")
-            yield Candidate(
-                comparison=comparison,
-                index=index,
-                text=item.get("text"),
-                image=image,
-                source=item.get("source") or "",
-            )
+            yield {
+                "comparison_id": pk,
+                "index": index,
+                "text": item.get("text"),
+                "image_id": image and image.pk,
+                "source": item.get("source") or "",
+            }
 
 
-def _add_judgements(comparisons: Sequence[Comparison], groups: Sequence[dict[str, Any]]) -> None:
+def _add_judgements(project: Project, ids: Sequence[int], groups: Sequence[dict[str, Any]]) -> None:
     pairs = [
-        (comparison, item)
-        for comparison, group in zip(comparisons, groups, strict=True)
-        for item in group.get("judgements", ())
+        (pk, item) for pk, group in zip(ids, groups, strict=True) for item in group.get("judgements", ())
     ]
     if not pairs:
         return
     users = _import_users({item.get("annotator", "import") for _, item in pairs})
     now = timezone.now()
-    rows = [_judgement(comparison, item, users, now) for comparison, item in pairs]
-    Judgement.objects.bulk_create(rows, batch_size=BATCH)
+    copy_rows(Judgement, [_judgement(project, pk, item, users, now) for pk, item in pairs])
 
 
 def _judgement(
-    comparison: Comparison, item: dict[str, Any], users: dict[str, User], now: datetime
-) -> Judgement:
-    return Judgement(
-        comparison=comparison,
-        annotator=users[item.get("annotator", "import")],
-        kind=item.get("kind", "regular"),
-        order=item.get("order"),
-        choice=item.get("choice"),
-        strength=item.get("strength"),
-        answers={name: value for name, value in item.items() if name not in COLUMNS},
-        template_version=item.get("template_version", comparison.project.template_version),
-        seconds=item.get("seconds"),
-        created_at=datetime.fromisoformat(item["at"]) if "at" in item else now,
-        client_id=uuid.uuid4(),
-        request_digest="",
-    )
+    project: Project, comparison: int, item: dict[str, Any], users: dict[str, User], now: datetime
+) -> dict[str, Any]:
+    return {
+        "comparison_id": comparison,
+        "annotator_id": users[item.get("annotator", "import")].pk,
+        "kind": item.get("kind", "regular"),
+        "order": item.get("order"),
+        "choice": item.get("choice"),
+        "strength": item.get("strength"),
+        "answers": {name: value for name, value in item.items() if name not in COLUMNS},
+        "template_version": item.get("template_version", project.template_version),
+        "seconds": item.get("seconds"),
+        "created_at": datetime.fromisoformat(item["at"]) if "at" in item else now,
+        "client_id": uuid.uuid4(),
+        "request_digest": "",
+    }
 
 
 def _import_users(names: set[str]) -> dict[str, User]:

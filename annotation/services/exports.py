@@ -4,7 +4,6 @@ import json
 import tempfile
 import uuid
 import zipfile
-from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -14,7 +13,9 @@ from django.core.files.storage import default_storage
 from django.db import transaction
 from django.utils import timezone
 
-from annotation.formats import Format, find_format
+from annotation.errors import Invalid
+from annotation.formats import find_format
+from annotation.formats.packing import CONTAINERS, pack
 from annotation.models import ExportJob, Project, User
 from annotation.services.groups import check_filters, read_groups
 from annotation.services.jobs import enqueue
@@ -25,13 +26,24 @@ EPOCH: Final = (1980, 1, 1, 0, 0, 0)  # the same rows give the same zip
 
 
 def start_export(
-    *, project: Project, by: User, format: str, filters: dict[str, Any] | None = None
+    *,
+    project: Project,
+    by: User,
+    format: str,
+    filters: dict[str, Any] | None = None,
+    container: str = "",
 ) -> ExportJob:
-    """Queue an export of what is there at this moment."""
-    find_format(format)
+    """Queue an export of what is there at this moment, packed as jsonl, json, csv or parquet."""
+    form = find_format(format, modality=project.modality)
+    container = container or form.container
+    if container not in CONTAINERS or (container == "csv" and not form.from_csv):
+        known = [name for name in CONTAINERS if name != "csv" or form.from_csv]
+        raise Invalid({"container": f"{container!r} cannot hold {format}; supported: {', '.join(known)}."})
     stored = check_filters(filters or {}).model_dump(mode="json", exclude_defaults=True)
     with transaction.atomic():
-        job = ExportJob.objects.create(project=project, format=format, filters=stored, created_by=by)
+        job = ExportJob.objects.create(
+            project=project, format=format, container=container, filters=stored, created_by=by
+        )
         transaction.on_commit(partial(enqueue, "run_export", job.pk))
     return job
 
@@ -79,32 +91,38 @@ def _write(job: ExportJob, folder: Path) -> tuple[Path, int, dict[str, int]]:
     rows_path, rows = folder / "data.jsonl", 0
     left_out: dict[str, int] = {}
     images: dict[str, str] = {}
-    groups = read_groups(project=job.project, before=job.created_at, filters=check_filters(job.filters))
+    form, filters = find_format(job.format), check_filters(job.filters)
+    groups = read_groups(project=job.project, before=job.created_at, filters=filters)
     with rows_path.open("w", encoding="utf-8") as file:
-        for row in _rows(find_format(job.format), groups, images, left_out):
-            file.write(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n")
-            rows += 1
-            if rows % TOUCH_EVERY == 0:
-                _touch(job)
-    if job.project.modality != Project.Modality.IMAGE:
-        return rows_path, rows, left_out
-    return _pack(job, rows_path, images), rows, left_out
+        for group in groups:
+            _note_images(group, images)
+            for row in form.rows_of(group, left_out, all_kinds=filters.kinds is not None):
+                file.write(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n")
+                rows += 1
+                if rows % TOUCH_EVERY == 0:
+                    _touch(job, rows)
+
+    def open_picture(name: str) -> bytes:
+        with default_storage.open(images[name], "rb") as image:
+            return image.read()
+
+    path = pack(rows_path, job.container, pictures=form.pictures, open_picture=open_picture)
+    inside = job.container == "parquet" and form.pictures
+    if job.project.modality != Project.Modality.IMAGE or inside:
+        return path, rows, left_out
+    return _zip(job, path, images), rows, left_out
 
 
-def _rows(
-    form: Format, groups: Iterator[dict[str, Any]], images: dict[str, str], left_out: dict[str, int]
-) -> Iterator[dict[str, Any]]:
-    for group in groups:
-        for candidate in group["candidates"]:
-            if "storage_key" in candidate:
-                images[candidate["image"]] = candidate.pop("storage_key")
-        yield from form.write(group, left_out)
+def _note_images(group: dict[str, Any], images: dict[str, str]) -> None:
+    for candidate in group["candidates"]:
+        if "storage_key" in candidate:
+            images[candidate["image"]] = candidate.pop("storage_key")
 
 
-def _pack(job: ExportJob, rows: Path, images: dict[str, str]) -> Path:
+def _zip(job: ExportJob, rows: Path, images: dict[str, str]) -> Path:
     path = rows.with_suffix(".zip")
     with zipfile.ZipFile(path, "w") as archive:
-        member = zipfile.ZipInfo("data.jsonl", EPOCH)
+        member = zipfile.ZipInfo(rows.name, EPOCH)
         member.compress_type = zipfile.ZIP_DEFLATED
         with rows.open("rb") as source, archive.open(member, "w", force_zip64=True) as target:
             while part := source.read(1024**2):
@@ -113,9 +131,11 @@ def _pack(job: ExportJob, rows: Path, images: dict[str, str]) -> Path:
             with default_storage.open(key, "rb") as image:
                 archive.writestr(zipfile.ZipInfo(f"media/{name}", EPOCH), image.read())
             if number % 500 == 0:
-                _touch(job)
+                _touch(job, job.rows)
     return path
 
 
-def _touch(job: ExportJob) -> None:
-    ExportJob.objects.filter(pk=job.pk).update(touched_at=timezone.now())
+def _touch(job: ExportJob, rows: int) -> None:
+    job.rows = rows
+    running = ExportJob.objects.filter(pk=job.pk, status=ExportJob.Status.RUNNING)
+    running.update(touched_at=timezone.now(), rows=rows)

@@ -6,6 +6,7 @@ that a second attempt after a kill goes on exactly there, and a doubled message 
 
 import time
 import uuid
+from base64 import b64decode
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import partial
@@ -15,21 +16,22 @@ from django.conf import settings
 from django.core.files.base import File
 from django.core.files.storage import default_storage
 from django.db import transaction
-from django.db.models import Count
 from django.utils import timezone
 
 from annotation.errors import Invalid
-from annotation.formats import find_format
-from annotation.formats.archive import DAMAGE, Upload
+from annotation.fetching import FetchRefused, fetch
+from annotation.formats import Format, find_format
+from annotation.formats.archive import DAMAGE, MAX_IMAGE_BYTES, Upload
 from annotation.formats.images import BadImage
-from annotation.formats.lines import Line, UnreadableFile, parse_line, read_lines
+from annotation.formats.records import Record, UnreadableFile
 from annotation.formats.schema import RowError
-from annotation.models import ImportJob, Project, RejectedRow, User
-from annotation.services.comparisons import add_comparisons
+from annotation.models import ImportJob, Media, Project, RejectedRow, User
+from annotation.services.comparisons import add_groups, without_duplicates
 from annotation.services.jobs import enqueue
 from annotation.services.media import store_image
 
-CHUNK_LINES: Final = 500
+CHUNK_LINES: Final = 1000
+MAX_TOGETHER: Final = 1000  # rows that make up one group, or one tree
 CHUNK_BYTES: Final = 4 * 1024**2
 CHUNK_SECONDS: Final = 10.0  # pictures take their time; progress should be seen
 MAX_ATTEMPTS: Final = 5  # starts without getting any further
@@ -44,13 +46,26 @@ class _Chunk:
 
     groups: list[dict[str, Any]] = field(default_factory=list)
     rejected: list[RejectedRow] = field(default_factory=list)
+    fetched: dict[str, Media] = field(default_factory=dict)
     position: int = 0
     line: int = 0
 
 
-def start_import(*, project: Project, by: User, file: File, format: str, held_out: bool = False) -> ImportJob:
-    """Keep the upload and queue its import."""
-    find_format(format)
+def start_import(
+    *,
+    project: Project,
+    by: User,
+    file: File,
+    format: str,
+    held_out: bool = False,
+    skip_duplicates: bool = False,
+) -> ImportJob:
+    """Keep the upload and queue its import.
+
+    A row that has the same prompt and candidates as another of the file or the project is added and counted,
+    or, with `skip_duplicates`, only counted.
+    """
+    find_format(format, modality=project.modality)
     if not file.size:
         raise Invalid({"file": "is empty."})
     if file.size > settings.IMPORT_MAX_BYTES:
@@ -63,6 +78,7 @@ def start_import(*, project: Project, by: User, file: File, format: str, held_ou
             storage_key=key,
             file_name=(file.name or "").replace("\x00", "")[-200:],
             held_out=held_out,
+            skip_duplicates=skip_duplicates,
             created_by=by,
         )
         transaction.on_commit(partial(enqueue, "run_import", job.pk))
@@ -74,9 +90,14 @@ def run_import(job_id: int) -> None:
     job = _start_attempt(job_id)
     if job is None:
         return
+    form = find_format(job.format)
     try:
-        with default_storage.open(job.storage_key, "rb") as file, Upload(file) as upload:
-            for chunk in _chunks(job, upload):
+        with (
+            default_storage.open(job.storage_key, "rb") as file,
+            Upload(file.file or file, name=job.file_name, as_csv=form.from_csv) as upload,
+        ):
+            _note_total(job, upload)
+            for chunk in _chunks(job, form, upload):
                 if not _commit(job, chunk):
                     return  # another worker is at it
     except UnreadableFile as error:
@@ -100,12 +121,18 @@ def _start_attempt(job_id: int) -> ImportJob | None:
     return job
 
 
-def _chunks(job: ImportJob, upload: Upload) -> Iterator[_Chunk]:
+def _note_total(job: ImportJob, upload: Upload) -> None:
+    if job.total != upload.total:
+        job.total = upload.total
+        job.save(update_fields=["total"])
+
+
+def _chunks(job: ImportJob, form: Format, upload: Upload) -> Iterator[_Chunk]:
     chunk, began, size = _Chunk(), time.monotonic(), 0
-    for line in read_lines(upload.rows, position=job.position, number=job.line):
-        _read_line(job, upload, line, chunk)
-        size += len(line.raw or b"")
-        chunk.position, chunk.line = line.end, line.number
+    for records in _together(upload.records(position=job.position, number=job.line), form):
+        _read(job, form, upload, records, chunk)
+        size += sum(record.size for record in records)
+        chunk.position, chunk.line = records[-1].end, records[-1].number
         count = len(chunk.groups) + len(chunk.rejected)
         if count >= CHUNK_LINES or size >= CHUNK_BYTES or time.monotonic() - began > CHUNK_SECONDS:
             yield chunk
@@ -114,27 +141,70 @@ def _chunks(job: ImportJob, upload: Upload) -> Iterator[_Chunk]:
         yield chunk
 
 
-def _read_line(job: ImportJob, upload: Upload, line: Line, chunk: _Chunk) -> None:
+def _together(records: Iterator[Record], form: Format) -> Iterator[list[Record]]:
+    """Records as they are read: alone, or those with an equal key that follow one another."""
+    if form.key is None:
+        yield from ([record] for record in records)
+        return
+    unit: list[Record] = []
+    last: object = None
+    for record in records:
+        key = form.key(record.row) if record.row is not None else object()
+        if unit and (key != last or len(unit) >= MAX_TOGETHER):
+            yield unit
+            unit = []
+        unit.append(record)
+        last = key
+    if unit:
+        yield unit
+
+
+def _read(job: ImportJob, form: Format, upload: Upload, records: list[Record], chunk: _Chunk) -> None:
     try:
-        row = parse_line(line.raw)
-        if row is not None:
-            group = find_format(job.format).read(row, content=job.project.modality)
-            chunk.groups.append(_with_images(group, upload))
+        for record in records:
+            if record.error is not None:
+                raise record.error
+        rows = [record.row for record in records if record.row is not None]
+        if rows:
+            groups = form.read(rows, content=job.project.modality)
+            chunk.groups += [_with_images(group, upload, chunk.fetched) for group in groups]
     except RowError as error:
         reason = {"field": error.field[:100], "reason": error.reason[:500]}
-        chunk.rejected.append(RejectedRow(job=job, line=line.number, **reason))
+        chunk.rejected.append(RejectedRow(job=job, line=records[0].number, **reason))
 
 
-def _with_images(group: dict[str, Any], upload: Upload) -> dict[str, Any]:
+def _with_images(group: dict[str, Any], upload: Upload, fetched: dict[str, Media]) -> dict[str, Any]:
     for index, candidate in enumerate(group["candidates"]):
         if "image" in candidate:
-            where = f"candidates.{index}.image"
-            data = upload.image(candidate["image"], field=where)
-            try:
-                candidate["image"] = store_image(data)
-            except BadImage as error:
-                raise RowError(where, f"{candidate['image']!r} {error}") from error
+            candidate["image"] = _stored(candidate["image"], upload, f"candidates.{index}.image", fetched)
     return group
+
+
+def _stored(image: str | bytes, upload: Upload, field: str, fetched: dict[str, Media]) -> Media:
+    """A picture that a row names, holds or points to."""
+    if isinstance(image, str) and image in fetched:
+        return fetched[image]
+    name = repr(image[:60]) if isinstance(image, str) else "The picture"
+    try:
+        if isinstance(image, bytes):
+            return store_image(image)
+        data = _image_bytes(image, upload, field)
+        fetched[image] = store_image(data)
+    except (BadImage, FetchRefused) as error:
+        raise RowError(field, f"{name} {error}") from error
+    return fetched[image]
+
+
+def _image_bytes(image: str, upload: Upload, field: str) -> bytes:
+    if image.startswith(("http://", "https://")):
+        return fetch(image, hosts=settings.IMPORT_URL_ALLOWLIST, limit=MAX_IMAGE_BYTES)
+    if image.startswith("data:"):
+        head, _, encoded = image.partition(",")
+        try:
+            return b64decode(encoded, validate=True)
+        except ValueError as error:
+            raise RowError(field, f"begins with {head[:40]!r} but is not base64: {error}") from error
+    return upload.image(image, field=field)
 
 
 @transaction.atomic
@@ -143,21 +213,22 @@ def _commit(job: ImportJob, chunk: _Chunk) -> bool:
     now = ImportJob.objects.select_for_update(no_key=True).get(pk=job.pk)
     if now.position != job.position or now.status != ImportJob.Status.RUNNING:
         return False
-    add_comparisons(project=job.project, groups=chunk.groups, held_out=job.held_out, import_job=job)
+    new, equal = without_duplicates(project=job.project, groups=chunk.groups, skip=job.skip_duplicates)
+    add_groups(project=job.project, groups=new, held_out=job.held_out, import_job=job)
     RejectedRow.objects.bulk_create(chunk.rejected)
-    job.accepted += len(chunk.groups)
+    job.accepted += len(new)
+    job.duplicates += equal
     job.rejected += len(chunk.rejected)
     job.position, job.line, job.attempts, job.touched_at = chunk.position, chunk.line, 0, timezone.now()
-    job.save(update_fields=["accepted", "rejected", "position", "line", "attempts", "touched_at"])
+    done = ["accepted", "duplicates", "rejected", "position", "line", "attempts", "touched_at"]
+    job.save(update_fields=done)
     return True
 
 
 @transaction.atomic
 def _finish(job: ImportJob, status: str, *, error: str = "") -> None:
     """End the job once. The upload is deleted; its rows are in the database."""
-    kinds = job.comparisons.aggregate(rows=Count("pk"), different=Count("content_key", distinct=True))
     values = {"status": status, "error": error, "finished_at": timezone.now()}
-    values["duplicates"] = kinds["rows"] - kinds["different"]
     unfinished = ImportJob.objects.filter(pk=job.pk, status__in=ImportJob.UNFINISHED, position=job.position)
     if unfinished.update(**values):
         transaction.on_commit(partial(default_storage.delete, job.storage_key))

@@ -80,7 +80,7 @@ def link_member():
         ("..\\evil.png", b"x", "leads out of it"),
         (link_member(), b"/etc/passwd", "is a link"),
         ("bomb.png", b"\0" * 5_000_000, "looks like a bomb"),
-        ("second.jsonl", jsonl(GOOD), "exactly one .jsonl file; found 2"),
+        ("second.jsonl", jsonl(GOOD), "found 2"),
     ],
 )
 def test_zips_that_no_honest_packer_makes(image_project, member, content, words):
