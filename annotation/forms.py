@@ -118,39 +118,6 @@ class MemberForm(PageForm):
     )
 
 
-class ImportForm(PageForm):
-    file = forms.FileField(
-        help_text="A .jsonl file, one row per line; or a .zip of one .jsonl and the images that it names.",
-        widget=forms.FileInput(attrs={"accept": ".jsonl,.zip"}),
-    )
-    format = forms.ChoiceField(
-        choices=[
-            ("trl", "Preference rows (TRL): prompt with chosen and rejected, or with responses"),
-            ("groups", "Groups: prompt, candidates, judgements"),
-        ]
-    )
-    held_out = forms.BooleanField(
-        required=False, label="For evaluation only: never part of a training snapshot"
-    )
-
-
-class ExportForm(PageForm):
-    format = forms.ChoiceField(
-        choices=[
-            ("groups", "Groups: everything that was said, one row per comparison"),
-            ("trl", "Preference pairs (TRL): prompt, chosen, rejected"),
-        ]
-    )
-    judged = forms.BooleanField(required=False, initial=True, label="Only comparisons that somebody judged")
-    held_out = forms.BooleanField(required=False, label="Also those that are for evaluation only")
-
-    @property
-    def filters(self) -> dict[str, Any]:
-        """In the API's form."""
-        data = self.cleaned_data
-        return ({"judged": True} if data["judged"] else {}) | ({"held_out": True} if data["held_out"] else {})
-
-
 class DataFilterForm(PageForm):
     q = forms.CharField(
         label="Prompt contains",

@@ -8,6 +8,8 @@ from django.utils.translation import gettext as _
 from drf_spectacular.utils import extend_schema_field
 from rest_framework import serializers
 
+from annotation.formats import FORMATS
+from annotation.formats.packing import CONTAINERS
 from annotation.models import ExportJob, ImportJob, Judgement, Member, Project
 from annotation.services import answer_as_given
 from annotation.template import answer_schema, inlined, template_schema
@@ -47,8 +49,13 @@ class MemberSerializer(StrictSerializer):
 
 class ImportRequestSerializer(StrictSerializer):
     file = serializers.FileField(allow_empty_file=True)
-    format = serializers.CharField(max_length=32)
+    format = serializers.ChoiceField(list(FORMATS))
     held_out = serializers.BooleanField(required=False, default=False, help_text="for evaluation only")
+    skip_duplicates = serializers.BooleanField(
+        required=False,
+        default=False,
+        help_text="rows with the prompt and candidates of another, here or in the project, are only counted",
+    )
 
 
 class RejectedRowSerializer(serializers.Serializer):
@@ -65,8 +72,9 @@ class ImportJobSerializer(serializers.ModelSerializer):
     class Meta:
         model = ImportJob
         fields = [
-            "id", "project", "format", "file_name", "held_out", "status", "accepted", "rejected",
-            "duplicates", "error", "created_at", "finished_at", "rejected_rows",
+            "id", "project", "format", "file_name", "held_out", "skip_duplicates", "status", "accepted",
+            "rejected", "duplicates", "line", "position", "total", "error", "created_at", "finished_at",
+            "rejected_rows",
         ]  # fmt: skip
 
     @extend_schema_field(RejectedRowSerializer(many=True))
@@ -75,7 +83,10 @@ class ImportJobSerializer(serializers.ModelSerializer):
 
 
 class ExportRequestSerializer(StrictSerializer):
-    format = serializers.CharField(max_length=32)
+    format = serializers.ChoiceField(list(FORMATS))
+    container = serializers.ChoiceField(
+        CONTAINERS, required=False, default="", help_text="left out: the format's usual one"
+    )
     filters = serializers.JSONField(required=False, default=dict)
 
 
@@ -85,8 +96,8 @@ class ExportJobSerializer(serializers.ModelSerializer):
     class Meta:
         model = ExportJob
         fields = [
-            "id", "project", "format", "filters", "status", "rows", "left_out", "error", "created_at",
-            "finished_at", "download",
+            "id", "project", "format", "container", "filters", "status", "rows", "left_out", "error",
+            "created_at", "finished_at", "download",
         ]  # fmt: skip
 
     def get_download(self, job: ExportJob) -> str | None:

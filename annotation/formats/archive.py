@@ -65,7 +65,7 @@ class Upload:
                 shutil.copyfileobj(file, self._file)
             self.total = open_parquet(self._file).metadata.num_rows
 
-    def _keep(self, file: IO[Any]) -> IO[Any]:
+    def _keep(self, file: Any) -> IO[bytes]:
         self._opened.append(file)
         return file
 

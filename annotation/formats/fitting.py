@@ -51,7 +51,7 @@ class Holds:
     `prompts` and `texts`: "any" text or messages; "chat": either, but one message is the same as its text;
     "plain": texts only. `kinds` are the judgements that it is meant for. `pairs`: two candidates at most;
     more become pairs. `needs` is an answer without which no other is held;
-    `one_judge`: at most one judgement of the kind `judge`. `ratings` names the aspects of a format with its own.
+    `one_judge`: at most one judgement of the kind `judge`. `ratings` names the aspects of one with its own.
     """
 
     answers: frozenset[str]

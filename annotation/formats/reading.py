@@ -35,7 +35,8 @@ def find_candidates(names: Iterable[str]) -> list[str]:
             stems.setdefault(found["stem"].lower(), []).append((place, name))
     stems.pop("model", None) if len(stems) > 1 else None
     if stems:
-        return [name for _, name in sorted(max(stems.values(), key=len))]
+        longest: list[tuple[int, str]] = max(stems.values(), key=lambda found: len(list(found)))
+        return [name for _, name in sorted(longest)]
     return next((list(side) for side in SIDES if set(side) <= set(names)), [])
 
 

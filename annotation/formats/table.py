@@ -47,7 +47,7 @@ def key(row: Row) -> object:
 
 
 def read(rows: list[Row], *, content: str) -> list[Row]:
-    """The rows of one comparison as a group; a second by the same person begins another. Raises `RowError`."""
+    """The rows of one comparison as a group; a second by the same person begins one. Raises `RowError`."""
     groups: list[Row] = []
     for row in rows:
         group = _read(row, content=content)
@@ -154,7 +154,7 @@ def write(group: Row) -> Iterator[Row]:
 
 
 def _cells(judgement: Row) -> Row:
-    cells = {
+    cells: Row = {
         name: judgement[name]
         for name in (*SIMPLE, "seconds", "strength", "template_version")
         if name in judgement

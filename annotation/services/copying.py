@@ -26,7 +26,9 @@ def copy_rows(model: type[models.Model], rows: Sequence[dict[str, Any]]) -> list
     connection = connections[ALIAS]
     quote = connection.ops.quote_name
     table = quote(model._meta.db_table)
-    columns = ", ".join(quote(field.column) for field in (key, *(f for f in fields if f is not key)))
+    assert key.column is not None
+    others = [field for field in fields if field is not key]
+    columns = ", ".join(quote(str(field.column)) for field in (key, *others))
     with connection.cursor() as cursor:
         cursor.execute(
             "SELECT nextval(pg_get_serial_sequence(%s, %s)) FROM generate_series(1, %s)",

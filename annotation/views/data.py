@@ -14,9 +14,11 @@ from django.views.decorators.http import require_GET, require_http_methods
 from annotation import services
 from annotation.browsing import comparison_in_full, comparisons_of, is_in_hands_of
 from annotation.errors import Invalid
-from annotation.forms import DataFilterForm, ExportForm, ImportForm
+from annotation.formats.tables import guarded
+from annotation.forms import DataFilterForm
 from annotation.models import Comparison, ImportJob, Job, RejectedRow
 from annotation.permissions import Action, find
+from annotation.transfer_forms import ExportForm, ImportForm
 from annotation.views.access import SignedIn, project_for
 
 PAGE_SIZE = 50
@@ -28,7 +30,7 @@ ROWS_SHOWN = 200
 @require_http_methods(["GET", "POST"])
 def imports(request: SignedIn, pk: int) -> HttpResponse:
     project = project_for(request, pk, Action.EDIT)
-    form = ImportForm(request.POST or None, request.FILES or None)
+    form = ImportForm(request.POST or None, request.FILES or None, modality=project.modality)
     if form.is_valid():
         try:
             job = services.start_import(project=project, by=request.user, **form.cleaned_data)
@@ -80,20 +82,18 @@ def _csv_lines(rows: Iterator[tuple[int, str, str]]) -> Iterator[str]:
     writer = csv.writer(_Echo())
     yield writer.writerow(["line", "field", "reason"])
     for line, *texts in rows:
-        # A text that begins like a formula would be run by spreadsheets.
-        yield writer.writerow([line, *("'" + text if text[:1] in "=+-@" else text for text in texts)])
+        yield writer.writerow([line, *map(guarded, texts)])
 
 
 @login_required
 @require_http_methods(["GET", "POST"])
 def exports(request: SignedIn, pk: int) -> HttpResponse:
     project = project_for(request, pk, Action.EXPORT)
-    form = ExportForm(request.POST or None)
+    form = ExportForm(request.POST or None, modality=project.modality)
     if form.is_valid():
         try:
-            services.start_export(
-                project=project, by=request.user, format=form.cleaned_data["format"], filters=form.filters
-            )
+            chosen = {name: form.cleaned_data[name] for name in ("format", "container")}
+            services.start_export(project=project, by=request.user, filters=form.filters, **chosen)
         except Invalid as error:
             form.refuse(error)
         else:

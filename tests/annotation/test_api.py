@@ -278,7 +278,7 @@ def test_import_over_the_api(as_manager, project, django_capture_on_commit_callb
     ("body", "field"),
     [
         ({"format": "trl"}, "file"),
-        ({"file": None, "format": "argilla"}, "format"),
+        ({"file": None, "format": "pick-a-pic"}, "format"),
         ({"file": None, "format": "docx"}, "format"),
         ({"file": "", "format": "trl"}, "file"),
         ({"file": None, "format": "trl", "colour": "red"}, "colour"),
@@ -307,7 +307,9 @@ def test_export_over_the_api(as_manager, project):
     assert "attachment" in download["Content-Disposition"]
     rows = [json.loads(line) for line in b"".join(download.streaming_content).splitlines()]
     assert rows[0]["prompt"] == "Question 0?"
-    assert fields(as_manager.post(f"/api/v1/projects/{project.pk}/exports/", {"format": "csv"})) == ["format"]
+    assert fields(as_manager.post(f"/api/v1/projects/{project.pk}/exports/", {"format": "pick-a-pic"})) == [
+        "format"
+    ]
     bad = {"format": "trl", "filters": {"colour": "red"}}
     assert fields(as_manager.post(f"/api/v1/projects/{project.pk}/exports/", bad)) == ["filters.colour"]
 
