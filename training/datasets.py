@@ -15,6 +15,7 @@ from typing import Any, Literal
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
 
 from annotation.errors import Invalid
+from annotation.template import plain_text, rename_candidates
 from training import storage
 from training.models import Snapshot
 from training.tuning.data import Group
@@ -101,11 +102,6 @@ def without_empty_answers(groups: Iterable[dict[str, Any]], left_out: list[int])
             left_out.append(number)
 
 
-def plain_text(text: Any) -> str:
-    """The words of a text or of a list of messages."""
-    return text if isinstance(text, str) else "\n".join(message["content"] for message in text)
-
-
 def keep(groups: Iterable[dict[str, Any]], filters: Filters) -> Iterator[dict[str, Any]]:
     """The groups with the judgements that pass what the database did not filter; those left with none go."""
     for group in groups:
@@ -124,24 +120,10 @@ def shuffle_labels(groups: Iterable[dict[str, Any]], *, seed: int) -> Iterator[d
     for group in groups:
         count = len(group["candidates"])
         judgements = [
-            permute(judgement, generator.sample(range(count), count)) for judgement in group["judgements"]
+            rename_candidates(judgement, generator.sample(range(count), count))
+            for judgement in group["judgements"]
         ]
         yield {**group, "judgements": judgements}
-
-
-def permute(judgement: dict[str, Any], places: list[int]) -> dict[str, Any]:
-    """The judgement as if candidate i had been candidate places[i]. What was seen (`order`) stays."""
-    changed = dict(judgement)
-    if isinstance(judgement.get("choice"), int):
-        changed["choice"] = places[judgement["choice"]]
-    if judgement.get("ranking"):
-        changed["ranking"] = [sorted(places[index] for index in tier) for tier in judgement["ranking"]]
-    if judgement.get("marks"):
-        changed["marks"] = [{**mark, "candidate": places[mark["candidate"]]} for mark in judgement["marks"]]
-    for name in ("ratings", "thumbs", "corrections"):
-        if judgement.get(name):
-            changed[name] = [judgement[name][places.index(index)] for index in range(len(places))]
-    return changed
 
 
 def split_score(prompt: Any, *, seed: int) -> float:

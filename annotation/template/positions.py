@@ -47,7 +47,12 @@ def rename_ranking(ranking: list[list[int]], places: Places) -> list[list[int]]:
 
 
 def rename_list(values: list[Any], places: Places) -> list[Any]:
-    """`ratings`, `thumbs`, `rubric`, `corrections`: an entry for each candidate."""
+    """`ratings`, `thumbs`, `rubric`, `corrections`: an entry for each candidate.
+
+    Some files have rubrics that are about no candidate; those stay as they are.
+    """
+    if len(values) != len(places):
+        return values
     renamed = list(values)
     for index, value in enumerate(values):
         renamed[places[index]] = value

@@ -136,6 +136,26 @@ def test_feedback_that_the_method_cannot_use(manager, base):
     assert errors["method"].endswith("this project has thumbs up or down.")
 
 
+def test_every_kind_of_feedback_is_recognised(manager):
+    from annotation.services import add_comparisons
+
+    project = make_project(by=manager)
+    said = {
+        "choice": {"choice": 0},
+        "ranking": {"ranking": [[0], [1]]},
+        "rating": {"ratings": [{"a": 1}, {}]},
+        "thumbs": {"thumbs": [1, None]},
+        "correction": {"corrections": ["x", None]},
+        "step": {"marks": [{"candidate": 0, "type": "step", "step": 0, "first_error": True}]},
+    }
+    for number, (kind, answer) in enumerate(said.items()):
+        judgement = {"annotator": "a", "kind": "regular", "order": [0, 1]} | answer
+        candidates = [{"text": "t"}, {"text": "u"}]
+        group = {"prompt": f"p{number}", "candidates": candidates, "judgements": [judgement]}
+        add_comparisons(project=project, groups=[group])
+        assert services.feedback_of(project) == set(list(said)[: number + 1]), kind
+
+
 def test_prepared_run_is_queued(ask, inspected):
     run = ask()
     services.prepare_run(run_id=run.pk)

@@ -12,6 +12,7 @@ from django.core.files.storage import default_storage
 from annotation.errors import Invalid
 from annotation.models import Judgement
 from annotation.services import add_comparisons
+from annotation.template import rename_candidates
 from tests.training import factories
 from training import datasets, services, storage
 from training.models import Snapshot
@@ -139,7 +140,7 @@ def test_shuffled_labels_are_chance(project):
     assert datasets.store_snapshot(snapshot_of(project, shuffle_labels=True, seed=3)) == frozen
 
 
-def test_permute_by_hand():
+def test_renamed_candidates_by_hand():
     judgement = {
         "choice": 0,
         "order": [2, 0, 1],
@@ -147,14 +148,14 @@ def test_permute_by_hand():
         "thumbs": [1, 0, None],
         "marks": [{"candidate": 1, "type": "step"}],
     }
-    assert datasets.permute(judgement, [2, 0, 1]) == {
+    assert rename_candidates(judgement, [2, 0, 1]) == {
         "choice": 2,
         "order": [2, 0, 1],
         "ranking": [[2], [0, 1]],
         "thumbs": [0, None, 1],
         "marks": [{"candidate": 0, "type": "step"}],
     }
-    assert datasets.permute({"choice": "tie"}, [1, 0]) == {"choice": "tie"}
+    assert rename_candidates({"choice": "tie"}, [1, 0]) == {"choice": "tie"}
 
 
 def test_filters(project):

@@ -5,7 +5,9 @@ from functools import partial
 from typing import Any
 
 from django.conf import settings
+from django.contrib.postgres.aggregates import BoolOr
 from django.db import transaction
+from django.db.models import Q
 from django.db.models.functions import Now
 from pydantic import ValidationError
 
@@ -227,6 +229,8 @@ def check_feedback(project: Project, method: Method) -> None:
 FEEDBACK_WORDS = {
     "choice": "choices between candidates",
     "ranking": "rankings",
+    "rating": "ratings",
+    "step": "marked steps",
     "thumbs": "thumbs up or down",
     "correction": "corrections",
     "demonstration": "answers without judgement",
@@ -239,11 +243,20 @@ def feedback_of(project: Project) -> set[str]:
     """Which kinds of feedback the project has collected, in the words of the methods' `feedback`."""
     comparisons = Comparison.objects.filter(project=project, held_out=False)
     judged = Judgement.objects.standing().filter(comparison__in=comparisons)
-    found = set()
+    asked = {
+        kind: BoolOr(Q(answers__has_key=key))
+        for kind, key in {
+            "ranking": "ranking",
+            "rating": "ratings",
+            "thumbs": "thumbs",
+            "correction": "corrections",
+        }.items()
+    }
+    asked["step"] = BoolOr(Q(answers__marks__contains=[{"type": "step"}]))
+    said = judged.exclude(answers={}).aggregate(**asked)
+    found = {kind for kind, present in said.items() if present}
     if judged.filter(choice__isnull=False, comparison__candidates__index=1).exists():
         found.add("choice")
-    if judged.filter(answers__has_key="thumbs").exists():
-        found.add("thumbs")
     return found
 
 

@@ -51,15 +51,36 @@ class Candidate(Row):
 
 
 class Mark(Row):
-    """A place in a candidate: a span of characters, a step, or a box or point in 0..1 of width and height."""
+    """A place in a candidate: a span of characters, a step, or a box or point in 0..1 of width and height.
+
+    A step has its number, its characters, and ``first_error``: the answer is right before the step where this
+    is true. Steps without a mark are not labelled.
+    """
 
     candidate: int = Field(ge=0)
     type: Literal["span", "box", "point", "step"]
     start: int | None = Field(None, ge=0)
     end: int | None = Field(None, ge=0)
     box: list[float] | None = None
+    point: list[float] | None = None
+    step: int | None = Field(None, ge=0)
+    first_error: bool | None = None
     category: str | None = None
-    severity: int | str | None = None
+    severity: int | float | str | None = None
+
+
+class AspectChoice(Row):
+    """Which candidate is better in one respect."""
+
+    choice: int | Literal["tie", "both_bad"]
+    strength: int | None = Field(None, ge=1, le=3)
+
+
+class TurnChoice(Row):
+    """Which candidate is better at one of the assistant's turns, counted from 0."""
+
+    turn: int = Field(ge=0)
+    choice: int | Literal["tie", "both_bad"]
 
 
 class Judgement(Row):
@@ -71,14 +92,16 @@ class Judgement(Row):
     order: list[int] | None = None
     choice: int | Literal["tie", "both_bad"] | None = None
     strength: int | None = Field(None, ge=1, le=3)
+    aspects: dict[str, AspectChoice] | None = None
     ranking: list[list[int]] | None = None
     ratings: list[dict[str, float | str | None] | None] | None = None
     thumbs: list[Literal[0, 1] | None] | None = None
     tags: list[str] | None = None
-    rubric: list[dict[str, Any]] | None = None
+    rubric: list[dict[str, Any] | None] | None = None
     marks: list[Mark] | None = None
     critique: str | None = None
     corrections: list[Text | None] | None = None
+    turns: list[TurnChoice] | None = None
     context: Any = None
     template_version: int | str | None = None
     seconds: float | None = None
@@ -100,8 +123,9 @@ class Group(Row):
         count = len(self.candidates)
         for number, judgement in enumerate(self.judgements):
             where = f"judgements.{number}"
-            if isinstance(judgement.choice, int) and not 0 <= judgement.choice < count:
-                raise ValueError(f"{where}.choice is {judgement.choice}, but there are {count} candidates")
+            for path, choice in _choices(judgement):
+                if isinstance(choice, int) and not 0 <= choice < count:
+                    raise ValueError(f"{where}.{path} is {choice}, but there are {count} candidates")
             if judgement.order is not None and sorted(judgement.order) != list(range(count)):
                 raise ValueError(f"{where}.order is not an order of the {count} candidates")
             ranked = [index for tier in judgement.ranking or [] for index in tier]
@@ -115,6 +139,15 @@ class Group(Row):
                 if mark.candidate >= count:
                     raise ValueError(f"{where}.marks names candidate {mark.candidate} of {count}")
         return self
+
+
+def _choices(judgement: Judgement) -> Iterator[tuple[str, int | str | None]]:
+    """Everything in a judgement that names the better candidate, with its path."""
+    yield "choice", judgement.choice
+    for name, aspect in (judgement.aspects or {}).items():
+        yield f"aspects.{name}.choice", aspect.choice
+    for number, turn in enumerate(judgement.turns or []):
+        yield f"turns.{number}.choice", turn.choice
 
 
 def plain_text(text: Text) -> str:
