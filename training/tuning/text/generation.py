@@ -3,6 +3,7 @@
 import hashlib
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -14,21 +15,37 @@ from training.tuning.text.attention import ordinary_attention
 from training.tuning.text.models import TextModel
 
 
+@dataclass(frozen=True)
+class Answer:
+    """A sampled answer: its tokens, the end token with them if the model wrote one (``ended``).
+
+    ``logprobs[t]`` is the log-probability of token t under the model at the sampling temperature (1 for
+    greedy decoding), before ``top_p`` cut anything.
+    """
+
+    ids: list[int]
+    logprobs: list[float]
+    ended: bool
+
+
 class SeededSampler(LogitsProcessor):
-    """Replaces each row's logits by certainty about one token, sampled with that row's own random number."""
+    """Replaces each row's logits by certainty about one token, sampled with that row's own random number.
+
+    ``logprobs`` collects the (B,) log-probabilities of what was sampled, step by step.
+    """
 
     def __init__(self, uniforms: Float[Tensor, "B steps"], *, temperature: float, top_p: float) -> None:
         self.uniforms = uniforms
         self.temperature = temperature
         self.top_p = top_p
-        self.step = 0
+        self.logprobs: list[Tensor] = []
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Any:
         """Scores (B, V) in, scores with one finite entry per row out."""
-        chosen = sample_tokens(
-            scores, self.uniforms[:, self.step], temperature=self.temperature, top_p=self.top_p
-        )
-        self.step += 1
+        step = len(self.logprobs)
+        chosen = sample_tokens(scores, self.uniforms[:, step], temperature=self.temperature, top_p=self.top_p)
+        tempered = torch.log_softmax(scores.float() / (self.temperature or 1.0), dim=1)
+        self.logprobs.append(tempered.gather(1, chosen[:, None])[:, 0])
         certain = torch.full_like(scores, float("-inf"))
         return certain.scatter_(1, chosen[:, None], 0.0)
 
@@ -76,7 +93,6 @@ def batches_of(
             yield indices[at : at + size], room
 
 
-@torch.no_grad()
 def generate(
     model: TextModel,
     prompts: Sequence[Sequence[int]],
@@ -86,11 +102,40 @@ def generate(
     temperature: float,
     top_p: float = 1.0,
 ) -> list[str]:
-    """The answers to prompts given as tokens. ``keys`` seed one answer each."""
+    """The answers to prompts given as tokens, as texts. ``keys`` seed one answer each."""
+    answers = sample_answers(
+        model, prompts, keys=keys, max_new_tokens=max_new_tokens, temperature=temperature, top_p=top_p
+    )
+    return [text_of(answer, model) for answer in answers]
+
+
+def text_of(answer: Answer, model: TextModel) -> str:
+    """The answer without its end token."""
+    ids = answer.ids[:-1] if answer.ended else answer.ids
+    return str(model.tokenizer.decode(ids, skip_special_tokens=True))
+
+
+@torch.no_grad()
+def sample_answers(
+    model: TextModel,
+    prompts: Sequence[Sequence[int]],
+    *,
+    keys: Sequence[str],
+    max_new_tokens: int,
+    temperature: float,
+    top_p: float = 1.0,
+) -> list[Answer]:
+    """One answer for each key. There are as many keys as prompts, or k times as many: k answers in a row to
+    each prompt, which is then read once.
+    """
+    copies, left = divmod(len(keys), len(prompts))
+    if left:
+        raise ValueError(f"{len(keys)} keys for {len(prompts)} prompts: give every prompt equally many")
     width = max(len(prompt) for prompt in prompts)
     padding = model.tokenizer.pad_token_id if model.tokenizer.pad_token_id is not None else model.end_ids[0]
     ids = torch.tensor([[padding] * (width - len(prompt)) + list(prompt) for prompt in prompts])
     mask = torch.tensor([[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts])
+    ids, mask = ids.to(model.device), mask.to(model.device)
     sampler = SeededSampler(
         uniforms(keys, max_new_tokens).to(model.device), temperature=temperature, top_p=top_p
     )
@@ -109,17 +154,34 @@ def generate(
     try:
         with ordinary_attention(inner):
             written = inner.generate(
-                input_ids=ids.to(model.device),
-                attention_mask=mask.to(model.device),
+                input_ids=ids.repeat_interleave(copies, dim=0),
+                attention_mask=mask.repeat_interleave(copies, dim=0),
                 logits_processor=LogitsProcessorList([sampler]),
                 generation_config=settings,
+                **_prompt_cache(model, ids, mask, copies),
             )
     finally:
         inner.generation_config = kept
         inner.train(training)
-    return [_decode(model.tokenizer, row.tolist(), end_ids) for row in written[:, width:]]
+    logprobs = torch.stack(sampler.logprobs, dim=1).tolist()
+    return [
+        _answer(row, values, end_ids)
+        for row, values in zip(written[:, width:].tolist(), logprobs, strict=True)
+    ]
 
 
-def _decode(tokenizer: Any, ids: list[int], end_ids: list[int]) -> str:
-    stop = next((at for at, token in enumerate(ids) if token in end_ids), len(ids))
-    return str(tokenizer.decode(ids[:stop], skip_special_tokens=True))
+def _prompt_cache(model: TextModel, ids: Tensor, mask: Tensor, copies: int) -> dict[str, Any]:
+    """What all answers to a prompt share, read once: keys and values of its tokens but the last."""
+    if copies == 1 or ids.shape[1] == 1 or model.layout != "shared":
+        return {}
+    positions = (mask.cumsum(dim=1) - 1).clamp_(min=0)
+    cache = model.inner.base_model(
+        input_ids=ids[:, :-1], attention_mask=mask[:, :-1], position_ids=positions[:, :-1], use_cache=True
+    ).past_key_values
+    cache.batch_repeat_interleave(copies)
+    return {"past_key_values": cache}
+
+
+def _answer(ids: list[int], logprobs: list[float], end_ids: list[int]) -> Answer:
+    stop = next((at + 1 for at, token in enumerate(ids) if token in end_ids), None)
+    return Answer(ids=ids[:stop], logprobs=logprobs[:stop], ended=stop is not None)

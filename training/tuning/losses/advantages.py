@@ -1,0 +1,77 @@
+"""Advantages: from the rewards of answers (or tokens) to what multiplies their log-probabilities."""
+
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+Scale = Literal["group", "batch", "none"]
+
+
+def leave_one_out(rewards: Float[Tensor, "G K"]) -> Float[Tensor, "G K"]:
+    """RLOO (arXiv:2402.14740, Eq. 8): each reward minus the mean of the others of its group; K > 1."""
+    count = rewards.shape[1]
+    return (rewards - rewards.mean(dim=1, keepdim=True)) * count / (count - 1)
+
+
+def group_relative(
+    rewards: Float[Tensor, "G K"], *, scale: Scale = "group", epsilon: float = 1e-4
+) -> Float[Tensor, "G K"]:
+    """GRPO (arXiv:2402.03300, Sec. 4.1.2): rewards minus their group's mean, over its standard deviation.
+
+    ``none`` leaves the division out (Dr. GRPO, arXiv:2503.20783: the division favours easy and hard prompts);
+    ``batch`` divides by the standard deviation of all rewards. Unbiased deviations, as in the authors' code.
+    """
+    centred = rewards - rewards.mean(dim=1, keepdim=True)
+    if scale == "none":
+        return centred
+    spread = rewards.std(dim=1, keepdim=True) if scale == "group" else rewards.std()
+    return centred / (spread + epsilon)
+
+
+def generalised_advantages(
+    rewards: list[Float[Tensor, " T"]], values: list[Float[Tensor, " T"]], *, gamma: float, lam: float
+) -> list[Float[Tensor, " T"]]:
+    """GAE (arXiv:1506.02438, Eq. 16) of every answer: the sum of (gamma lam)^l delta_{t+l}.
+
+    ``values[t]`` is of the state before token t, ``rewards[t]`` what token t brought; after the end
+    comes nothing.
+    """
+    found = []
+    for reward, value in zip(rewards, values, strict=True):
+        following = torch.cat([value[1:], value.new_zeros(1)])
+        delta = reward + gamma * following - value
+        advantage = torch.zeros_like(delta)
+        carried = delta.new_zeros(())
+        for t in range(len(delta) - 1, -1, -1):
+            carried = delta[t] + gamma * lam * carried
+            advantage[t] = carried
+        found.append(advantage)
+    return found
+
+
+def whitened(
+    values: Float[Tensor, " *C"], *, shift_mean: bool = True, epsilon: float = 1e-8
+) -> Float[Tensor, " *C"]:
+    """Variance one over all elements; without ``shift_mean`` the mean stays (as PPO does with rewards)."""
+    mean = values.mean()
+    scaled = (values - mean) * torch.rsqrt(values.var(unbiased=False) + epsilon)
+    return scaled if shift_mean else scaled + mean
+
+
+def overlong_penalty(lengths: Float[Tensor, " N"], *, longest: int, buffer: int) -> Float[Tensor, " N"]:
+    """DAPO's soft penalty (arXiv:2503.14476, Eq. 13).
+
+    0 up to ``longest`` - ``buffer`` tokens, then falling to -1 at ``longest``.
+    """
+    return ((longest - buffer - lengths) / buffer).clamp(-1.0, 0.0)
+
+
+def adapted_kl_weight(weight: float, *, kl: float, target: float, episodes: int, horizon: int) -> float:
+    """The proportional controller of Ziegler et al. (arXiv:1909.08593, Sec. 2.2).
+
+    weight · (1 + e · episodes / horizon) with e = kl / target - 1, kept within 0.2.
+    """
+    error = min(max(kl / target - 1, -0.2), 0.2)
+    return weight * (1 + error * episodes / horizon)
