@@ -1,0 +1,273 @@
+"""Rollouts: answers that the policy writes while it is trained, as groups that it is then trained on.
+
+An answer is trained on as it was sampled, token for token; it is never read again from its text. Its
+log-probabilities before the first update are computed by the same code and in the same micro-batches as those
+with a gradient, so that every ratio starts at exactly one.
+"""
+
+import json
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from training.tuning.config import RolloutKeys
+from training.tuning.data import Group, Text
+from training.tuning.errors import BadInput
+from training.tuning.plan import MicroBatch, split
+from training.tuning.rewards.compose import Rewards, Scored, open_rewards
+from training.tuning.run import Run
+from training.tuning.rundir import whole_rows, write_text
+from training.tuning.text.batches import GroupBatch, make_batch
+from training.tuning.text.generation import Answer, batches_of, sample_answers, text_of
+from training.tuning.text.models import Frozen, TextModel
+from training.tuning.text.setup import TOKEN_BUDGET
+from training.tuning.text.tokens import EncodedGroup, GroupTokenizer, Unusable
+
+REFERENCE_ANSWERS = 10  # of the start, for every prompt, where a reward is centred on them
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A prompt with its tokens, and the other keys of its row."""
+
+    ids: list[int]
+    group: Group
+
+    @property
+    def text(self) -> Text:
+        return self.group.prompt
+
+
+@dataclass(frozen=True)
+class Rollout:
+    """k answers to one prompt."""
+
+    prompt: Prompt
+    answers: list[Answer]
+    texts: list[str]
+    tokens: EncodedGroup
+
+
+@dataclass(frozen=True)
+class Micro:
+    """A forward pass over some rollouts: its batch, and which answers of the step it holds."""
+
+    batch: GroupBatch
+    answers: slice
+    tokens: slice
+
+
+@dataclass(frozen=True)
+class Step:
+    """The rollouts of one step, laid out for training: N answers with C tokens in all, in one order."""
+
+    rollouts: list[Rollout]
+    micros: list[Micro]
+    lengths: Float[Tensor, " N"]
+    old: Float[Tensor, " C"]
+    reference: Float[Tensor, " C"]
+
+    @property
+    def groups(self) -> int:
+        """G; the N answers are G times k."""
+        return len(self.rollouts)
+
+    def spread(self, values: Float[Tensor, " N"]) -> Float[Tensor, " C"]:
+        """A value of each answer, for each of its tokens."""
+        return values.repeat_interleave(self.lengths.long())
+
+    def sums(self, values: Float[Tensor, " C"]) -> Float[Tensor, " N"]:
+        """Sums over the tokens of each answer."""
+        return torch.stack([part.sum() for part in values.split(self.lengths.long().tolist())])
+
+    def facts(self) -> dict[str, float]:
+        """What every online method logs of its rollouts."""
+        answers = [answer for rollout in self.rollouts for answer in rollout.answers]
+        sampled = torch.tensor([value for answer in answers for value in answer.logprobs])
+        return {
+            "answers/length": float(self.lengths.mean()),
+            "answers/ended": sum(answer.ended for answer in answers) / len(answers),
+            "answers/logprob_gap": float((sampled - self.old.cpu()).abs().mean()),
+            "kl": float(self.sums(self.old - self.reference).mean()),
+        }
+
+
+def open_prompts(groups: Sequence[Group], tokenizer: GroupTokenizer, *, run: Run) -> list[Prompt]:
+    """Every different prompt of the rows once. Raises BadInput if none can be answered."""
+    found: dict[str, Prompt] = {}
+    reasons = set()
+    for group in groups:
+        try:
+            found.setdefault(str(group.prompt), Prompt(tokenizer.prompt_ids(group.prompt), group))
+        except Unusable as reason:
+            reasons.add(str(reason))
+    if groups and not found:
+        raise BadInput(f"no prompt can be used: {'; '.join(sorted(reasons))}", file=run.dir.train_file)
+    return list(found.values())
+
+
+def roll_out(
+    policy: TextModel,
+    prompts: Sequence[Prompt],
+    config: RolloutKeys,
+    *,
+    key: str,
+    count: int,
+    context: int,
+) -> list[Rollout]:
+    """``count`` answers to each prompt. ``key`` seeds them; they do not depend on how they are batched."""
+    found: dict[int, Rollout] = {}
+    batches = batches_of(
+        [prompt.ids for prompt in prompts],
+        context=context,
+        max_new_tokens=config.max_new_tokens,
+        size=max(1, config.generation_batch_size // count),
+    )
+    for indices, room in batches:
+        answers = sample_answers(
+            policy,
+            [prompts[index].ids for index in indices],
+            keys=[f"{key}/{index}/{number}" for index in indices for number in range(count)],
+            max_new_tokens=room,
+            temperature=config.temperature,
+        )
+        for place, index in enumerate(indices):
+            own = answers[place * count : (place + 1) * count]
+            found[index] = make_rollout(policy, prompts[index], own)
+    return [found[index] for index in range(len(prompts))]
+
+
+def make_rollout(policy: TextModel, prompt: Prompt, answers: list[Answer]) -> Rollout:
+    """Answers to a prompt as a group: the prompt once where the model's layers allow it."""
+    shared = policy.layout == "shared"
+    start = 0 if shared else len(prompt.ids)
+    return Rollout(
+        prompt=prompt,
+        answers=answers,
+        texts=[text_of(answer, policy) for answer in answers],
+        tokens=EncodedGroup(
+            prefix=prompt.ids if shared else [],
+            blocks=[answer.ids if shared else [*prompt.ids, *answer.ids] for answer in answers],
+            starts=[start] * len(answers),
+        ),
+    )
+
+
+@torch.no_grad()
+def lay_out(policy: TextModel, frozen: Frozen, rollouts: list[Rollout], config: RolloutKeys) -> Step:
+    """Micro-batches of the rollouts, with the log-probabilities of policy and reference before an update."""
+    parts: list[MicroBatch] = split(
+        range(len(rollouts)),
+        [rollout.tokens.size for rollout in rollouts],
+        most=config.micro_batch_size,
+        budget=TOKEN_BUDGET,
+    )
+    micros, old, reference, answers, tokens = [], [], [], 0, 0
+    for part in parts:
+        batch = make_batch(
+            [rollouts[index].tokens for index in part], causal=True, device=policy.device
+        )
+        here = Micro(
+            batch,
+            answers=slice(answers, answers + len(batch.counts)),
+            tokens=slice(tokens, tokens + sum(batch.counts)),
+        )
+        answers, tokens = here.answers.stop, here.tokens.stop
+        micros.append(here)
+        old.append(policy.token_logprobs(batch, temperature=config.temperature))
+        with frozen():
+            reference.append(policy.token_logprobs(batch, temperature=config.temperature))
+    return Step(
+        rollouts=rollouts,
+        micros=micros,
+        lengths=torch.tensor(
+            [count for micro in micros for count in micro.batch.counts], dtype=old[0].dtype, device=policy.device
+        ),
+        old=torch.cat(old),
+        reference=torch.cat(reference),
+    )
+
+
+class Judge:
+    """The rewards of a run, with what they need besides the answers themselves."""
+
+    def __init__(self, run: Run, policy: TextModel, prompts: Sequence[Prompt], *, context: int) -> None:
+        if not run.reward:
+            raise BadInput(f"{run.method.name} needs a reward", file=run.dir.run_file, field="reward")
+        config = run.config
+        self.rewards: Rewards = open_rewards(
+            run.reward, modality="text", device=run.device, precision=config.precision, max_length=None
+        )
+        self.missing_end_penalty = config.missing_end_penalty
+        self.references = (
+            _reference_answers(run, policy, prompts, context=context)
+            if self.rewards.needs_references
+            else None
+        )
+
+    def score(self, rollouts: Sequence[Rollout]) -> Scored:
+        """Every answer in the order of the rollouts. An answer that cannot be read is worth the worst of its
+        batch; one that did not end costs ``missing_end_penalty``.
+        """
+        flat = [(one, text) for one in rollouts for text in one.texts]
+        found = self.rewards.parts(
+            [one.prompt.text for one, _ in flat],
+            [text for _, text in flat],
+            references=[self.references[str(one.prompt.text)] for one, _ in flat] if self.references else None,
+        )
+        kept = found.total[~found.total.isnan()]
+        total = found.total.nan_to_num(nan=float(kept.min()) if len(kept) else 0.0)
+        ended = torch.tensor([answer.ended for one in rollouts for answer in one.answers], device=total.device)
+        return Scored(total - self.missing_end_penalty * ~ended, found.parts, found.scores, found.why)
+
+    def metrics(self, scored: Scored) -> dict[str, float]:
+        """Means of the rewards for the log."""
+        return scored.metrics(self.rewards.labels)
+
+
+def _reference_answers(
+    run: Run, policy: TextModel, prompts: Sequence[Prompt], *, context: int
+) -> dict[str, list[str]]:
+    """Answers of the start to every prompt, by its text; kept in ``references.jsonl`` for a run that resumes."""
+    path = run.dir.path / "references.jsonl"
+    found = {row["prompt"]: row["texts"] for row in whole_rows(path)} if path.exists() else {}
+    missing = [prompt for prompt in prompts if str(prompt.text) not in found]
+    if missing:
+        written = roll_out(
+            policy, prompts, run.config, key=f"{run.seed}/reference", count=REFERENCE_ANSWERS, context=context
+        )
+        found = {str(one.prompt.text): [text or " " for text in one.texts] for one in written}
+        rows = [{"prompt": prompt, "texts": texts} for prompt, texts in found.items()]
+        write_text(path, "".join(json.dumps(row) + "\n" for row in rows))
+    return found
+
+
+@torch.no_grad()
+def evaluate(
+    run: Run, policy: TextModel, frozen: Frozen, judge: Judge, prompts: Sequence[Prompt], *, context: int
+) -> dict[str, float]:
+    """Reward, KL and length of one answer to every held-out prompt, the same random numbers each time."""
+    rollouts = roll_out(policy, prompts, run.config, key=f"{run.seed}/eval", count=1, context=context)
+    facts = lay_out(policy, frozen, rollouts, run.config).facts()
+    return judge.metrics(judge.score(rollouts)) | facts
+
+
+def more_prompts(prompts: Sequence[Prompt], count: int, *, seed: str) -> list[Prompt]:
+    """``count`` prompts drawn at random, each once as long as there are enough."""
+    rng = random.Random(seed)
+    if count >= len(prompts):
+        return list(prompts)
+    return rng.sample(list(prompts), count)
+
+
+def log_row(run: Run, step: int, rollout: Rollout, scores: Any) -> None:
+    """One rollout in samples.jsonl, so that a person can see what is rewarded."""
+    best = int(torch.as_tensor(scores).argmax())
+    run.sample(
+        step, "during", {"prompt": rollout.prompt.group.prompt, "text": rollout.texts[best], "reward": float(scores[best])}
+    )
