@@ -6,14 +6,19 @@ from importlib import import_module
 from typing import Any, Literal
 
 from training.tuning.config import (
+    BestOfNConfig,
     Config,
     DiffusionDPOConfig,
     DPOConfig,
     GenerateConfig,
+    GRPOConfig,
     ImageGenerateConfig,
     ImageRewardModelConfig,
     ImageScoreConfig,
+    OnlineDPOConfig,
+    PPOConfig,
     RewardModelConfig,
+    RLOOConfig,
     ScoreConfig,
     SFTConfig,
 )
@@ -96,6 +101,65 @@ METHODS = [
         purpose="train",
         summary="Makes preferred answers likelier, straight from comparisons. The first choice for tuning on "
         "them.",
+    ),
+    Method(
+        name="grpo",
+        title="Group relative policy optimisation",
+        paper="arXiv:2402.03300",
+        modality="text",
+        feedback=("prompt",),
+        config=GRPOConfig,
+        purpose="train",
+        summary="Writes several answers to each prompt and makes those likelier that score above the others. "
+        "The first choice for tuning on a reward.",
+        reward="required",
+    ),
+    Method(
+        name="rloo",
+        title="REINFORCE, leave one out",
+        paper="arXiv:2402.14740",
+        modality="text",
+        feedback=("prompt",),
+        config=RLOOConfig,
+        purpose="train",
+        summary="Like GRPO with whole answers as steps and the KL divergence in the reward. Few options to "
+        "choose.",
+        reward="required",
+    ),
+    Method(
+        name="ppo",
+        title="Proximal policy optimisation",
+        paper="arXiv:2009.01325",
+        modality="text",
+        feedback=("prompt",),
+        config=PPOConfig,
+        purpose="train",
+        summary="The classic of tuning on human feedback: one answer per prompt, and a learned value of "
+        "every "
+        "token as baseline.",
+        reward="required",
+    ),
+    Method(
+        name="online_dpo",
+        title="Online DPO",
+        paper="arXiv:2402.04792",
+        modality="text",
+        feedback=("prompt",),
+        config=OnlineDPOConfig,
+        purpose="train",
+        summary="DPO on the policy's own answers, two to a prompt, judged by a reward as training goes.",
+        reward="required",
+    ),
+    Method(
+        name="best_of_n",
+        title="Best of n",
+        paper="arXiv:2304.06767",
+        modality="text",
+        feedback=("prompt",),
+        config=BestOfNConfig,
+        purpose="train",
+        summary="Writes n answers to each prompt and imitates the best (RAFT). Robust, and easy to follow.",
+        reward="required",
     ),
     Method(
         name="generate",

@@ -16,6 +16,14 @@ from training.tuning.config.jobs import (
     GenerateConfig,
     ScoreConfig,
 )
+from training.tuning.config.online import (
+    BestOfNConfig,
+    GRPOConfig,
+    OnlineDPOConfig,
+    PPOConfig,
+    RLOOConfig,
+    RolloutKeys,
+)
 from training.tuning.config.rewards import (
     RewardModelConfig,
 )
@@ -38,18 +46,24 @@ from training.tuning.config.text import (
 __all__ = [
     "PRIMARY",
     "BestKeys",
+    "BestOfNConfig",
     "Config",
     "DPOConfig",
     "DiffusionDPOConfig",
+    "GRPOConfig",
     "GenerateConfig",
     "ImageGenerateConfig",
     "ImageRewardModelConfig",
     "ImageScoreConfig",
     "ImageTrainConfig",
     "LoraConfig",
+    "OnlineDPOConfig",
+    "PPOConfig",
     "PairKeys",
     "PairRule",
+    "RLOOConfig",
     "RewardModelConfig",
+    "RolloutKeys",
     "SFTConfig",
     "SampleKeys",
     "SamplingKeys",

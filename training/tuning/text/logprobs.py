@@ -135,6 +135,8 @@ def _log_softmax(states: Tensor, head: Tensor, bias: Tensor | None) -> Tensor:
     logits = (states @ head.T).to(_wide(states.dtype))
     if bias is not None:
         logits += bias.to(logits.dtype)
+    if logits.requires_grad:
+        return logits.log_softmax(dim=1)
     logits -= torch.logsumexp(logits, dim=1, keepdim=True)
     return logits
 
@@ -149,6 +151,45 @@ def _one_minus_p(log_p: Tensor, targets: Tensor) -> Tensor:
 def _chunks(rows: int, vocabulary: int) -> list[slice]:
     size = max(1, CHUNK_ELEMENTS // vocabulary)
     return [slice(at, min(at + size, rows)) for at in range(0, rows, size)]
+
+
+def chosen_logprobs(
+    states: Float[Tensor, "C H"],
+    weight: Float[Tensor, "V H"],
+    bias: Float[Tensor, " V"] | None,
+    columns: Int[Tensor, "C K"],
+    *,
+    dtype: torch.dtype,
+) -> Float[Tensor, "C K"]:
+    """log softmax(states · weightᵀ + bias) at K columns of every row; logits are computed again for "
+    "gradients."""
+    found = []
+    for rows in _chunks(len(states), len(weight)):
+
+        def of_rows(part: Tensor, rows: slice = rows) -> Tensor:
+            return _log_softmax(part.to(dtype), weight.to(dtype), bias).gather(1, columns[rows])
+
+        found.append(checkpoint(of_rows, states[rows], use_reentrant=False))
+    return torch.cat(found)
+
+
+@torch.no_grad()
+def likeliest_tokens(
+    states: Float[Tensor, "C H"],
+    weight: Float[Tensor, "V H"],
+    bias: Float[Tensor, " V"] | None,
+    *,
+    count: int,
+    dtype: torch.dtype,
+) -> Int[Tensor, "C K"]:
+    """The ``count`` columns with the largest logits of every row, largest first."""
+    most = min(count, len(weight))
+    return torch.cat(
+        [
+            _log_softmax(states[rows].to(dtype), weight.to(dtype), bias).topk(most, dim=1).indices
+            for rows in _chunks(len(states), len(weight))
+        ]
+    )
 
 
 def per_candidate(values: Float[Tensor, " C"], counts: list[int]) -> Float[Tensor, " N"]:

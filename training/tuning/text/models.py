@@ -12,13 +12,18 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from training.tuning.config import LoraConfig
 from training.tuning.errors import BadInput
 from training.tuning.text.batches import GroupBatch
-from training.tuning.text.logprobs import per_candidate, token_logprobs
+from training.tuning.text.logprobs import (
+    chosen_logprobs,
+    likeliest_tokens,
+    per_candidate,
+    token_logprobs,
+)
 
 Kind = Literal["causal", "reward"]
 Frozen = Callable[[], AbstractContextManager[Any]]
@@ -118,11 +123,35 @@ class TextModel:
         return self.states(batch).index_select(0, batch.predict_at)
 
     def token_logprobs(
-        self, batch: GroupBatch, states: Float[Tensor, "C H"] | None = None
+        self,
+        batch: GroupBatch,
+        states: Float[Tensor, "C H"] | None = None,
+        *,
+        temperature: float = 1.0,
     ) -> Float[Tensor, " C"]:
         """Log-probability of every answer token, in float32; from ``answer_states`` if they are at hand."""
         states = self.answer_states(batch) if states is None else states
-        return token_logprobs(states, self.lm_head.weight, self.lm_head.bias, batch.targets, dtype=self.dtype)
+        states, bias = self._tempered(states, temperature)
+        return token_logprobs(states, self.lm_head.weight, bias, batch.targets, dtype=self.dtype)
+
+    def logprobs_of(
+        self, states: Float[Tensor, "C H"], columns: Int[Tensor, "C K"], *, temperature: float = 1.0
+    ) -> Float[Tensor, "C K"]:
+        """Log-probabilities of the tokens ``columns`` after each state; of all logits, a chunk at a time."""
+        states, bias = self._tempered(states, temperature)
+        return chosen_logprobs(states, self.lm_head.weight, bias, columns, dtype=self.dtype)
+
+    def likeliest(self, states: Float[Tensor, "C H"], *, count: int) -> Int[Tensor, "C K"]:
+        """The ``count`` likeliest tokens after each state, most likely first."""
+        head = self.lm_head
+        return likeliest_tokens(states, head.weight, head.bias, count=count, dtype=self.dtype)
+
+    def _tempered(self, states: Tensor, temperature: float) -> tuple[Tensor, Tensor | None]:
+        """States and bias whose logits are divided by the temperature."""
+        bias = self.lm_head.bias
+        if temperature == 1.0:
+            return states, bias
+        return states / temperature, None if bias is None else bias / temperature
 
     def logprobs(self, batch: GroupBatch) -> Float[Tensor, " N"]:
         """Log-probability of every candidate's answer given the prompt: summed, in float32."""

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from training.tuning.config import RolloutKeys
@@ -23,10 +23,12 @@ from training.tuning.rewards.compose import Rewards, Scored, open_rewards
 from training.tuning.run import Run
 from training.tuning.rundir import whole_rows, write_text
 from training.tuning.text.batches import GroupBatch, make_batch
+from training.tuning.text.dataset import PREVIEW_ROWS, summary
 from training.tuning.text.generation import Answer, batches_of, sample_answers, text_of
 from training.tuning.text.models import Frozen, TextModel
-from training.tuning.text.setup import TOKEN_BUDGET
-from training.tuning.text.tokens import EncodedGroup, GroupTokenizer, Unusable
+from training.tuning.text.samples import as_json
+from training.tuning.text.setup import TOKEN_BUDGET, open_group_tokenizer
+from training.tuning.text.tokens import EncodedGroup, GroupTokenizer, Unusable, how_joined
 
 REFERENCE_ANSWERS = 10  # of the start, for every prompt, where a reward is centred on them
 
@@ -71,11 +73,12 @@ class Step:
     lengths: Float[Tensor, " N"]
     old: Float[Tensor, " C"]
     reference: Float[Tensor, " C"]
+    top: tuple[Int[Tensor, "C K"], Float[Tensor, "C K"]] | None = None
 
     @property
-    def groups(self) -> int:
-        """G; the N answers are G times k."""
-        return len(self.rollouts)
+    def tokens(self) -> int:
+        """What a pass over the step computes, prompts included."""
+        return sum(micro.batch.tokens for micro in self.micros)
 
     def spread(self, values: Float[Tensor, " N"]) -> Float[Tensor, " C"]:
         """A value of each answer, for each of its tokens."""
@@ -159,19 +162,22 @@ def make_rollout(policy: TextModel, prompt: Prompt, answers: list[Answer]) -> Ro
 
 
 @torch.no_grad()
-def lay_out(policy: TextModel, frozen: Frozen, rollouts: list[Rollout], config: RolloutKeys) -> Step:
-    """Micro-batches of the rollouts, with the log-probabilities of policy and reference before an update."""
+def lay_out(
+    policy: TextModel, frozen: Frozen, rollouts: list[Rollout], config: RolloutKeys, *, keep_top: int = 0
+) -> Step:
+    """Micro-batches of the rollouts, with the log-probabilities of policy and reference before an update.
+
+    With ``keep_top``, also those of the policy's likeliest tokens, renormalised, the sampled one first.
+    """
     parts: list[MicroBatch] = split(
         range(len(rollouts)),
         [rollout.tokens.size for rollout in rollouts],
         most=config.micro_batch_size,
         budget=TOKEN_BUDGET,
     )
-    micros, old, reference, answers, tokens = [], [], [], 0, 0
+    micros, old, reference, top, answers, tokens = [], [], [], [], 0, 0
     for part in parts:
-        batch = make_batch(
-            [rollouts[index].tokens for index in part], causal=True, device=policy.device
-        )
+        batch = make_batch([rollouts[index].tokens for index in part], causal=True, device=policy.device)
         here = Micro(
             batch,
             answers=slice(answers, answers + len(batch.counts)),
@@ -179,36 +185,51 @@ def lay_out(policy: TextModel, frozen: Frozen, rollouts: list[Rollout], config: 
         )
         answers, tokens = here.answers.stop, here.tokens.stop
         micros.append(here)
-        old.append(policy.token_logprobs(batch, temperature=config.temperature))
+        states = policy.answer_states(batch)
+        old.append(policy.token_logprobs(batch, states, temperature=config.temperature))
+        if keep_top:
+            top.append(_top(policy, states, batch.targets, count=keep_top, temperature=config.temperature))
         with frozen():
             reference.append(policy.token_logprobs(batch, temperature=config.temperature))
     return Step(
         rollouts=rollouts,
         micros=micros,
         lengths=torch.tensor(
-            [count for micro in micros for count in micro.batch.counts], dtype=old[0].dtype, device=policy.device
+            [count for micro in micros for count in micro.batch.counts],
+            dtype=old[0].dtype,
+            device=policy.device,
         ),
         old=torch.cat(old),
         reference=torch.cat(reference),
+        top=(torch.cat([one for one, _ in top]), torch.cat([one for _, one in top])) if top else None,
     )
+
+
+def _top(
+    policy: TextModel, states: Tensor, sampled: Tensor, *, count: int, temperature: float
+) -> tuple[Tensor, Tensor]:
+    likeliest = policy.likeliest(states, count=count)
+    # The sampled token comes first; where it is among the likeliest, the last of them makes room.
+    others = torch.where(likeliest == sampled[:, None], likeliest[:, -1:], likeliest)[:, :-1]
+    columns = torch.cat([sampled[:, None], others], dim=1)
+    return columns, policy.logprobs_of(states, columns, temperature=temperature).log_softmax(dim=1)
 
 
 class Judge:
     """The rewards of a run, with what they need besides the answers themselves."""
 
-    def __init__(self, run: Run, policy: TextModel, prompts: Sequence[Prompt], *, context: int) -> None:
-        if not run.reward:
-            raise BadInput(f"{run.method.name} needs a reward", file=run.dir.run_file, field="reward")
+    def __init__(
+        self, run: Run, policy: TextModel, frozen: Frozen, prompts: Sequence[Prompt], *, context: int
+    ) -> None:
         config = run.config
         self.rewards: Rewards = open_rewards(
             run.reward, modality="text", device=run.device, precision=config.precision, max_length=None
         )
         self.missing_end_penalty = config.missing_end_penalty
-        self.references = (
-            _reference_answers(run, policy, prompts, context=context)
-            if self.rewards.needs_references
-            else None
-        )
+        self.references: dict[str, list[str]] | None = None
+        if self.rewards.needs_references:
+            with frozen():
+                self.references = _reference_answers(run, policy, prompts, context=context)
 
     def score(self, rollouts: Sequence[Rollout]) -> Scored:
         """Every answer in the order of the rollouts. An answer that cannot be read is worth the worst of its
@@ -218,22 +239,27 @@ class Judge:
         found = self.rewards.parts(
             [one.prompt.text for one, _ in flat],
             [text for _, text in flat],
-            references=[self.references[str(one.prompt.text)] for one, _ in flat] if self.references else None,
+            references=[self.references[str(one.prompt.text)] for one, _ in flat]
+            if self.references
+            else None,
         )
         kept = found.total[~found.total.isnan()]
         total = found.total.nan_to_num(nan=float(kept.min()) if len(kept) else 0.0)
-        ended = torch.tensor([answer.ended for one in rollouts for answer in one.answers], device=total.device)
+        ended = torch.tensor(
+            [answer.ended for one in rollouts for answer in one.answers], device=total.device
+        )
         return Scored(total - self.missing_end_penalty * ~ended, found.parts, found.scores, found.why)
 
     def metrics(self, scored: Scored) -> dict[str, float]:
-        """Means of the rewards for the log."""
+        """Means for the log: of the rewards, and of every entry's scores."""
         return scored.metrics(self.rewards.labels)
 
 
 def _reference_answers(
     run: Run, policy: TextModel, prompts: Sequence[Prompt], *, context: int
 ) -> dict[str, list[str]]:
-    """Answers of the start to every prompt, by its text; kept in ``references.jsonl`` for a run that resumes."""
+    """Answers of the start to every prompt, by its text; kept in ``references.jsonl`` for a run that "
+    "resumes."""
     path = run.dir.path / "references.jsonl"
     found = {row["prompt"]: row["texts"] for row in whole_rows(path)} if path.exists() else {}
     missing = [prompt for prompt in prompts if str(prompt.text) not in found]
@@ -257,7 +283,7 @@ def evaluate(
     return judge.metrics(judge.score(rollouts)) | facts
 
 
-def more_prompts(prompts: Sequence[Prompt], count: int, *, seed: str) -> list[Prompt]:
+def some_prompts(prompts: Sequence[Prompt], count: int, *, seed: str) -> list[Prompt]:
     """``count`` prompts drawn at random, each once as long as there are enough."""
     rng = random.Random(seed)
     if count >= len(prompts):
@@ -265,9 +291,38 @@ def more_prompts(prompts: Sequence[Prompt], count: int, *, seed: str) -> list[Pr
     return rng.sample(list(prompts), count)
 
 
-def log_row(run: Run, step: int, rollout: Rollout, scores: Any) -> None:
-    """One rollout in samples.jsonl, so that a person can see what is rewarded."""
-    best = int(torch.as_tensor(scores).argmax())
-    run.sample(
-        step, "during", {"prompt": rollout.prompt.group.prompt, "text": rollout.texts[best], "reward": float(scores[best])}
+def preview_prompts(run: Run) -> dict[str, Any]:
+    """The prompts of a run as the policy will see them, for ``inspect``."""
+    tokenizer = open_group_tokenizer(run.base, max_length=run.config.max_length)
+    kept = {id(prompt.group): len(prompt.ids) for prompt in open_prompts(run.train, tokenizer, run=run)}
+    rows = []
+    why = []
+    for group in run.train:
+        reason = None
+        if id(group) not in kept:
+            try:
+                tokenizer.prompt_ids(group.prompt)
+                reason = "the prompt stands in an earlier row"
+            except Unusable as found:
+                reason = str(found)
+            why.append(reason)
+        tokens = {"prompt": kept[id(group)]} if reason is None else None
+        rows.append(
+            {
+                "line": group.line,
+                "prompt": as_json(group.prompt),
+                "candidates": [],
+                "tokens": tokens,
+                "kept": reason is None,
+                "why": reason,
+            }
+        )
+    return summary(
+        rows=rows[:PREVIEW_ROWS],
+        lengths=list(kept.values()),
+        groups=len(kept),
+        pairs=0,
+        dropped=why,
+        total_tokens=sum(kept.values()),
+        joined=how_joined(tokenizer.tokenizer, pair=False),
     )

@@ -1,0 +1,198 @@
+"""Group relative policy optimisation (Shao et al., arXiv:2402.03300) and its variants.
+
+1. Read the prompts. The reference is the model as it starts.
+2. Per step: write ``num_generations`` answers to each prompt of the batch, score them, and compare each with
+   the others of its prompt: the advantages.
+3. Log-probabilities before the update, of policy and reference, in the micro-batches of the update.
+4. ``updates`` passes: the loss of every token, averaged as the variant says, and an update.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from training.tuning.losses.advantages import group_relative, overlong_penalty
+from training.tuning.losses.policy_gradient import kl_estimate
+from training.tuning.optim import make_optimizer, update
+from training.tuning.plan import make_plan
+from training.tuning.run import Run
+from training.tuning.text.models import TextModel
+from training.tuning.text.rehearsal import rehearsals, rehearse
+from training.tuning.text.rollouts import (
+    Judge,
+    Micro,
+    Prompt,
+    Rollout,
+    Step,
+    evaluate,
+    lay_out,
+    open_prompts,
+    preview_prompts,
+    roll_out,
+    some_prompts,
+)
+from training.tuning.text.samples import write_samples
+from training.tuning.text.saving import how_to_load, save_result
+from training.tuning.text.setup import open_group_tokenizer, open_policy
+from training.tuning.text.tokens import how_joined
+from training.tuning.text.variants import VARIANTS, Part, Variant
+from training.tuning.throughput import Throughput
+
+TOP_TOKENS = 64  # of the old policy, kept for the trust region
+
+
+def train(run: Run) -> None:
+    """Train a policy on a reward. See the module for the steps."""
+    config, variant = run.config, VARIANTS[run.config.loss]
+    tokenizer = open_group_tokenizer(run.base, max_length=config.max_length)
+    prompts = open_prompts(run.train, tokenizer, run=run)
+    held_out = open_prompts(run.eval, tokenizer, run=run)
+    policy = open_policy(run, kind="causal")
+    frozen = policy.frozen_start()
+    judge = Judge(run, policy, frozen, prompts + held_out, context=tokenizer.context)
+    stored: dict[int, Rollout] = {}
+    if config.mastered != "none":
+        with frozen():
+            stored = rehearsals(run, policy, judge, prompts, context=tokenizer.context)
+    plan = make_plan([1] * len(prompts), config=config, seed=run.seed, budget=config.batch_size)
+
+    optimizer = make_optimizer(policy.model.parameters(), config)
+    done = run.begin(policy.model, optimizer, total_steps=plan.total_steps)
+    if done == 0:
+        write_samples(run, policy, tokenizer, step=0, when="before")
+
+    for step in range(done + 1, plan.total_steps + 1):
+        speed = Throughput()
+        chosen = [index for micro in plan.step(step) for index in micro]
+        batch = [prompts[index] for index in chosen if index not in stored]
+        rollouts, rewards, judged = sample_groups(
+            run, policy, judge, batch, prompts, step, context=tokenizer.context
+        )
+        metrics: dict[str, float] = {}
+        if rollouts:
+            keep_top = TOP_TOKENS if config.loss == "troll" else 0
+            laid = lay_out(policy, frozen, rollouts, config, keep_top=keep_top)
+            metrics = laid.facts() | judged | {"answers/even": share_even(rewards)}
+            speed.add(2 * laid.tokens)
+        old = [stored[index] for index in chosen if index in stored]
+        rehearsed = lay_out(policy, frozen, old, config) if old else None
+        for _ in range(config.updates):
+            if rollouts:
+                metrics |= backward(policy, laid, rewards, config, variant)
+                speed.add(laid.tokens)
+            if rehearsed is not None:
+                metrics |= rehearse(policy, rehearsed, config)
+            metrics |= update(optimizer, config, step=step, total_steps=plan.total_steps)
+        run.log(step, metrics | speed.result())
+        if held_out and run.due(config.eval_every, step):
+            run.log_eval(step, evaluate(run, policy, frozen, judge, held_out, context=tokenizer.context))
+        run.end_step(step)
+
+    write_samples(run, policy, tokenizer, step=plan.total_steps, when="after")
+    run.publish(
+        save_result(policy, precision=config.precision, merged=config.merged),
+        how_to_load=how_to_load(policy, kind="causal"),
+        notes=[how_joined(policy.tokenizer, pair=False)],
+    )
+
+
+def sample_groups(
+    run: Run,
+    policy: TextModel,
+    judge: Judge,
+    batch: list[Prompt],
+    prompts: list[Prompt],
+    step: int,
+    *,
+    context: int,
+) -> tuple[list[Rollout], Tensor, dict[str, float]]:
+    """Rollouts of a step, their rewards (G, k), and what to log of all that was sampled first. With
+    ``resample``, groups whose answers all score the same are replaced by other prompts', that often at most.
+    """
+    config = run.config
+    rollouts: list[Rollout] = []
+    rewards: list[Tensor] = []
+    judged: dict[str, float] = {}
+    for attempt in range(config.resample + 1):
+        missing = (
+            batch
+            if attempt == 0
+            else some_prompts(
+                prompts, len(batch) - len(rollouts), seed=f"{run.seed}/resample/{step}/{attempt}"
+            )
+        )
+        if not missing:
+            break
+        run.check_stop()
+        key = f"{run.seed}/rollout/{step}/{attempt}"
+        found = roll_out(policy, missing, config, key=key, count=config.num_generations, context=context)
+        scored = judge.score(found)
+        scores, judged = scored.total, judged or judge.metrics(scored)
+        if config.overlong_buffer:
+            lengths = torch.tensor([float(len(one.ids)) for rollout in found for one in rollout.answers])
+            scores = scores + overlong_penalty(
+                lengths.to(scores), longest=config.max_new_tokens, buffer=config.overlong_buffer
+            )
+        for rollout, own in zip(found, scores.view(len(found), -1), strict=True):
+            if attempt == config.resample or float(own.max() - own.min()) > 0:
+                rollouts.append(rollout)
+                rewards.append(own)
+    return rollouts, torch.stack(rewards) if rewards else torch.empty(0), judged
+
+
+def backward(
+    policy: TextModel, step: Step, rewards: Tensor, config: Any, variant: Variant
+) -> dict[str, float]:
+    """One pass over a step's rollouts: gradients of the mean loss. Returns its value and what was clipped."""
+    if config.kl == "k1":
+        rewards = rewards - config.beta * step.sums(step.old - step.reference).view_as(rewards)
+    advantages = group_relative(rewards, scale=variant.scale).flatten()
+    right = rewards > 0.5
+    success = right.float().mean(dim=1, keepdim=True).expand_as(rewards).flatten()
+    low = config.clip if "clip" in config.model_fields_set else variant.low
+    high = config.clip_high or (low if "clip" in config.model_fields_set else variant.high)
+    total = clipped = 0.0
+    for micro in step.micros:
+        states = policy.answer_states(micro.batch)
+        logps = policy.token_logprobs(micro.batch, states, temperature=config.temperature)
+        part = Part(
+            policy=policy,
+            batch=micro.batch,
+            states=states,
+            logps=logps,
+            old=step.old[micro.tokens],
+            advantages=advantages[micro.answers],
+            right=right.flatten()[micro.answers],
+            success=success[micro.answers],
+            top=None if step.top is None else (step.top[0][micro.tokens], step.top[1][micro.tokens]),
+        )
+        losses = variant.loss(part, config, low, high)
+        if config.kl != "k1" and config.beta:
+            losses = losses + config.beta * kl_estimate(logps, step.reference[micro.tokens], kind=config.kl)
+        loss = (losses * token_weights(step, micro, variant, config)).sum()
+        loss.backward()
+        total += float(loss.detach())
+        moved = (logps.detach() - part.old).exp()
+        clipped += float(((moved < 1 - low) | (moved > 1 + high)).sum())
+    return {"loss": total, "clip_share": clipped / len(step.old)}
+
+
+def token_weights(step: Step, micro: Micro, variant: Variant, config: Any) -> Tensor:
+    """What each token's loss (C,) is multiplied by, so that the sum over a whole step is the mean wanted."""
+    answers = len(step.lengths)
+    if variant.mean == "tokens":
+        return torch.full_like(step.old[micro.tokens], 1 / len(step.old))
+    if variant.mean == "constant":
+        return torch.full_like(step.old[micro.tokens], 1 / (answers * config.max_new_tokens))
+    return step.spread(1 / (answers * step.lengths))[micro.tokens]
+
+
+def share_even(rewards: Tensor) -> float:
+    """Share of prompts whose answers all scored the same: they teach nothing."""
+    return float((rewards.max(dim=1).values == rewards.min(dim=1).values).float().mean())
+
+
+def inspect(run: Run) -> dict[str, Any]:
+    """The prompts as the policy will see them."""
+    return preview_prompts(run)
