@@ -1,7 +1,7 @@
 """Optimizers, and the learning rate as a function of the step: resuming needs no state for it."""
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -17,10 +17,21 @@ OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
 }
 
 
-def make_optimizer(parameters: Iterable[nn.Parameter], config: TrainConfig) -> torch.optim.Optimizer:
-    """The optimizer that the config names, over the parameters that require a gradient."""
-    trainable = [parameter for parameter in parameters if parameter.requires_grad]
-    return OPTIMIZERS[config.optimizer](trainable, lr=config.learning_rate, weight_decay=config.weight_decay)
+def make_optimizer(
+    parameters: Iterable[nn.Parameter],
+    config: TrainConfig,
+    *,
+    others: Sequence[tuple[Iterable[nn.Parameter], float]] = (),
+) -> torch.optim.Optimizer:
+    """The optimizer that the config names, over the parameters that require a gradient.
+
+    ``others`` have peak learning rates of their own, with the same schedule.
+    """
+    groups = [
+        {"params": [one for one in own if one.requires_grad], "share": rate / config.learning_rate}
+        for own, rate in [(parameters, config.learning_rate), *others]
+    ]
+    return OPTIMIZERS[config.optimizer](groups, lr=config.learning_rate, weight_decay=config.weight_decay)
 
 
 def learning_rate(config: TrainConfig, *, step: int, total_steps: int) -> float:
@@ -40,7 +51,7 @@ def update(
     rate = learning_rate(config, step=step, total_steps=total_steps)
     parameters: list[Any] = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     for group in optimizer.param_groups:
-        group["lr"] = rate
+        group["lr"] = rate * group["share"]
     limit = float("inf") if config.max_grad_norm is None else config.max_grad_norm
     norm = torch.nn.utils.clip_grad_norm_(parameters, limit)
     optimizer.step()

@@ -95,6 +95,7 @@ class Run:
         self.total_steps = 0
         self.eval_metrics: dict[str, float] = {}
         self.last_metrics: dict[str, float] = {}
+        self.memory: dict[str, Any] = {}  # of the method, beside its weights; kept in checkpoints as JSON
         self._stop = stop or StopRequest()
         self._started = time.monotonic()
         self._window: dict[str, list[float]] = {}
@@ -262,6 +263,7 @@ class Run:
                 "best": self._best,
                 "eval": self.eval_metrics,
                 "last": self.last_metrics,
+                "memory": self.memory,
                 "fingerprint": self.fingerprint,
             }
             # Not write_json: a mean that is not finite must come back as it was.
@@ -289,6 +291,7 @@ class Run:
         self._started = time.monotonic() - state["seconds"]
         self._window, self._best = state["window"], state["best"]
         self.eval_metrics, self.last_metrics = state["eval"], state["last"]
+        self.memory = state["memory"]
         return int(state["step"])
 
 

@@ -1,0 +1,137 @@
+"""Online DPO (Guo et al., arXiv:2402.04792), with XPO's exploration (Xie et al., arXiv:2405.21046).
+
+1. Read the prompts. The reference is the model as it starts.
+2. Per step: two answers to each prompt, both by the policy, or the second by the reference. Rewards say which
+   is preferred: the higher, or with Bradley-Terry's probability either.
+3. DPO's loss on those pairs. XPO adds alpha log pi of the reference's answer, which explores.
+"""
+
+import random
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from training.tuning.losses.dpo import dpo_loss, ipo_loss
+from training.tuning.metrics import Means, pair_metrics
+from training.tuning.optim import make_optimizer, update
+from training.tuning.plan import make_plan
+from training.tuning.run import Run
+from training.tuning.text.logprobs import per_candidate
+from training.tuning.text.models import Frozen, TextModel
+from training.tuning.text.rollouts import (
+    Judge,
+    Prompt,
+    Rollout,
+    Step,
+    evaluate,
+    lay_out,
+    make_rollout,
+    open_prompts,
+    preview_prompts,
+    roll_out,
+)
+from training.tuning.text.samples import write_samples
+from training.tuning.text.saving import how_to_load, save_result
+from training.tuning.text.setup import open_group_tokenizer, open_policy
+from training.tuning.text.tokens import how_joined
+from training.tuning.throughput import Throughput
+
+LOSSES = {"sigmoid": dpo_loss, "ipo": ipo_loss}
+
+
+def train(run: Run) -> None:
+    """Train a policy on a reward. See the module for the steps."""
+    config = run.config
+    tokenizer = open_group_tokenizer(run.base, max_length=config.max_length)
+    prompts = open_prompts(run.train, tokenizer, run=run)
+    held_out = open_prompts(run.eval, tokenizer, run=run)
+    policy = open_policy(run, kind="causal")
+    frozen = policy.frozen_start()
+    judge = Judge(run, policy, frozen, prompts + held_out, context=tokenizer.context)
+    plan = make_plan([1] * len(prompts), config=config, seed=run.seed, budget=config.batch_size)
+
+    optimizer = make_optimizer(policy.model.parameters(), config)
+    done = run.begin(policy.model, optimizer, total_steps=plan.total_steps)
+    if done == 0:
+        write_samples(run, policy, tokenizer, step=0, when="before")
+
+    for step in range(done + 1, plan.total_steps + 1):
+        speed = Throughput()
+        run.check_stop()
+        batch = [prompts[index] for micro in plan.step(step) for index in micro]
+        rollouts = two_answers(run, policy, frozen, batch, step, context=tokenizer.context)
+        scored = judge.score(rollouts)
+        wins = first_wins(scored.total.view(-1, 2), config, seed=f"{run.seed}/labels/{step}")
+        laid = lay_out(policy, frozen, rollouts, config)
+        metrics = judge.metrics(scored) | laid.facts() | backward(policy, laid, wins, config)
+        metrics |= update(optimizer, config, step=step, total_steps=plan.total_steps)
+        speed.add(3 * laid.tokens)
+        run.log(step, metrics | speed.result())
+        if held_out and run.due(config.eval_every, step):
+            run.log_eval(step, evaluate(run, policy, frozen, judge, held_out, context=tokenizer.context))
+        run.end_step(step)
+
+    write_samples(run, policy, tokenizer, step=plan.total_steps, when="after")
+    run.publish(
+        save_result(policy, precision=config.precision, merged=config.merged),
+        how_to_load=how_to_load(policy, kind="causal"),
+        notes=[how_joined(policy.tokenizer, pair=False)],
+    )
+
+
+def two_answers(
+    run: Run, policy: TextModel, frozen: Frozen, batch: list[Prompt], step: int, *, context: int
+) -> list[Rollout]:
+    """Two answers to each prompt; those of the reference come second."""
+    key = f"{run.seed}/rollout/{step}"
+    if run.config.second == "policy":
+        return roll_out(policy, batch, run.config, key=key, count=2, context=context)
+    own = roll_out(policy, batch, run.config, key=key, count=1, context=context)
+    with frozen():
+        other = roll_out(policy, batch, run.config, key=f"{key}/second", count=1, context=context)
+    return [
+        make_rollout(policy, mine.prompt, mine.answers + its.answers)
+        for mine, its in zip(own, other, strict=True)
+    ]
+
+
+def first_wins(rewards: Tensor, config: Any, *, seed: str) -> Tensor:
+    """(G,): 1 where the first answer is preferred, 0 where the second is, one half where nobody can say."""
+    gap = rewards[:, 0] - rewards[:, 1]
+    if config.labels == "best":
+        return (gap.sign() + 1) / 2
+    rng = random.Random(seed)
+    drawn = torch.tensor([rng.random() for _ in range(len(gap))], dtype=gap.dtype, device=gap.device)
+    return (drawn < torch.sigmoid(gap)).to(gap.dtype)
+
+
+def backward(policy: TextModel, step: Step, wins: Tensor, config: Any) -> dict[str, float]:
+    """Gradients of the mean loss over a step's pairs, and what DPO logs of them."""
+    loss = LOSSES[config.loss]
+    means = Means()
+    for micro in step.micros:
+        logps = policy.token_logprobs(micro.batch, temperature=config.temperature)
+        now, start = (
+            per_candidate(values, micro.batch.counts).view(-1, 2)
+            for values in (logps, step.reference[micro.tokens])
+        )
+        target = wins[micro.answers.start // 2 : micro.answers.stop // 2].to(now.dtype)
+        sides = (now[:, 0], now[:, 1], start[:, 0], start[:, 1])
+        other = (now[:, 1], now[:, 0], start[:, 1], start[:, 0])
+        losses = target * loss(*sides, beta=config.beta) + (1 - target) * loss(*other, beta=config.beta)
+        losses = losses + config.alpha * now[:, 1]
+        (losses.sum() / len(wins)).backward()
+        rewards = config.beta * (now - start).detach()
+        first = target[:, None] >= 0.5
+        chosen = torch.where(first, rewards, rewards.flip(1))
+        values = {"loss": losses} | pair_metrics(
+            chosen[:, 0], chosen[:, 1], torch.maximum(target, 1 - target)
+        )
+        means.add(values, torch.ones_like(target))
+    return means.result()
+
+
+def inspect(run: Run) -> dict[str, Any]:
+    """The prompts as the policy will see them."""
+    return preview_prompts(run)

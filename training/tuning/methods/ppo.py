@@ -1,0 +1,185 @@
+"""Proximal policy optimisation (Schulman et al., arXiv:1707.06347) for language models, as in Stiennon et al.
+(arXiv:2009.01325) and Ziegler et al. (arXiv:1909.08593).
+
+1. Read the prompts. The reference is the model as it starts. A linear head on the policy's states, zero at
+   first, gives a value to the state before every token.
+2. Per step: an answer to each prompt. Its score is the reward of its last token; every token pays beta times
+   its log-ratio to the reference. Generalised advantages of those rewards, whitened.
+3. ``updates`` passes in ``minibatches``: the clipped objective of every token and the clipped error of its
+   value, both means over tokens. With a KL target, beta is steered after the step.
+
+The loss ``apa`` (Zhu et al., arXiv:2306.02231) regresses log-ratios on advantages instead; its rewards have
+no KL term.
+"""
+
+import random
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from training.tuning.losses.advantages import adapted_kl_weight, generalised_advantages, whitened
+from training.tuning.losses.policy_gradient import (
+    advantage_regression,
+    clipped_surrogate,
+    clipped_value_loss,
+)
+from training.tuning.optim import make_optimizer, update
+from training.tuning.plan import make_plan
+from training.tuning.run import Run
+from training.tuning.text.models import TextModel
+from training.tuning.text.rollouts import (
+    Judge,
+    Micro,
+    Step,
+    evaluate,
+    lay_out,
+    open_prompts,
+    preview_prompts,
+    roll_out,
+)
+from training.tuning.text.samples import write_samples
+from training.tuning.text.saving import how_to_load, save_result
+from training.tuning.text.setup import open_group_tokenizer, open_policy
+from training.tuning.text.tokens import how_joined
+from training.tuning.throughput import Throughput
+
+
+def train(run: Run) -> None:
+    """Train a policy on a reward. See the module for the steps."""
+    config = run.config
+    tokenizer = open_group_tokenizer(run.base, max_length=config.max_length)
+    prompts = open_prompts(run.train, tokenizer, run=run)
+    held_out = open_prompts(run.eval, tokenizer, run=run)
+    policy = open_policy(run, kind="causal")
+    frozen = policy.frozen_start()
+    judge = Judge(run, policy, frozen, prompts + held_out, context=tokenizer.context)
+    plan = make_plan([1] * len(prompts), config=config, seed=run.seed, budget=config.batch_size)
+    value = value_head(policy)
+
+    optimizer = make_optimizer(
+        policy.model.parameters(), config, others=[(value.parameters(), config.value_learning_rate)]
+    )
+    trained = nn.ModuleDict({"policy": policy.model, "value": value})
+    run.memory["beta"] = config.beta
+    done = run.begin(trained, optimizer, total_steps=plan.total_steps)
+    if done == 0:
+        write_samples(run, policy, tokenizer, step=0, when="before")
+
+    for step in range(done + 1, plan.total_steps + 1):
+        speed = Throughput()
+        run.check_stop()
+        batch = [prompts[index] for micro in plan.step(step) for index in micro]
+        key = f"{run.seed}/rollout/{step}"
+        rollouts = roll_out(policy, batch, config, key=key, count=1, context=tokenizer.context)
+        scored = judge.score(rollouts)
+        laid = lay_out(policy, frozen, rollouts, config)
+        beta = run.memory["beta"]
+        values = values_of(policy, value, laid)
+        rewards = token_rewards(scored.total, laid, beta=0.0 if config.loss == "apa" else beta, config=config)
+        advantages, returns = advantages_of(rewards, values, laid, config)
+        metrics = judge.metrics(scored) | laid.facts() | {"beta": beta}
+        for number in range(config.updates):
+            for part in minibatches(laid, config.minibatches, seed=f"{run.seed}/pass/{step}/{number}"):
+                found = backward(policy, value, laid, part, advantages, returns, values, config)
+                metrics |= found | update(optimizer, config, step=step, total_steps=plan.total_steps)
+        speed.add((3 + config.updates) * laid.tokens)
+        if config.kl_target is not None:
+            options = {"episodes": len(rollouts), "horizon": config.kl_horizon}
+            run.memory["beta"] = adapted_kl_weight(beta, kl=metrics["kl"], target=config.kl_target, **options)
+        run.log(step, metrics | speed.result())
+        if held_out and run.due(config.eval_every, step):
+            run.log_eval(step, evaluate(run, policy, frozen, judge, held_out, context=tokenizer.context))
+        run.end_step(step)
+
+    write_samples(run, policy, tokenizer, step=plan.total_steps, when="after")
+    run.publish(
+        save_result(policy, precision=config.precision, merged=config.merged),
+        how_to_load=how_to_load(policy, kind="causal"),
+        notes=[how_joined(policy.tokenizer, pair=False)],
+    )
+
+
+def value_head(policy: TextModel) -> nn.Linear:
+    """From the states that predict tokens (C, H) to values (C, 1); zero at the start, in float32."""
+    head = nn.Linear(policy.inner.config.hidden_size, 1, device=policy.device)
+    nn.init.zeros_(head.weight)
+    nn.init.zeros_(head.bias)
+    return head
+
+
+@torch.no_grad()
+def values_of(policy: TextModel, value: nn.Linear, step: Step) -> Tensor:
+    """Values (C,) of all the states of a step before its updates."""
+    return torch.cat([read_values(value, policy.answer_states(micro.batch)) for micro in step.micros])
+
+
+def read_values(value: nn.Linear, states: Tensor) -> Tensor:
+    """Values (C,) of states (C, H)."""
+    found: Tensor = value(states.float())[:, 0]
+    return found
+
+
+def token_rewards(scores: Tensor, step: Step, *, beta: float, config: Any) -> Tensor:
+    """Rewards (C,): minus beta times each token's log-ratio, and an answer's score at its last token."""
+    rewards = -beta * (step.old - step.reference)
+    last = step.lengths.long().cumsum(0) - 1
+    rewards = rewards.index_add(0, last, scores.to(rewards))
+    return whitened(rewards, shift_mean=False) if config.whiten_rewards else rewards
+
+
+def advantages_of(rewards: Tensor, values: Tensor, step: Step, config: Any) -> tuple[Tensor, Tensor]:
+    """Whitened advantages and the returns that values should have been, both (C,)."""
+    lengths = step.lengths.long().tolist()
+    parts = generalised_advantages(
+        list(rewards.split(lengths)), list(values.split(lengths)), gamma=config.gamma, lam=config.lam
+    )
+    advantages = torch.cat(parts)
+    return whitened(advantages), advantages + values
+
+
+def minibatches(step: Step, count: int, *, seed: str) -> list[list[Micro]]:
+    """The micro-batches of each update of a pass, in an order of its own."""
+    micros = list(step.micros)
+    random.Random(seed).shuffle(micros)
+    return [part for at in range(count) if (part := micros[at::count])]
+
+
+def backward(
+    policy: TextModel,
+    value: nn.Linear,
+    step: Step,
+    micros: list[Micro],
+    advantages: Tensor,
+    returns: Tensor,
+    old_values: Tensor,
+    config: Any,
+) -> dict[str, float]:
+    """Gradients of the mean loss over the tokens of ``micros``. Returns its parts."""
+    count = sum(sum(micro.batch.counts) for micro in micros)
+    totals = {"loss": 0.0, "loss/value": 0.0, "clip_share": 0.0}
+    for micro in micros:
+        here = micro.tokens
+        states = policy.answer_states(micro.batch)
+        logps = policy.logprobs_from(states, micro.batch, temperature=config.temperature)
+        if config.loss == "apa":
+            losses = advantage_regression(logps, step.reference[here], advantages[here], beta=config.beta)
+        else:
+            losses = clipped_surrogate(
+                logps, step.old[here], advantages[here], low=config.clip, high=config.clip
+            )
+        errors = clipped_value_loss(
+            read_values(value, states), old_values[here], returns[here], clip=config.value_clip
+        )
+        loss = (losses + config.value_weight * errors).sum() / count
+        loss.backward()
+        totals["loss"] += float(loss.detach())
+        totals["loss/value"] += float(errors.detach().sum()) / count
+        moved = (logps.detach() - step.old[here]).exp() - 1
+        totals["clip_share"] += float((moved.abs() > config.clip).sum()) / count
+    return totals
+
+
+def inspect(run: Run) -> dict[str, Any]:
+    """The prompts as the policy will see them."""
+    return preview_prompts(run)

@@ -1,0 +1,106 @@
+"""REINFORCE with a leave-one-out baseline (Ahmadian et al., arXiv:2402.14740).
+
+1. Read the prompts. The reference is the model as it starts.
+2. Per step: write ``num_generations`` answers to each prompt and score them. A whole answer is one action;
+its reward is the score minus beta times its log-ratio to the reference, its baseline the others' mean.
+3. ``updates`` passes over them, the ratio of a whole answer clipped; in the first the ratio is exactly one,
+   and the gradient is REINFORCE's.
+"""
+
+from typing import Any
+
+from torch import Tensor
+
+from training.tuning.losses.advantages import leave_one_out
+from training.tuning.losses.policy_gradient import clipped_surrogate
+from training.tuning.optim import make_optimizer, update
+from training.tuning.plan import make_plan
+from training.tuning.run import Run
+from training.tuning.text.logprobs import per_candidate
+from training.tuning.text.models import TextModel
+from training.tuning.text.rollouts import (
+    Judge,
+    Step,
+    evaluate,
+    lay_out,
+    open_prompts,
+    preview_prompts,
+    roll_out,
+)
+from training.tuning.text.samples import write_samples
+from training.tuning.text.saving import how_to_load, save_result
+from training.tuning.text.setup import open_group_tokenizer, open_policy
+from training.tuning.text.tokens import how_joined
+from training.tuning.throughput import Throughput
+
+
+def train(run: Run) -> None:
+    """Train a policy on a reward. See the module for the steps."""
+    config = run.config
+    tokenizer = open_group_tokenizer(run.base, max_length=config.max_length)
+    prompts = open_prompts(run.train, tokenizer, run=run)
+    held_out = open_prompts(run.eval, tokenizer, run=run)
+    policy = open_policy(run, kind="causal")
+    frozen = policy.frozen_start()
+    judge = Judge(run, policy, frozen, prompts + held_out, context=tokenizer.context)
+    plan = make_plan([1] * len(prompts), config=config, seed=run.seed, budget=config.batch_size)
+
+    optimizer = make_optimizer(policy.model.parameters(), config)
+    done = run.begin(policy.model, optimizer, total_steps=plan.total_steps)
+    if done == 0:
+        write_samples(run, policy, tokenizer, step=0, when="before")
+
+    for step in range(done + 1, plan.total_steps + 1):
+        speed = Throughput()
+        run.check_stop()
+        rollouts = roll_out(
+            policy,
+            [prompts[index] for micro in plan.step(step) for index in micro],
+            config,
+            key=f"{run.seed}/rollout/{step}",
+            count=config.num_generations,
+            context=tokenizer.context,
+        )
+        scored = judge.score(rollouts)
+        laid = lay_out(policy, frozen, rollouts, config)
+        rewards = regularised(scored.total, laid, config.beta).view(len(rollouts), -1)
+        advantages = leave_one_out(rewards).flatten()
+        metrics = judge.metrics(scored) | laid.facts()
+        for _ in range(config.updates):
+            metrics |= {"loss": backward(policy, laid, advantages, config)}
+            metrics |= update(optimizer, config, step=step, total_steps=plan.total_steps)
+        speed.add((2 + config.updates) * laid.tokens)
+        run.log(step, metrics | speed.result())
+        if held_out and run.due(config.eval_every, step):
+            run.log_eval(step, evaluate(run, policy, frozen, judge, held_out, context=tokenizer.context))
+        run.end_step(step)
+
+    write_samples(run, policy, tokenizer, step=plan.total_steps, when="after")
+    run.publish(
+        save_result(policy, precision=config.precision, merged=config.merged),
+        how_to_load=how_to_load(policy, kind="causal"),
+        notes=[how_joined(policy.tokenizer, pair=False)],
+    )
+
+
+def regularised(rewards: Tensor, step: Step, beta: float) -> Tensor:
+    """Rewards (N,) minus beta log(pi / pi_ref) of the whole answers."""
+    return rewards - beta * step.sums(step.old - step.reference)
+
+
+def backward(policy: TextModel, step: Step, advantages: Tensor, config: Any) -> float:
+    """Gradients of the mean loss over a step's answers; returns its value."""
+    total = 0.0
+    for micro in step.micros:
+        logps = policy.token_logprobs(micro.batch, temperature=config.temperature)
+        now, old = (per_candidate(values, micro.batch.counts) for values in (logps, step.old[micro.tokens]))
+        losses = clipped_surrogate(now, old, advantages[micro.answers], low=config.clip, high=config.clip)
+        loss = losses.sum() / len(step.lengths)
+        loss.backward()
+        total += float(loss.detach())
+    return total
+
+
+def inspect(run: Run) -> dict[str, Any]:
+    """The prompts as the policy will see them."""
+    return preview_prompts(run)
