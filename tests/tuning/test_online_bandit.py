@@ -79,8 +79,8 @@ def online_dpo(logp: Tensor, taken: Tensor, generator: torch.Generator) -> Tenso
     says = torch.rand(len(one), generator=generator, dtype=torch.float64)
     first = says < torch.sigmoid(REWARDS[one] - REWARDS[other])
     chosen, rejected = torch.where(first, one, other), torch.where(first, other, one)
-    sides = [logp[chosen], logp[rejected], REFERENCE[chosen], REFERENCE[rejected]]
-    return dpo_loss(*sides, beta=BETA).mean()
+    moved = logp - REFERENCE
+    return dpo_loss(moved[chosen], moved[rejected], beta=BETA).mean()
 
 
 def contrastive(logp: Tensor, taken: Tensor, generator: torch.Generator) -> Tensor:

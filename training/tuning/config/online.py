@@ -11,9 +11,7 @@ from training.tuning.config.text import SampleKeys, TextTrainConfig
 class RolloutKeys(Config):
     """How answers are written during training."""
 
-    max_new_tokens: int = Field(
-        128, ge=1, title="Longest answer", description="Most tokens of an answer.", json_schema_extra=PRIMARY
-    )
+    max_new_tokens: int = Field(128, ge=1, title="Longest answer", description="Most tokens of an answer.")
     temperature: float = Field(
         1.0,
         gt=0,
@@ -66,7 +64,6 @@ class GroupKeys(Config):
         ge=2,
         title="Answers per prompt",
         description="Compared with one another.",
-        json_schema_extra=PRIMARY,
     )
     updates: int = Field(
         1, ge=1, title="Updates per step", description="Passes over the answers of a step, each an update."
@@ -168,7 +165,6 @@ class RLOOConfig(OnlineConfig, GroupKeys):
         ge=2,
         title="Answers per prompt",
         description="Each is compared with the others.",
-        json_schema_extra=PRIMARY,
     )
     beta: float = Field(
         0.05,
@@ -287,7 +283,6 @@ class BestOfNConfig(OnlineConfig):
         ge=2,
         title="Answers per prompt",
         description="Of which the best are kept.",
-        json_schema_extra=PRIMARY,
     )
     keep: Literal["best", "share"] = Field(
         "best",
@@ -299,7 +294,11 @@ class BestOfNConfig(OnlineConfig):
         0.125, gt=0, le=1, title="Share", description="Of a step's answers that are kept, with keep=share."
     )
     beta: float = Field(
-        0.0, ge=0, title="Beta", description="Taken off the reward times the log-ratio to the start."
+        0.0,
+        ge=0,
+        title="Beta",
+        json_schema_extra=PRIMARY,
+        description="Taken off the reward times the log-ratio to the start.",
     )
 
     @model_validator(mode="after")

@@ -117,14 +117,13 @@ def backward(policy: TextModel, step: Step, wins: Tensor, config: Any) -> dict[s
             for values in (logps, step.reference[micro.tokens])
         )
         target = wins[micro.answers.start // 2 : micro.answers.stop // 2].to(now.dtype)
-        sides = (now[:, 0], now[:, 1], start[:, 0], start[:, 1])
-        other = (now[:, 1], now[:, 0], start[:, 1], start[:, 0])
-        losses = target * loss(*sides, beta=config.beta) + (1 - target) * loss(*other, beta=config.beta)
+        first, second = (now - start).unbind(dim=1)
+        losses = target * loss(first, second, beta=config.beta)
+        losses = losses + (1 - target) * loss(second, first, beta=config.beta)
         losses = losses + config.alpha * now[:, 1]
         (losses.sum() / len(wins)).backward()
         rewards = config.beta * (now - start).detach()
-        first = target[:, None] >= 0.5
-        chosen = torch.where(first, rewards, rewards.flip(1))
+        chosen = torch.where(target[:, None] >= 0.5, rewards, rewards.flip(1))
         values = {"loss": losses} | pair_metrics(
             chosen[:, 0], chosen[:, 1], torch.maximum(target, 1 - target)
         )

@@ -161,7 +161,7 @@ def backward(
     for micro in micros:
         here = micro.tokens
         states = policy.answer_states(micro.batch)
-        logps = policy.logprobs_from(states, micro.batch, temperature=config.temperature)
+        logps = policy.token_logprobs(micro.batch, states, temperature=config.temperature)
         if config.loss == "apa":
             losses = advantage_regression(logps, step.reference[here], advantages[here], beta=config.beta)
         else:
