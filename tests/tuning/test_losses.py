@@ -91,7 +91,9 @@ def test_aot_compares_quantiles() -> None:
 
 
 def test_divergences_by_hand() -> None:
-    """t = 2: 1 − ½, ln 4/3, and for α = 2 and ½ (t^{α−1} − 1) / (α − 1); all are 0 at t = 1 with slope as f″."""
+    """t = 2: 1 − ½, ln 4/3, and for α = 2 and ½ (t^{α−1} − 1) / (α − 1); all are 0 at t = 1 with slope as
+    f″.
+    """
     u = torch.tensor([LN2], dtype=torch.float64)
     assert divergences.reverse_kl_score(u).item() == pytest.approx(LN2)
     assert divergences.forward_kl_score(u).item() == pytest.approx(0.5)

@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from itertools import combinations
 from typing import Any, Literal
 
-from training.tuning.config import PairKeys
+from training.tuning.config import PairKeys, VoteKeys
 from training.tuning.data import Group, Judgement
 from training.tuning.errors import BadInput
 
@@ -73,7 +73,7 @@ def make_pairs(group: Group, keys: PairKeys, *, apart: Sequence[Apart] = ()) -> 
     return pairs
 
 
-def judgement_weights(group: Group, keys: PairKeys) -> list[float]:
+def judgement_weights(group: Group, keys: VoteKeys) -> list[float]:
     """How much each judgement of a group counts: by annotator, and by the row's own ``meta.weights``."""
     weights = [keys.annotator_weights.get(str(judgement.annotator), 1.0) for judgement in group.judgements]
     if not keys.row_weights:

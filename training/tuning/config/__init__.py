@@ -24,6 +24,7 @@ from training.tuning.config.online import (
     RLOOConfig,
     RolloutKeys,
 )
+from training.tuning.config.reference_free import CPOConfig, ORPOConfig, REDIConfig, SimPOConfig
 from training.tuning.config.rewards import (
     RewardModelConfig,
 )
@@ -37,16 +38,20 @@ from training.tuning.config.shared import (
     TieModel,
     TieRule,
     TrainConfig,
+    VoteKeys,
 )
 from training.tuning.config.text import (
     SampleKeys,
     TextTrainConfig,
 )
+from training.tuning.config.unpaired import CoPGConfig, KTOConfig, ScoreKeys, UFTConfig
 
 __all__ = [
     "PRIMARY",
     "BestKeys",
     "BestOfNConfig",
+    "CPOConfig",
+    "CoPGConfig",
     "Config",
     "DPOConfig",
     "DiffusionDPOConfig",
@@ -56,11 +61,14 @@ __all__ = [
     "ImageRewardModelConfig",
     "ImageScoreConfig",
     "ImageTrainConfig",
+    "KTOConfig",
     "LoraConfig",
+    "ORPOConfig",
     "OnlineDPOConfig",
     "PPOConfig",
     "PairKeys",
     "PairRule",
+    "REDIConfig",
     "RLOOConfig",
     "RewardModelConfig",
     "RolloutKeys",
@@ -68,8 +76,12 @@ __all__ = [
     "SampleKeys",
     "SamplingKeys",
     "ScoreConfig",
+    "ScoreKeys",
+    "SimPOConfig",
     "TextTrainConfig",
     "TieModel",
     "TieRule",
     "TrainConfig",
+    "UFTConfig",
+    "VoteKeys",
 ]

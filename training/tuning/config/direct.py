@@ -71,6 +71,17 @@ class ReferenceKeys(Config):
     )
 
 
+class NllKeys(Config):
+    """Losses that are also trained to write the chosen answer."""
+
+    nll_weight: float = Field(
+        1.0,
+        ge=0,
+        title="Weight of imitation",
+        description="Times the mean negative log-likelihood per token of the chosen answer; 0: none.",
+    )
+
+
 class TokenKeys(Config):
     """Which tokens of an answer count how much, in the policy's and the reference's sums alike."""
 

@@ -104,7 +104,23 @@ class TrainConfig(Config):
     )
 
 
-class PairKeys(Config):
+class VoteKeys(Config):
+    """How much each judgement counts."""
+
+    annotator_weights: dict[str, NonNegativeFloat] = Field(
+        {},
+        title="Annotators' weights",
+        description="How much each annotator's judgements count, such as 0.5; who is not named counts 1, "
+        "and 0 leaves somebody out.",
+    )
+    row_weights: bool = Field(
+        False,
+        title="Weights in the data",
+        description="Each judgement counts as much as its row's meta.weights says, one number per judgement.",
+    )
+
+
+class PairKeys(VoteKeys):
     """How judgements become pairs. Shared by all pair methods, text and image."""
 
     pairs: PairRule = Field(
@@ -128,17 +144,6 @@ class PairKeys(Config):
         "ignore",
         title="Strength",
         description="weight: a judgement of strength 1, 2 or 3 counts as that many votes. ignore: as one.",
-    )
-    annotator_weights: dict[str, NonNegativeFloat] = Field(
-        {},
-        title="Annotators' weights",
-        description="How much each annotator's judgements count, such as 0.5; who is not named counts 1, "
-        "and 0 leaves somebody out.",
-    )
-    row_weights: bool = Field(
-        False,
-        title="Weights in the data",
-        description="Each judgement counts as much as its row's meta.weights says, one number per judgement.",
     )
 
 

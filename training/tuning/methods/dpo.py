@@ -72,7 +72,7 @@ def train(run: Run) -> None:
 
 def evaluate(work: Direct, config: Any, memory: dict[str, Tensor]) -> dict[str, float]:
     """The training metrics on held-out groups, all of them as one batch."""
-    values = join_values([read(work, config, micro, held_out=True) for micro in work.eval_batches])
+    values = join_values([read(work, config, micro, source="eval") for micro in work.eval_batches])
     pairs = index_pairs(work.held_out, device=work.policy.device)
     means = Means()
     means.add(pair_losses(values, pairs, config, delta=shift(memory))[1], pairs.weight)
@@ -90,9 +90,9 @@ def choose(config: Any) -> Choose:
     return choose_pairs(config, apart=[*apart, "annotator_group"] if config.group_step else apart)
 
 
-def read(work: Direct, config: Any, micro: MicroBatch, *, held_out: bool = False) -> PairValues:
+def read(work: Direct, config: Any, micro: MicroBatch, *, source: str = "train") -> PairValues:
     """The values of the pairs of a micro-batch."""
-    reading = work.read(micro, held_out=held_out, log_sum_squares=config.on_policy_weighting)
+    reading = work.read(micro, source=source, log_sum_squares=config.on_policy_weighting)
     return pair_values(
         reading.policy,
         reading.reference,

@@ -17,6 +17,7 @@ from training.tuning.run import Run
 from training.tuning.text.batches import GroupBatch, make_batch
 from training.tuning.text.dataset import Choose, Example, Prepared, prepare, preview
 from training.tuning.text.logprobs import token_log_sum_squares
+from training.tuning.text.pairs import PairIndex, PairValues, index_pairs, pair_values
 from training.tuning.text.reference import reference_logprobs
 from training.tuning.text.samples import write_samples
 from training.tuning.text.saving import how_to_load, save_result
@@ -60,12 +61,12 @@ class Direct:
         self.policy = open_policy(run, kind="causal")
         self.moving = self.policy.copy_trained() if getattr(config, "sync_reference_every", None) else None
         self._reference = reference
-        self._cached: dict[bool, dict[int, Tensor]] = {}
+        self._sources: dict[str, list[Example]] = {}
+        self._cached: dict[str, dict[int, Tensor]] = {}
         if reference is not None:
             self._frozen = self.policy.frozen_start(self.moving)
-        if reference == "cached":
-            self._cached[False] = self._cache(self.data.examples, self.plan.micro_batches(), name="train")
-            self._cached[True] = self._cache(self.held_out, self.eval_batches, name="eval")
+        self.add_source("train", self.data.examples, self.plan.micro_batches())
+        self.add_source("eval", self.held_out, self.eval_batches)
         self._optimizer = make_optimizer(self.policy.model.parameters(), config)
         self._speed = Throughput()
 
@@ -73,6 +74,14 @@ class Direct:
     def examples(self) -> list[Example]:
         """The training groups; the plan's numbers are positions among them."""
         return self.data.examples
+
+    def add_source(self, name: str, examples: list[Example], batches: Sequence[MicroBatch]) -> None:
+        """Groups that are read in these micro-batches; now is when their reference values are cached."""
+        self._sources[name] = examples
+        if self._reference == "cached":
+            self._cached[name] = reference_logprobs(
+                self.run, self.policy, self._frozen, examples, batches, name=name
+            )
 
     def begin(self, keep: dict[str, Tensor] | None = None) -> Iterator[int]:
         """The steps that are left, from 1; ``keep`` as for ``Run.begin``."""
@@ -85,9 +94,9 @@ class Direct:
             self._speed = Throughput()
             yield step
 
-    def read(self, micro: MicroBatch, *, held_out: bool = False, log_sum_squares: bool = False) -> Reading:
-        """Read a micro-batch with the policy and the reference."""
-        examples = [(self.held_out if held_out else self.examples)[index] for index in micro]
+    def read(self, micro: MicroBatch, *, source: str = "train", log_sum_squares: bool = False) -> Reading:
+        """Read a micro-batch of ``train``, ``eval`` or another source, with the policy and the reference."""
+        examples = [self._sources[source][index] for index in micro]
         batch = make_batch([one.tokens for one in examples], causal=True, device=self.policy.device)
         states = self.policy.answer_states(batch)
         policy = self.policy.token_logprobs(batch, states)
@@ -95,10 +104,27 @@ class Direct:
         if log_sum_squares:
             head = self.policy.lm_head
             spread = token_log_sum_squares(states.detach(), head.weight, head.bias, dtype=self.policy.dtype)
-        if not held_out:
-            self._speed.add(batch.tokens)
-        reference = self._read_reference(batch, micro, policy, held_out=held_out)
-        return Reading(batch, examples, policy, reference, spread)
+        self._speed.add(batch.tokens)
+        return Reading(batch, examples, policy, self._read_reference(batch, micro, policy, source), spread)
+
+    def read_pairs(
+        self, micro: MicroBatch, *, source: str = "train", **options: Any
+    ) -> tuple[PairValues, PairIndex]:
+        """The pairs of a micro-batch and what their losses read; ``options`` as for ``pair_values``."""
+        reading = self.read(micro, source=source)
+        pairs = index_pairs(reading.examples, device=self.policy.device)
+        return pair_values(reading.policy, reading.reference, reading.examples, **options), pairs
+
+    def evaluate(
+        self, measure: Callable[[MicroBatch, str], tuple[dict[str, Tensor], Tensor]]
+    ) -> dict[str, float]:
+        """Means over the held-out groups of what ``measure`` gives for a micro-batch of a source: metrics
+        (B,) and their weights (B,).
+        """
+        means = Means()
+        for micro in self.eval_batches:
+            means.add(*measure(micro, "eval"))
+        return means.result()
 
     def end_step(self, step: int, means: Means, evaluate: Callable[[], dict[str, float]]) -> None:
         """Update the weights, log, evaluate and save when it is time to."""
@@ -130,17 +156,12 @@ class Direct:
         )
         return found.examples
 
-    def _cache(self, examples: Sequence[Example], batches: Sequence[MicroBatch], *, name: str) -> Any:
-        return reference_logprobs(self.run, self.policy, self._frozen, examples, batches, name=name)
-
     @torch.no_grad()
-    def _read_reference(
-        self, batch: GroupBatch, micro: MicroBatch, policy: Tensor, *, held_out: bool
-    ) -> Tensor:
+    def _read_reference(self, batch: GroupBatch, micro: MicroBatch, policy: Tensor, source: str) -> Tensor:
         if self._reference is None:
             return torch.zeros_like(policy)
         if self._reference == "cached":
-            return torch.cat([self._cached[held_out][index] for index in micro])
+            return torch.cat([self._cached[source][index] for index in micro])
         with self._frozen():
             return self.policy.token_logprobs(batch)
 

@@ -57,6 +57,26 @@ class PairValues:
         )
 
 
+def per_token(values: PairValues) -> PairValues:
+    """The same values as means per token."""
+    return replace(
+        values,
+        chosen=values.chosen / values.chosen_tokens,
+        rejected=values.rejected / values.rejected_tokens,
+        reference_chosen=values.reference_chosen / values.chosen_tokens,
+        reference_rejected=values.reference_rejected / values.rejected_tokens,
+    )
+
+
+def both_ways(
+    loss: Callable[..., Tensor], values: PairValues, pairs: PairIndex, **options: float
+) -> Float[Tensor, " B"]:
+    """target · ℓ(w, l) + (1 − target) · ℓ(l, w): soft labels and half ties weigh both directions."""
+    forward = loss(values.chosen, values.rejected, **options)
+    backward = loss(values.rejected, values.chosen, **options)
+    return pairs.target * forward + (1 - pairs.target) * backward
+
+
 def join_values(parts: Sequence[PairValues]) -> PairValues:
     """The pairs of several micro-batches, one after another."""
     return PairValues(

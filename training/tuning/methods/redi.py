@@ -1,0 +1,57 @@
+"""REDI, the second stage (Xu et al., arXiv:2505.24850): imitate good answers and, more weakly, unlearn bad
+ones.
+
+1. Tokenise the groups, make pairs of their judgements, and plan the micro-batches. There is no reference. The
+   first stage is supervised fine-tuning on the good answers (method ``sft``).
+2. Per step: mean log-probabilities per token of all answers, the loss of every pair, the mean over the pairs'
+   weights.
+"""
+
+from typing import Any
+
+from torch import Tensor
+
+from training.tuning.config import REDIConfig
+from training.tuning.losses.reference_free import redi_loss
+from training.tuning.metrics import Means
+from training.tuning.plan import MicroBatch
+from training.tuning.run import Run
+from training.tuning.text.dataset import choose_pairs
+from training.tuning.text.direct import Direct, inspect_direct
+from training.tuning.text.pairs import PairIndex, PairValues, both_ways, per_token, total_weight
+from training.tuning.text.preference import measured
+
+NEEDS = "a choice between two candidates or a ranking (or the columns prompt, chosen, rejected)"
+
+
+def train(run: Run) -> None:
+    """Train a policy on preferences. See the module for the steps."""
+    config: REDIConfig = run.config
+    work = Direct(run, choose_pairs(config), needs=NEEDS, reference=None)
+
+    def measure(micro: MicroBatch, source: str = "train") -> tuple[dict[str, Tensor], Tensor]:
+        values, pairs = work.read_pairs(micro, source=source)
+        return pair_losses(values, pairs, config), pairs.weight
+
+    for step in work.begin():
+        means = Means()
+        micro_batches = work.plan.step(step)
+        weight = total_weight(work.examples, micro_batches)
+        for micro in micro_batches:
+            metrics, weights = measure(micro)
+            (metrics["loss"] * weights).sum().div(weight).backward()
+            means.add(metrics, weights)
+        work.end_step(step, means, lambda: work.evaluate(measure))
+    work.finish()
+
+
+def pair_losses(values: PairValues, pairs: PairIndex, config: Any) -> dict[str, Tensor]:
+    """Losses (B,) of pairs, and what is logged beside them."""
+    values = per_token(values)
+    losses = both_ways(redi_loss, values, pairs, alpha=config.alpha)
+    return {"loss": losses} | measured(values, pairs, 1.0)
+
+
+def inspect(run: Run) -> dict[str, Any]:
+    """The data as ``train`` will see it."""
+    return inspect_direct(run, choose_pairs(run.config), needs=NEEDS)
