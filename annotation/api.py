@@ -50,7 +50,7 @@ def _after(request: Request) -> uuid.UUID | None:
         raise Invalid({"after": f"{value!r} is not the id of a lease."}) from error
 
 
-def _present(request: Request, lease: Lease) -> dict[str, Any]:
+def present_lease(request: Request, lease: Lease) -> dict[str, Any]:
     return services.present(lease, html=request.query_params.get("html") == "1")
 
 
@@ -66,7 +66,7 @@ def next_comparison(request: Request, pk: int) -> Response:
     lease = services.next_lease(project=found, user=user_of(request), after=after, now=timezone.now())
     if lease is None:
         return Response(status=status.HTTP_204_NO_CONTENT)
-    return Response(_present(request, lease))
+    return Response(present_lease(request, lease))
 
 
 @extend_schema(
@@ -87,7 +87,7 @@ def judgement(request: Request, lease: uuid.UUID) -> Response:
         after=_after(request),
         **serializer.validated_data,
     )
-    reply = serializers.judgement_reply(stored, _present(request, following) if following else None)
+    reply = serializers.judgement_reply(stored, present_lease(request, following) if following else None)
     return Response(reply, status=status.HTTP_201_CREATED)
 
 
@@ -115,7 +115,7 @@ def skip(request: Request, lease: uuid.UUID) -> Response:
 def undo(request: Request, pk: int) -> Response:
     """Take a judgement back, once; the same comparison comes back in the same order."""
     lease = services.undo_judgement(judgement_id=pk, annotator=user_of(request), now=timezone.now())
-    return Response(_present(request, lease))
+    return Response(present_lease(request, lease))
 
 
 @extend_schema(responses=serializers.HistorySerializer(many=True))

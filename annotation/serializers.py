@@ -12,6 +12,8 @@ from annotation.formats import FORMATS
 from annotation.formats.packing import CONTAINERS
 from annotation.models import ExportJob, ImportJob, Judgement, Member, Project
 from annotation.services import answer_as_given
+from annotation.services.presenting import shown_number
+from annotation.services.qualification import feedback as qualification_feedback
 from annotation.template import answer_schema, inlined, template_schema
 
 UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
@@ -183,6 +185,27 @@ class PresentedLeaseSerializer(serializers.Serializer):
     )  # type: ignore[assignment]
     context_html = serializers.CharField(required=False, help_text="with `?html=1`")
     previous_answer = AnswersSerializer(required=False, help_text="what was taken back, after an undo")
+    judgements = serializers.ListField(
+        child=serializers.DictField(),
+        required=False,
+        help_text="for reviewers: what the annotators said, anonymous, in presented positions",
+    )
+
+
+class TestResultSerializer(serializers.Serializer):
+    right = serializers.IntegerField()
+    total = serializers.IntegerField()
+    passed = serializers.BooleanField()
+    attempts_left = serializers.IntegerField()
+
+
+class FeedbackSerializer(serializers.Serializer):
+    """After an answer of the test before the first work."""
+
+    right = serializers.BooleanField()
+    expected = AnswersSerializer(help_text="the right one, as presented")
+    explanation = serializers.CharField(help_text="Markdown")
+    result = TestResultSerializer(allow_null=True, help_text="after the last question of an attempt")
 
 
 class LeaseStateSerializer(serializers.Serializer):
@@ -198,6 +221,7 @@ class JudgementReplySerializer(AnswersSerializer):
     lease = serializers.UUIDField()
     comparison = serializers.IntegerField()
     created_at = serializers.DateTimeField()
+    feedback = FeedbackSerializer(required=False, help_text="in the test before the first work")
     next = PresentedLeaseSerializer(
         required=False, allow_null=True, help_text="with `?next=1`; null: nothing is left"
     )
@@ -219,13 +243,16 @@ class HistorySerializer(serializers.Serializer):
 
 def judgement_reply(judgement: Judgement, following: dict[str, Any] | None) -> dict[str, Any]:
     """The answer as its annotator gave it: nothing canonical, and the next lease if one was asked for."""
+    assert judgement.lease is not None  # it was just answered
     reply = {
         "judgement": judgement.pk,
         "lease": str(judgement.lease_id),
-        "comparison": judgement.comparison_id,
+        "comparison": shown_number(judgement.lease),
         "choice": None,
         "strength": None,
         "created_at": judgement.created_at,
     }
     reply |= answer_as_given(judgement)
+    if (feedback := qualification_feedback(judgement)) is not None:
+        reply["feedback"] = feedback
     return reply | ({"next": following} if judgement.wanted_next else {})

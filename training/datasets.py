@@ -69,7 +69,7 @@ def store_snapshot(snapshot: Snapshot) -> Frozen:
 
     assert snapshot.project is not None
     filters = Filters.model_validate(snapshot.filters)
-    asked = {"kinds": ["regular"]} | filters.model_dump(
+    asked = {"kinds": ["regular", "review"]} | filters.model_dump(
         include={"annotators", "kinds", "since"}, exclude_none=True
     )
     empty: list[int] = []

@@ -4,6 +4,7 @@ from django.urls import include, path
 from drf_spectacular.views import SpectacularAPIView
 
 import annotation.api
+import annotation.assignment_api
 import training.api
 from webapp import health
 
@@ -11,7 +12,8 @@ urlpatterns = [
     path("healthz", health.healthz, name="healthz"),
     path("readyz", health.readyz, name="readyz"),
     path("api/schema/", SpectacularAPIView.as_view(), name="api-schema"),
-    path("api/v1/", include(annotation.api.urlpatterns + training.api.urlpatterns)),
+    path("api/v1/", include(annotation.api.urlpatterns + annotation.assignment_api.urlpatterns)),
+    path("api/v1/", include(training.api.urlpatterns)),
     path("", include("annotation.urls")),
     path("", include("training.urls")),
 ]

@@ -1,5 +1,7 @@
 """Known answers, tests before the work, consent, and judgements that were set aside."""
 
+from typing import Any
+
 from django.db import models
 from django.db.models import Q
 
@@ -38,6 +40,11 @@ class GoldAnswer(models.Model):
 
     def __str__(self) -> str:
         return f"{self.purpose} answer of comparison {self.comparison_id}"
+
+    @property
+    def answer(self) -> dict[str, Any]:
+        """All of it, with the keys of a group row's judgement."""
+        return ({"choice": self.choice} if self.choice is not None else {}) | self.answers
 
 
 class QualificationAttempt(models.Model):

@@ -2,49 +2,76 @@
 
 from annotation.services.accounts import create_user, issue_token, sign_in, sign_in_link
 from annotation.services.answers import answer_as_given
+from annotation.services.assignment import remove_group, save_group, update_assignment
 from annotation.services.comparisons import add_comparisons
+from annotation.services.consent import consent_text, give_consent, publish_consent_text
 from annotation.services.exports import run_export, start_export
 from annotation.services.gold import remove_gold_answer, set_gold_answer
 from annotation.services.groups import judged_groups
 from annotation.services.imports import run_import, start_import
 from annotation.services.jobs import resume_lost_jobs
 from annotation.services.judging import submit_judgement, undo_judgement
+from annotation.services.people import (
+    member_of,
+    pause_member,
+    restore,
+    resume_member,
+    set_aside,
+    update_member,
+)
 from annotation.services.presenting import history, lease_image, present, progress
 from annotation.services.projects import add_member, create_project, remove_member, update_project
 from annotation.services.queue import lease_of, next_lease
 from annotation.services.reopening import renew_lease, reopen_expired_leases, skip_lease
+from annotation.services.reviewing import next_review, reviews_waiting
+from annotation.services.standing import standing
 from annotation.services.strategies import set_priorities, use_strategy
 
 __all__ = [
     "add_comparisons",
     "add_member",
     "answer_as_given",
+    "consent_text",
     "create_project",
     "create_user",
+    "give_consent",
     "history",
     "issue_token",
     "judged_groups",
     "lease_image",
     "lease_of",
+    "member_of",
     "next_lease",
+    "next_review",
+    "pause_member",
     "present",
     "progress",
+    "publish_consent_text",
     "remove_gold_answer",
+    "remove_group",
     "remove_member",
     "renew_lease",
     "reopen_expired_leases",
+    "restore",
     "resume_lost_jobs",
+    "resume_member",
+    "reviews_waiting",
     "run_export",
     "run_import",
+    "save_group",
+    "set_aside",
     "set_gold_answer",
     "set_priorities",
     "sign_in",
     "sign_in_link",
     "skip_lease",
+    "standing",
     "start_export",
     "start_import",
     "submit_judgement",
     "undo_judgement",
+    "update_assignment",
+    "update_member",
     "update_project",
     "use_strategy",
 ]

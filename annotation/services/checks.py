@@ -8,7 +8,7 @@ comparison handed out in a project with checks, so that the time an answer takes
 
 import hashlib
 import hmac
-from math import floor
+from math import ceil, floor
 from typing import Final
 
 from django.conf import settings
@@ -63,13 +63,22 @@ def check_for(member: Member) -> tuple[int, Kind] | None:
 def kind_due(member: Member) -> Kind | None:
     """Which check is due as this member's `served`-th comparison (from 0), if any."""
     rate = member.project.gold_rate + member.project.repeat_rate
-    n = member.served
-    for k in range(floor(n * rate), floor((n + 1) * rate) + 1):
-        if floor((k + _uniform(member, f"place:{k}")) / rate) == n:
-            share, phase = member.project.gold_rate / rate, _uniform(member, "phase")
-            gold = floor((k + 1) * share + phase) > floor(k * share + phase)
-            return Kind.GOLD if gold else Kind.REPEAT
-    return None
+    k = floor(member.served * rate)
+    first, end = _start(k, rate), _start(k + 1, rate)
+    if member.served != first + floor(_uniform(member, f"place:{k}") * (end - first)):
+        return None
+    share, phase = member.project.gold_rate / rate, _uniform(member, "phase")
+    return Kind.GOLD if floor((k + 1) * share + phase) > floor(k * share + phase) else Kind.REPEAT
+
+
+def _start(k: int, rate: float) -> int:
+    """The first n with floor(n · rate) = k, whatever k / rate is rounded to."""
+    n = ceil(k / rate)
+    while floor(n * rate) < k:
+        n += 1
+    while n > 0 and floor((n - 1) * rate) >= k:
+        n -= 1
+    return n
 
 
 def _uniform(member: Member, what: str) -> float:

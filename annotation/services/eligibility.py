@@ -58,3 +58,18 @@ def check_not_paused(member: Member) -> None:
 
 def answered_today(member: Member, *, now: datetime) -> int:
     return member.answered_that_day if member.answered_on == timezone.localdate(now) else 0
+
+
+def count(member: Member, *, now: datetime) -> None:
+    """One answer more for the (locked) member's limits. Does not save."""
+    member.answered += 1
+    member.answered_that_day = answered_today(member, now=now) + 1
+    member.answered_on = timezone.localdate(now)
+
+
+def uncount(member: Member, answered_at: datetime) -> None:
+    """The (locked) member took an answer of that time back."""
+    member.answered = max(0, member.answered - 1)
+    if timezone.localdate(answered_at) == member.answered_on:
+        member.answered_that_day = max(0, member.answered_that_day - 1)
+    member.save(update_fields=["answered", "answered_that_day"])

@@ -5,7 +5,7 @@ from datetime import datetime
 from typing import Annotated, Any, Final, Literal
 
 from django.contrib.postgres.expressions import ArraySubquery
-from django.db.models import Exists, OuterRef, QuerySet
+from django.db.models import Exists, OuterRef, Q, QuerySet
 from django.db.models.functions import JSONObject
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
 
@@ -14,6 +14,8 @@ from annotation.models import Candidate, Comparison, Judgement, Project
 from annotation.services.comparisons import IMPORT_PREFIX, annotator_name
 
 CHUNK: Final = 500
+REVIEW: Final = "review"
+UNLESS_ASKED: Final = ("regular", REVIEW, "judge")  # checks and tests are about people, not about answers
 UserName = Annotated[str, Field(pattern=r"^[^\x00]+$", max_length=150)]
 Kind = Literal["regular", "gold", "repeat", "review", "qualification", "judge"]
 
@@ -30,7 +32,14 @@ class GroupFilters(BaseModel):
     annotators: list[UserName] | None = Field(
         None, min_length=1, description="only their judgements, by user name"
     )
-    kinds: list[Kind] | None = Field(None, min_length=1, description="only judgements of these kinds")
+    kinds: list[Kind] | None = Field(
+        None, min_length=1, description="only judgements of these kinds; left out: regular, review and judge"
+    )
+    reviews: Literal["overrule", "beside"] | None = Field(
+        None,
+        description="whether a reviewer's answer takes the place of the annotators', or stands beside them;"
+        " left out: as the project says where models learn from it, and beside them in exports",
+    )
     since: AwareDatetime | None = Field(None, description="only judgements given at this time or later")
 
 
@@ -50,7 +59,9 @@ def judged_groups(*, project: Project, before: datetime, filters: dict[str, Any]
     Canonical indices and a stable order, from one query through a server-side cursor. Images are
     `{"image": name, "storage_key": key}`. Held-out comparisons only with `filters["held_out"]`.
     """
-    return read_groups(project=project, before=before, filters=check_filters({"judged": True} | filters))
+    reviews = "overrule" if project.review_overrules else "beside"
+    asked = {"judged": True, "reviews": reviews} | filters
+    return read_groups(project=project, before=before, filters=check_filters(asked))
 
 
 def read_groups(*, project: Project, before: datetime, filters: GroupFilters) -> Iterator[dict[str, Any]]:
@@ -77,10 +88,13 @@ def _judgements(before: datetime, filters: GroupFilters) -> QuerySet[Judgement]:
     if filters.annotators is not None:
         names = [*filters.annotators, *(IMPORT_PREFIX + name for name in filters.annotators)]
         judgements = judgements.filter(annotator__username__in=names)
-    if filters.kinds is not None:
-        judgements = judgements.filter(kind__in=filters.kinds)
+    kinds = filters.kinds or UNLESS_ASKED
+    judgements = judgements.filter(kind__in=kinds)
     if filters.since is not None:
         judgements = judgements.filter(created_at__gte=filters.since)
+    if filters.reviews == "overrule" and REVIEW in kinds:
+        decided = Judgement.objects.standing_at(before).filter(comparison=OuterRef("comparison"), kind=REVIEW)
+        judgements = judgements.filter(Q(kind=REVIEW) | ~Exists(decided))
     return judgements
 
 
@@ -92,6 +106,7 @@ def _candidate_rows() -> QuerySet[Candidate, Any]:
 def _judgement_rows(judgements: QuerySet[Judgement]) -> QuerySet[Judgement, Any]:
     row = JSONObject(
         annotator="annotator__username",
+        annotator_group="group__name",
         kind="kind",
         order="order",
         choice="choice",

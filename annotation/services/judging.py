@@ -8,11 +8,11 @@ from typing import Any, Final
 
 from django.db import IntegrityError, connection, transaction
 from django.db.models import F
-from django.utils import timezone
 
 from annotation.errors import Conflict, NotFound
 from annotation.models import Comparison, Judgement, Kind, Lease, Member, Reservation, User
-from annotation.services import eligibility, qualification, queue
+from annotation.permissions import Action, check
+from annotation.services import eligibility, qualification, queue, reviewing
 from annotation.services.answers import what_was_said
 from annotation.services.strategies import step_of
 
@@ -83,6 +83,8 @@ def submit_judgement(
             if earlier is not None:
                 return _repeat(earlier, digest, given)
         eligibility.check_not_paused(member)
+        if lease.kind == Kind.REVIEW:
+            check(annotator, Action.REVIEW, role=member.role, project=member.project_id)
         said = what_was_said(lease, member.project, given)
         _close(lease, member, reclaim=reclaim, given=given, now=now)
         judgement = Judgement(
@@ -157,16 +159,9 @@ def undo_judgement(*, judgement_id: int, annotator: User, now: datetime) -> Leas
             created_at=old.created_at,  # so that it is the oldest, and comes first
             expires_at=queue.expiry(member.project, now),
         )
-        _count(member, judgement, now=now)
+        if judgement.kind != Kind.REVIEW:
+            eligibility.uncount(member, judgement.created_at)
     return Lease.objects.to_present().get(pk=new.pk)
-
-
-def _count(member: Member, undone: Judgement, *, now: datetime) -> None:
-    """One answer less for the (locked) member's quotas."""
-    member.answered = max(0, member.answered - 1)
-    if timezone.localdate(undone.created_at) == member.answered_on:
-        member.answered_that_day = max(0, member.answered_that_day - 1)
-    member.save(update_fields=["answered", "answered_that_day"])
 
 
 def _repeat(earlier: Judgement, digest: str, given: dict[str, Any]) -> tuple[Judgement, Lease | None]:
@@ -190,8 +185,8 @@ def _close(lease: Lease, member: Member, *, reclaim: bool, given: dict[str, Any]
             f"This comparison is no longer in your hands: its lease is {lease.state}.", answer=given
         )
     lease.state, lease.closed_at = Lease.State.JUDGED, now
-    today, before = timezone.localdate(now), eligibility.answered_today(member, now=now)
-    member.answered, member.answered_on, member.answered_that_day = member.answered + 1, today, before + 1
+    if lease.kind != Kind.REVIEW:
+        eligibility.count(member, now=now)
     values = {
         "lease": lease.pk,
         "slot": lease.slot,
@@ -199,7 +194,7 @@ def _close(lease: Lease, member: Member, *, reclaim: bool, given: dict[str, Any]
         "now": now,
         "member": member.pk,
         "answered": member.answered,
-        "answered_on": today,
+        "answered_on": member.answered_on,
         "answered_that_day": member.answered_that_day,
     }
     with connection.cursor() as cursor:
@@ -250,6 +245,11 @@ def _known_part(comparison: int, member: Member) -> Comparison:
 def _hand_out_next(
     judgement: Judgement, member: Member, held: list[Lease], *, after: uuid.UUID | None, now: datetime
 ) -> None:
+    if judgement.kind == Kind.REVIEW:
+        judgement.next_lease = reviewing.take_review(member, now=now)
+        if judgement.next_lease is not None:
+            judgement.next_expires_at = judgement.next_lease.expires_at
+        return
     behind = next((lease for lease in held if lease.pk == after), None)
     if after is not None and behind is None:
         behind = queue.lease_of(lease_id=after, annotator=judgement.annotator)

@@ -1,17 +1,21 @@
 """What may reach an annotator's browser. Nothing here names a source, a canonical index or another's vote."""
 
+import hashlib
+import hmac
 import uuid
 from datetime import datetime, timedelta
 from statistics import median
 from typing import Any, Final
 
+from django.conf import settings
 from django.db.models import Sum
 from django.urls import reverse
 
 from annotation.markdown import render_content
-from annotation.models import Candidate, Comparison, Judgement, Lease, Media, Project, User
+from annotation.models import Candidate, Comparison, Judgement, Kind, Lease, Media, Project, User
 from annotation.permissions import Action, find
 from annotation.services.answers import answer_as_given, questions_of
+from annotation.services.reviewing import conflicting_judgements
 from annotation.template import context_of, find_question, steps_of
 
 HISTORY_LENGTH: Final = 20
@@ -29,7 +33,7 @@ def present(lease: Lease, *, html: bool = False) -> dict[str, Any]:
     shown = {
         "lease": str(lease.pk),
         "expires_at": lease.expires_at,
-        "comparison": lease.comparison_id,
+        "comparison": shown_number(lease),
         "prompt": lease.comparison.prompt,
         "candidates": [
             {"position": position, **_content(lease, position, candidates[index])}
@@ -45,6 +49,8 @@ def present(lease: Lease, *, html: bool = False) -> dict[str, Any]:
     if "step" in (find_question(questions, "marks") or {}).get("kinds", ()):
         for candidate in shown["candidates"]:
             candidate["steps"] = steps_of(candidate["text"])
+    if lease.kind == Kind.REVIEW:
+        shown["judgements"] = conflicting_judgements(lease)
     if html:
         shown["prompt_html"] = render_content(lease.comparison.prompt)
         if context is not None:
@@ -62,7 +68,9 @@ def history(*, project: Project, user: User) -> list[dict[str, Any]]:
     undone_at.
     """
     mine = Judgement.objects.filter(comparison__project=project, annotator=user, lease__isnull=False)
-    last = list(mine.select_related("comparison").order_by("-created_at", "-pk")[:HISTORY_LENGTH])
+    last = list(
+        mine.select_related("lease__comparison__project").order_by("-created_at", "-pk")[:HISTORY_LENGTH]
+    )
     versions = {judgement.template_version for judgement in last}
     templates = dict(
         project.template_versions.filter(version__in=versions).values_list("version", "questions")
@@ -71,8 +79,8 @@ def history(*, project: Project, user: User) -> list[dict[str, Any]]:
         {
             "judgement": judgement.pk,
             "lease": str(judgement.lease_id),
-            "comparison": judgement.comparison_id,
-            "prompt": judgement.comparison.prompt,
+            "comparison": shown_number(judgement.lease),
+            "prompt": judgement.lease.comparison.prompt,
             "answer": answer_as_given(judgement),
             "questions": templates[judgement.template_version],
             "seconds": judgement.seconds,
@@ -80,7 +88,17 @@ def history(*, project: Project, user: User) -> list[dict[str, Any]]:
             "undone_at": judgement.undone_at,
         }
         for judgement in last
+        if judgement.lease is not None
     ]
+
+
+def shown_number(lease: Lease) -> int:
+    """What names the comparison to its annotator: its id, or a number without meaning where checks are mixed
+    in. A gold question from another import, or a repeat, would be known by its id."""
+    if not lease.comparison.project.has_checks:
+        return lease.comparison_id
+    message = f"comparison:{lease.comparison_id}:{lease.kind == Kind.REPEAT}".encode()
+    return int(hmac.new(settings.SECRET_KEY.encode(), message, hashlib.sha256).hexdigest()[:13], 16)
 
 
 def _content(lease: Lease, position: int, candidate: Candidate) -> dict[str, Any]:

@@ -6,6 +6,7 @@ from typing import Any
 
 from annotation.models import GoldAnswer, Judgement, Kind, Lease, Member, QualificationAttempt
 from annotation.services.gold import is_right
+from annotation.template import presented_answer
 
 
 @dataclass(frozen=True)
@@ -81,15 +82,12 @@ def feedback(judgement: Judgement) -> dict[str, Any] | None:
     gold = GoldAnswer.objects.filter(comparison=judgement.comparison_id).first()
     if gold is None:
         return None
-    expected, order = gold.choice, judgement.order
-    if isinstance(expected, int) and order is not None:
-        expected = order.index(expected)
     ended = QualificationAttempt.objects.filter(
         project=gold.project_id, annotator=judgement.annotator_id, finished_at=judgement.created_at
     ).first()
     return {
         "right": _is_right(gold, judgement),
-        "choice": expected,
+        "expected": presented_answer(gold.answer, judgement.order),
         "explanation": gold.explanation,
         "result": asdict(result_of(ended)) if ended is not None else None,
     }

@@ -212,13 +212,13 @@ def _take_new(*, member: Member, now: datetime) -> Lease | None:
         question = qualification.next_question(member, now=now)
         if question is None:
             return None
-        return _hand_out(member, question, Kind.QUALIFICATION, frontier=member.frontier, now=now)
+        return hand_out(member, question, Kind.QUALIFICATION, frontier=member.frontier, now=now)
     ahead = _look_ahead(member)
     if not ahead:
         _move_past_the_last(member, now=now)
         return None
     if (check := checks.check_for(member)) is not None:
-        return _hand_out(member, *check, frontier=ahead[0].key, now=now)
+        return hand_out(member, *check, frontier=ahead[0].key, now=now)
     first = {item.comparison: item for item in reversed(ahead)}  # a reserved slot before a shared one
     ids = list(dict.fromkeys(item.comparison for item in ahead))
     reserved = [pk for pk in ids if first[pk].group is not None]
@@ -275,7 +275,7 @@ def _take(
     return lease
 
 
-def _hand_out(member: Member, comparison_id: int, kind: Kind, *, frontier: int, now: datetime) -> Lease:
+def hand_out(member: Member, comparison_id: int, kind: Kind, *, frontier: int, now: datetime) -> Lease:
     """A comparison that fills no slot."""
     comparison = Comparison.objects.get(pk=comparison_id)
     comparison.project = member.project

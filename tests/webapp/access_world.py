@@ -13,7 +13,17 @@ from django.utils import timezone
 from rest_framework.test import APIClient
 
 from annotation import services
-from annotation.models import Comparison, ExportJob, ImportJob, Judgement, Lease, Project, User
+from annotation.models import (
+    Comparison,
+    ExportJob,
+    GoldAnswer,
+    ImportJob,
+    Judgement,
+    Lease,
+    Project,
+    SetAside,
+    User,
+)
 from annotation.services.media import store_image
 from tests.annotation.factories import add_texts, make_project, make_user
 from tests.annotation.files import png
@@ -95,7 +105,14 @@ def _add_collected(world: World, pictures: Project) -> None:
         world.rows["judgement", who] = judgement.pk
     job = {"project": project, "format": "trl", "created_by": owner}
     done = {"status": "done", "storage_key": default_storage.save("exports/x.jsonl", ContentFile(b"{}"))}
+    gold = GoldAnswer.objects.create(project=project, comparison=judged, choice=0)
+    aside = SetAside.objects.create(
+        project=project, annotator=world.users["annotator"], reason="x", created_at=now
+    )
     world.rows |= {
+        "group": services.save_group(project=project, name="German").pk,
+        "gold": gold.pk,
+        "aside": aside.pk,
         "project": project.pk,
         "picture_project": pictures.pk,
         "comparison": comparison.pk,

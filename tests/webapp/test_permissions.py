@@ -26,6 +26,7 @@ MANAGING = ("owner", "manager")
 BROWSING = (*MANAGING, "reviewer", "viewer")
 JUDGING = (*MANAGING, "reviewer", "annotator")
 WATCHING = (*MANAGING, "viewer")
+REVIEWING = (*MANAGING, "reviewer")
 OWNING = ("owner",)
 SITE_MANAGERS = ("owner", OUTSIDER)  # the project's manager is an annotator of the site
 EVERYBODY = (*SIGNED_IN, NOBODY)
@@ -51,6 +52,16 @@ def api(row: str | None, key: str = "pk", body: dict[str, Any] | None = None, **
     rows = {key: row} if row else {}
     allowed = {method: roles for method, (roles, _) in who.items()}
     return Route(rows, allowed, {method: scope for method, (_, scope) in who.items()}, body or {})
+
+
+def in_project(row: str, key: str = "", body: dict[str, Any] | None = None, **who: Any) -> Route:
+    """An address that names a row of a project beside the project."""
+    route = api("project", body=body, **who)
+    return route._replace(rows=route.rows | {key or row: row})
+
+
+def of_member(body: dict[str, Any] | None = None, **who: Any) -> Route:
+    return in_project("annotator", "user", body, **who)
 
 
 PAGES: dict[str, Route] = {
@@ -125,6 +136,25 @@ API: dict[str, Route] = {
     "lease-renew": api("lease", "lease", POST=(JUDGING, "judge")),
     "lease-skip": api("lease", "lease", POST=(JUDGING, "judge")),
     "judgement-undo": api("judgement", POST=(JUDGING, "judge")),
+    "project-history": api("project", GET=(JUDGING, "judge")),
+    "project-assignment": api("project", GET=(MANAGING, "manage"), PATCH=(MANAGING, "manage")),
+    "project-standing": api("project", GET=(ROLES, "read")),
+    "annotator-groups": api(
+        "project", body={"name": "x"}, GET=(MANAGING, "manage"), POST=(MANAGING, "manage")
+    ),
+    "annotator-group": in_project("group", PATCH=(MANAGING, "manage"), DELETE=(MANAGING, "manage")),
+    "project-member": of_member(GET=(MANAGING, "manage"), PATCH=(MANAGING, "manage")),
+    "member-pause": of_member(POST=(MANAGING, "manage")),
+    "member-resume": of_member(POST=(MANAGING, "manage")),
+    "member-set-aside": of_member(body={"reason": "x"}, POST=(MANAGING, "manage")),
+    "set-aside-restore": in_project("aside", "record", POST=(MANAGING, "manage")),
+    "consent-text": api("project", body={"text": "x"}, GET=(ROLES, "read"), PUT=(MANAGING, "manage")),
+    "consent": api("project", body={"version": 1}, POST=(JUDGING, "judge")),
+    "gold-answers": api("project", GET=(MANAGING, "manage"), POST=(MANAGING, "manage")),
+    "gold-answer": in_project("gold", "answer", DELETE=(MANAGING, "manage")),
+    "project-priorities": api("project", POST=(MANAGING, "manage")),
+    "review-next": api("project", POST=(REVIEWING, "judge")),
+    "project-skipped": api("project", GET=(MANAGING, "manage")),
     "api-runs": api(
         None, body=IN_PROJECT | {"method": "x", "base": "y"}, GET=LISTED, POST=(MANAGING, "train")
     )._replace(stranger=400),

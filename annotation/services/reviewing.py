@@ -1,0 +1,89 @@
+"""The review queue: comparisons whose judges disagree, and the reviewer's answer that decides."""
+
+import hashlib
+import uuid
+from datetime import datetime
+from typing import Any
+
+from django.db import connection
+
+from annotation.models import Comparison, Judgement, Kind, Lease, Member, Project, User
+from annotation.permissions import Action, check
+from annotation.services import queue
+from annotation.template import presented_answer
+
+# Fully judged, by people who said different things; not decided, and not in the hands of who might.
+# Who judged it themselves does not review it.
+DISPUTED = """
+FROM annotation_comparison c WHERE c.project_id = %(project)s AND c.open_slots = 0 AND (
+    SELECT count(*) >= c.needed AND count(DISTINCT coalesce(
+        j.choice, j.answers -> 'ranking', j.answers -> 'thumbs')) > 1
+    FROM annotation_judgement j WHERE j.comparison_id = c.id AND j.kind = 'regular'
+    AND j.undone_at IS NULL AND j.set_aside_at IS NULL)
+AND NOT EXISTS (SELECT 1 FROM annotation_judgement r WHERE r.comparison_id = c.id AND r.kind = 'review'
+    AND r.undone_at IS NULL)
+"""
+FREE = """
+AND NOT EXISTS (SELECT 1 FROM annotation_lease l WHERE l.comparison_id = c.id
+    AND (l.annotator_id = %(reviewer)s AND l.state IN ('open', 'judged', 'skipped', 'aside')
+         OR l.kind = 'review' AND l.state = 'open'))
+"""
+NEXT = f"SELECT c.* {DISPUTED} {FREE} ORDER BY c.rank LIMIT 1 FOR NO KEY UPDATE OF c SKIP LOCKED"
+WAITING = f"SELECT count(*) FROM (SELECT 1 {DISPUTED} LIMIT %(most)s) AS waiting"  # noqa: S608
+COUNTED_AT_MOST = 1000
+
+
+def next_review(*, project: Project, user: User, now: datetime) -> Lease | None:
+    """A comparison that its judges disagree about, for this reviewer to decide; the one in their hands again
+    if there is one, and None when nothing waits."""
+
+    def work() -> Lease | None:
+        member = queue.lock_member(project=project.pk, user=user)
+        check(user, Action.REVIEW, role=member.role, project=member.project_id)
+        return take_review(member, now=now)
+
+    return queue.run(work, now=now)
+
+
+def take_review(member: Member, *, now: datetime) -> Lease | None:
+    """For a (locked) member who may review."""
+    held = Lease.objects.to_present().filter(
+        comparison__project=member.project_id,
+        annotator=member.user_id,
+        kind=Kind.REVIEW,
+        state=Lease.State.OPEN,
+    )
+    if (again := held.order_by("created_at", "pk").first()) is not None:
+        return again
+    values = {"project": member.project_id, "reviewer": member.user_id}
+    comparison = next(iter(Comparison.objects.raw(NEXT, values)), None)
+    if comparison is None:
+        return None
+    return queue.hand_out(member, comparison.pk, Kind.REVIEW, frontier=member.frontier, now=now)
+
+
+def reviews_waiting(project: Project) -> int:
+    """How many comparisons wait for a reviewer; beyond a thousand they are not counted on."""
+    with connection.cursor() as cursor:
+        cursor.execute(WAITING, {"project": project.pk, "most": COUNTED_AT_MOST})
+        return int(cursor.fetchone()[0])
+
+
+def conflicting_judgements(lease: Lease) -> list[dict[str, Any]]:
+    """What the annotators said, for the reviewer who holds this lease: anonymous, in an order that tells
+    nothing, candidates as positions that the reviewer sees."""
+    regular = Judgement.objects.standing().filter(comparison=lease.comparison_id, kind=Kind.REGULAR)
+    shuffled = sorted(regular, key=lambda judgement: _shuffle_key(lease.pk, judgement.pk))
+    return [
+        {"annotator": number, **_as_seen(judgement, lease)} for number, judgement in enumerate(shuffled, 1)
+    ]
+
+
+def _shuffle_key(lease: uuid.UUID, judgement: int) -> str:
+    return hashlib.sha256(f"{lease}:{judgement}".encode()).hexdigest()
+
+
+def _as_seen(judgement: Judgement, lease: Lease) -> dict[str, Any]:
+    plain = {"choice": judgement.choice, "strength": judgement.strength}
+    stored = {key: value for key, value in plain.items() if value is not None} | judgement.answers
+    return presented_answer(stored, lease.order)
