@@ -40,7 +40,7 @@ class Pair:
     """Candidates ``chosen`` and ``rejected`` of one group; see the module for the numbers.
 
     ``strength`` (0 of a tie) and ``annotator_group`` are those of the votes, if the pairs were kept apart by
-    them.
+    them. ``lead`` is by how much the preferred score shall be higher, if something has found that out.
     """
 
     chosen: int
@@ -50,6 +50,7 @@ class Pair:
     tie: float = 0.0
     strength: float = 1.0
     annotator_group: str | None = None
+    lead: float = 0.0
 
 
 def make_pairs(group: Group, keys: PairKeys, *, apart: Sequence[Apart] = ()) -> list[Pair]:

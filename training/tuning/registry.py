@@ -93,10 +93,11 @@ METHODS = [
         title="Reward model",
         paper="arXiv:2009.01325",
         modality="text",
-        feedback=("choice", "ranking"),
+        feedback=("choice", "ranking", "rating"),
         config=RewardModelConfig,
         purpose="train",
         summary="Learns to score an answer as your annotators would. Use it to rank, filter and monitor.",
+        reward="optional",
     ),
     Method(
         name="dpo",

@@ -8,7 +8,7 @@ import importlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -38,6 +38,7 @@ class Measured:
     why: dict[int, str] = field(default_factory=dict)
 
 
+@runtime_checkable
 class Source(Protocol):
     """What measures candidates. ``reduce`` makes one score of each row of outputs."""
 

@@ -166,7 +166,7 @@ class TextModel:
         read = self.states(batch).index_select(0, batch.first if encoder else batch.last)
         return read.to(torch.promote_types(read.dtype, torch.float32))
 
-    def head(self, read: Float[Tensor, "N H"]) -> Float[Tensor, "N T"]:
+    def score_head(self, read: Float[Tensor, "N H"]) -> Float[Tensor, "N T"]:
         """A reward model's outputs for states that ``reads`` gave."""
         head = ENCODER_HEADS.get(self.inner.config.model_type)
         outputs: Tensor = self.inner.score(read) if head is None else head(self.inner, read)
@@ -175,7 +175,7 @@ class TextModel:
     def outputs(self, batch: GroupBatch) -> Float[Tensor, "N T"]:
         """All outputs of a reward model, in float32; with ``members`` those of every adapter side by side."""
         if not self.members:
-            return self.head(self.reads(batch))
+            return self.score_head(self.reads(batch))
         return torch.cat([self._of_member(name, batch) for name in self.members], dim=1)
 
     def scores(self, batch: GroupBatch) -> Float[Tensor, " N"]:
@@ -187,7 +187,7 @@ class TextModel:
         self.model.set_adapter(name, inference_mode=not kept)
         for value in kept:  # peft freezes the adapters that are not active
             value.requires_grad_(True)
-        return self.head(self.reads(batch))
+        return self.score_head(self.reads(batch))
 
     def frozen_start(self, start: dict[str, Tensor] | None = None) -> Frozen:
         """What, used as a ``with`` block, turns the model into what it is now: the reference of preference

@@ -47,23 +47,26 @@ def how_to_load(policy: TextModel, *, kind: Kind) -> str:
         if is_peft(policy.model)
         else ("transformers", f"AutoModelFor{name}")
     )
-    options = ", num_labels=1" if kind == "reward" else ""
+    outputs = 1 if policy.members or kind == "causal" else policy.inner.config.num_labels
+    options = f", num_labels={outputs}" if kind == "reward" else ""
+    member = f"/{policy.members[0]}" if policy.members else ""
     lines = [
         f"from {package} import {cls}",
         "from transformers import AutoTokenizer",
         "",
-        f'model = {cls}.from_pretrained("result"{options})',
+        f'model = {cls}.from_pretrained("result{member}"{options})',
         'tokenizer = AutoTokenizer.from_pretrained("result")',
     ]
-    return "\n".join([*lines, *(_reward_usage(policy) if kind == "reward" else [])])
+    return "\n".join([*lines, *(_reward_usage(policy, outputs) if kind == "reward" else [])])
 
 
-def _reward_usage(policy: TextModel) -> list[str]:
+def _reward_usage(policy: TextModel, outputs: int) -> list[str]:
     """How a text is given to a reward model, which must be as it was in training."""
+    found, which = ("score", "[0, 0]") if outputs == 1 else ("outputs", "[0]")
     if policy.layout == "separate":
         return [
             'inputs = tokenizer("the prompt", "the answer", return_tensors="pt")',
-            "score = model(**inputs).logits[0, 0]",
+            f"{found} = model(**inputs).logits{which}",
         ]
     if policy.tokenizer.chat_template is not None:
         text = [
@@ -78,4 +81,4 @@ def _reward_usage(policy: TextModel) -> list[str]:
         end = "# without an end token at the end"
     else:
         end = "# ids must end with exactly one end token, and with nothing after it"
-    return [*text, end, "score = model(input_ids=torch.tensor([ids])).logits[0, 0]"]
+    return [*text, end, f"{found} = model(input_ids=torch.tensor([ids])).logits{which}"]
