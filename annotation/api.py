@@ -4,22 +4,35 @@ import uuid
 from typing import Any
 
 from django.core.files.storage import default_storage
+from django.db.models import QuerySet
 from django.http import FileResponse, HttpResponse
 from django.urls import path
 from django.utils import timezone
+from django.utils.translation import gettext as _
 from drf_spectacular.types import OpenApiTypes
 from drf_spectacular.utils import OpenApiParameter, extend_schema
 from rest_framework import generics, status
-from rest_framework.decorators import api_view, parser_classes
+from rest_framework.decorators import api_view, parser_classes, throttle_classes
 from rest_framework.pagination import CursorPagination
 from rest_framework.parsers import MultiPartParser
 from rest_framework.request import Request
 from rest_framework.response import Response
 
 from annotation import serializers, services
+from annotation.browsing import audit_of, members_of
 from annotation.errors import Conflict, Invalid, NotFound
-from annotation.models import ExportJob, ImportJob, Lease, Project, ProjectQuerySet, User
+from annotation.models import (
+    AuditEntry,
+    ExportJob,
+    ImportJob,
+    Invitation,
+    Lease,
+    Project,
+    ProjectQuerySet,
+    User,
+)
 from annotation.permissions import Action, find
+from annotation.throttling import JudgingThrottle
 
 REJECTED_AT_ONCE = 1000
 AFTER = OpenApiParameter("after", OpenApiTypes.UUID, description="a lease in hand: give the one behind it")
@@ -58,6 +71,7 @@ def present_lease(request: Request, lease: Lease) -> dict[str, Any]:
     request=None, parameters=[AFTER, HTML], responses={200: serializers.PresentedLeaseSerializer, 204: None}
 )
 @api_view(["POST"])
+@throttle_classes([JudgingThrottle])
 def next_comparison(request: Request, pk: int) -> Response:
     """Lease the next comparison for this user; 204 only when nothing is left for them."""
     behind = _after(request)
@@ -75,6 +89,7 @@ def next_comparison(request: Request, pk: int) -> Response:
     responses={201: serializers.JudgementReplySerializer},
 )
 @api_view(["POST"])
+@throttle_classes([JudgingThrottle])
 def judgement(request: Request, lease: uuid.UUID) -> Response:
     """Store the answer to a leased comparison, exactly once."""
     serializer = serializers.AnswerSerializer(data=request.data)
@@ -93,6 +108,7 @@ def judgement(request: Request, lease: uuid.UUID) -> Response:
 
 @extend_schema(request=None, responses=serializers.LeaseStateSerializer)
 @api_view(["POST"])
+@throttle_classes([JudgingThrottle])
 def renew(request: Request, lease: uuid.UUID) -> Response:
     """Keep an open comparison for another full term."""
     renewed = services.renew_lease(lease_id=lease, annotator=user_of(request), now=timezone.now())
@@ -101,6 +117,7 @@ def renew(request: Request, lease: uuid.UUID) -> Response:
 
 @extend_schema(request=serializers.SkipSerializer, responses=serializers.LeaseStateSerializer)
 @api_view(["POST"])
+@throttle_classes([JudgingThrottle])
 def skip(request: Request, lease: uuid.UUID) -> Response:
     """Put a comparison back for others; it does not come to this person again."""
     serializer = serializers.SkipSerializer(data=request.data)
@@ -112,6 +129,7 @@ def skip(request: Request, lease: uuid.UUID) -> Response:
 
 @extend_schema(request=None, parameters=[HTML], responses=serializers.PresentedLeaseSerializer)
 @api_view(["POST"])
+@throttle_classes([JudgingThrottle])
 def undo(request: Request, pk: int) -> Response:
     """Take a judgement back, once; the same comparison comes back in the same order."""
     lease = services.undo_judgement(judgement_id=pk, annotator=user_of(request), now=timezone.now())
@@ -128,6 +146,10 @@ def history(request: Request, pk: int) -> Response:
 
 class ByNumber(CursorPagination):
     ordering = "pk"
+
+
+class Newest(CursorPagination):
+    ordering = ("-at", "-pk")
 
 
 class Projects(generics.ListAPIView):
@@ -154,16 +176,82 @@ def project(request: Request, pk: int) -> Response:
     return Response(serializers.ProjectSerializer(find_project(request, pk, Action.SEE)).data)
 
 
-@extend_schema(request=serializers.MemberSerializer, responses={201: serializers.MemberSerializer})
-@api_view(["POST"])
+@extend_schema(methods=["GET"], responses=serializers.MemberSerializer(many=True))
+@extend_schema(
+    methods=["POST"], request=serializers.MemberSerializer, responses={201: serializers.MemberSerializer}
+)
+@api_view(["GET", "POST"])
 def members(request: Request, pk: int) -> Response:
-    """Give a user a role in the project, or change it."""
+    """Who belongs to the project. POST gives a user a role in it, or changes it."""
     found = find_project(request, pk, Action.PEOPLE)
+    if request.method == "GET":
+        return Response(serializers.MemberSerializer(members_of(found), many=True).data)
     serializer = serializers.MemberSerializer(data=request.data)
     serializer.is_valid(raise_exception=True)
     username, role = serializer.validated_data["user"]["username"], serializer.validated_data["role"]
     member = services.add_member(project=found, username=username, role=role, by=user_of(request))
     return Response(serializers.MemberSerializer(member).data, status=status.HTTP_201_CREATED)
+
+
+@extend_schema(responses={204: None})
+@api_view(["DELETE"])
+def member(request: Request, pk: int, username: str) -> Response:
+    """Take somebody out of the project; their judgements stay."""
+    found = find_project(request, pk, Action.PEOPLE)
+    user = User.objects.filter(memberships__project=found, username=username).first()
+    if user is None:
+        raise NotFound(_("There is no such member."))
+    services.remove_member(project=found, user=user, by=user_of(request))
+    return Response(status=status.HTTP_204_NO_CONTENT)
+
+
+@extend_schema(methods=["GET"], responses=serializers.InvitationSerializer(many=True))
+@extend_schema(
+    methods=["POST"],
+    request=serializers.InvitationSerializer,
+    responses={201: serializers.InvitationSerializer},
+)
+@api_view(["GET", "POST"])
+def invitations(request: Request, pk: int) -> Response:
+    """Invitations that still work. POST makes one; its `link` is in this reply only."""
+    found, now = find_project(request, pk, Action.PEOPLE), timezone.now()
+    if request.method == "GET":
+        standing = found.invitations.standing(now=now).order_by("pk")
+        return Response(serializers.InvitationSerializer(standing, many=True).data)
+    serializer = serializers.InvitationSerializer(data=request.data)
+    serializer.is_valid(raise_exception=True)
+    made, secret = services.invite(project=found, by=user_of(request), now=now, **serializer.validated_data)
+    link = services.invitation_link(secret=secret, base_url=request.build_absolute_uri("/"))
+    reply = serializers.InvitationSerializer(made, context={"link": link}).data
+    return Response(reply, status=status.HTTP_201_CREATED)
+
+
+@extend_schema(responses={204: None})
+@api_view(["DELETE"])
+def invitation(request: Request, pk: int) -> Response:
+    """Take an invitation back."""
+    found = find(Invitation.objects.all(), user_of(request), Action.PEOPLE, pk=pk)
+    services.revoke_invitation(invitation=found)
+    return Response(status=status.HTTP_204_NO_CONTENT)
+
+
+class Audit(generics.ListAPIView):
+    """What was changed in the project, by whom and when, newest first."""
+
+    serializer_class = serializers.AuditEntrySerializer
+    pagination_class = Newest
+
+    @extend_schema(parameters=[serializers.AuditFilterSerializer])
+    def get(self, request: Request, *args: Any, **kwargs: Any) -> Response:
+        return super().get(request, *args, **kwargs)
+
+    def get_queryset(self) -> QuerySet[AuditEntry]:
+        if getattr(self, "swagger_fake_view", False):
+            return AuditEntry.objects.none()
+        found = find_project(self.request, self.kwargs["pk"], Action.OWN)
+        chosen = serializers.AuditFilterSerializer(data=self.request.query_params)
+        chosen.is_valid(raise_exception=True)
+        return audit_of(found, **chosen.validated_data)
 
 
 @extend_schema(
@@ -233,6 +321,7 @@ def export_download(request: Request, pk: int) -> FileResponse:
 
 @extend_schema(responses={(200, "image/png"): OpenApiTypes.BINARY})
 @api_view(["GET"])
+@throttle_classes([JudgingThrottle])
 def media(request: Request, lease: uuid.UUID, position: int) -> HttpResponse:
     """An image of a comparison in this person's hands. Nothing in the reply tells where else it occurs."""
     image = services.lease_image(lease_id=lease, position=position, annotator=user_of(request))
@@ -250,6 +339,10 @@ urlpatterns = [
     path("projects/", Projects.as_view(), name="project-list"),
     path("projects/<int:pk>/", project, name="project-detail"),
     path("projects/<int:pk>/members/", members, name="project-members"),
+    path("projects/<int:pk>/members/<str:username>/", member, name="project-member"),
+    path("projects/<int:pk>/invitations/", invitations, name="project-invitations"),
+    path("invitations/<int:pk>/", invitation, name="invitation-detail"),
+    path("projects/<int:pk>/audit/", Audit.as_view(), name="project-audit"),
     path("projects/<int:pk>/imports/", imports, name="project-imports"),
     path("imports/<int:pk>/", import_job, name="import-detail"),
     path("projects/<int:pk>/exports/", exports, name="project-exports"),

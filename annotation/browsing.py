@@ -1,11 +1,12 @@
 """What the pages read: constant numbers of queries, explicit order, nothing written."""
 
+from datetime import date
 from typing import Any
 
 from django.db.models import Case, Count, Exists, F, Max, OuterRef, Prefetch, Q, QuerySet, Subquery, Sum, When
 from django.db.models.functions import Coalesce
 
-from annotation.models import Candidate, Comparison, Judgement, Lease, Member, Project, User
+from annotation.models import AuditEntry, Candidate, Comparison, Judgement, Lease, Member, Project, User
 from annotation.permissions import Role
 
 
@@ -114,6 +115,26 @@ def members_of(project: Project) -> QuerySet[Member]:
         .annotate(place=Case(*(When(role=role, then=n) for n, role in enumerate(Role))))
         .order_by("place", "user__username", "pk")
     )
+
+
+def audit_of(
+    project: Project,
+    *,
+    subject: str = "",
+    change: str = "",
+    actor: str = "",
+    since: date | None = None,
+    until: date | None = None,
+) -> QuerySet[AuditEntry]:
+    """What was changed in a project, newest first; the days are UTC and both count."""
+    found = AuditEntry.objects.filter(project=project).select_related("actor")
+    wanted = {"subject": subject, "change": change, "actor__username": actor}
+    found = found.filter(**{name: value for name, value in wanted.items() if value})
+    if since:
+        found = found.filter(at__date__gte=since)
+    if until:
+        found = found.filter(at__date__lte=until)
+    return found.order_by("-at", "-pk")
 
 
 def _candidates() -> Prefetch:

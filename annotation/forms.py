@@ -1,12 +1,13 @@
 """Forms of the pages. They check shapes; what may be done is decided by the services."""
 
-from typing import Any
+from typing import Any, cast
 
 from django import forms
+from django.utils.translation import gettext_lazy as _
 
 from annotation.errors import Invalid
-from annotation.models import Project
-from annotation.permissions import Role
+from annotation.models import AuditEntry, Project, User
+from annotation.permissions import Role, Scope
 from annotation.template import find_question
 from annotation.template.questions import ChoiceQuestion
 
@@ -110,12 +111,63 @@ class NewProjectForm(ProjectForm):
 
 class MemberForm(PageForm):
     username = forms.CharField(
-        label="Name", max_length=150, widget=forms.TextInput(attrs={"autocomplete": "off"})
+        label=_("Name"), max_length=150, widget=forms.TextInput(attrs={"autocomplete": "off"})
     )
-    role = forms.ChoiceField(choices=Role, initial=Role.ANNOTATOR)
-    create = forms.BooleanField(
-        required=False, label="Create the account if there is none, and show a one-time sign-in link"
+    role = forms.ChoiceField(label=_("Role"), choices=Role, initial=Role.ANNOTATOR)
+
+
+class InvitationForm(PageForm):
+    prefix = "invite"
+    role = forms.ChoiceField(label=_("Role"), choices=Role, initial=Role.ANNOTATOR)
+    note = forms.CharField(
+        label=_("For whom"), required=False, max_length=100, help_text=_("Only for you and other managers.")
     )
+
+
+class JoinForm(PageForm):
+    """A new account of an invited person."""
+
+    username = forms.CharField(
+        label=_("Name"), max_length=150, widget=forms.TextInput(attrs={"autocomplete": "username"})
+    )
+    password = forms.CharField(
+        label=_("Password"),
+        strip=False,
+        max_length=200,
+        help_text=_("Ten characters at least."),
+        widget=forms.PasswordInput(attrs={"autocomplete": "new-password"}),
+    )
+
+
+class TokenForm(PageForm):
+    name = forms.CharField(label=_("What it is for"), max_length=100)
+    scopes = forms.MultipleChoiceField(
+        label=_("What it may do"), choices=Scope, widget=forms.CheckboxSelectMultiple, initial=["read"]
+    )
+    project = forms.ModelChoiceField(
+        Project.objects.none(), label=_("Only in"), required=False, empty_label=_("all of my projects")
+    )
+    days = forms.IntegerField(
+        label=_("Days until it ends"), required=False, min_value=1, max_value=3650, initial=90,
+        help_text=_("Empty: it does not end by itself."),
+    )  # fmt: skip
+
+    def __init__(self, *args: Any, user: User, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        projects = cast(forms.ModelChoiceField, self.fields["project"])
+        projects.queryset = Project.objects.visible_to(user).order_by("name", "pk")
+
+
+class AuditFilterForm(PageForm):
+    subject = forms.ChoiceField(
+        label=_("What"), required=False, choices=[("", _("Anything")), *AuditEntry.Subject.choices]
+    )
+    change = forms.ChoiceField(
+        label=_("Change"), required=False, choices=[("", _("Any")), *AuditEntry.Change.choices]
+    )
+    actor = forms.CharField(label=_("By"), required=False, max_length=150)
+    since = forms.DateField(label=_("Since"), required=False, widget=forms.DateInput(attrs={"type": "date"}))
+    until = forms.DateField(label=_("Until"), required=False, widget=forms.DateInput(attrs={"type": "date"}))
 
 
 class DataFilterForm(PageForm):

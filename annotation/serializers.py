@@ -10,7 +10,8 @@ from rest_framework import serializers
 
 from annotation.formats import FORMATS
 from annotation.formats.packing import CONTAINERS
-from annotation.models import ExportJob, ImportJob, Judgement, Member, Project
+from annotation.models import AuditEntry, ExportJob, ImportJob, Invitation, Judgement, Member, Project
+from annotation.permissions import Role
 from annotation.services import answer_as_given
 from annotation.services.presenting import shown_number
 from annotation.services.qualification import feedback as qualification_feedback
@@ -47,6 +48,40 @@ class ProjectSerializer(StrictSerializer):
 class MemberSerializer(StrictSerializer):
     username = serializers.CharField(source="user.username", max_length=150)
     role = serializers.ChoiceField(Member.Role.choices)
+
+
+class InvitationSerializer(StrictSerializer):
+    id = serializers.IntegerField(read_only=True)
+    role = serializers.ChoiceField(Role.choices)
+    note = serializers.CharField(required=False, allow_blank=True, default="", max_length=100)
+    created_at = serializers.DateTimeField(read_only=True)
+    expires_at = serializers.DateTimeField(read_only=True)
+    link = serializers.SerializerMethodField(help_text="what to send; only in the reply that makes it")
+
+    def get_link(self, invitation: Invitation) -> str | None:
+        return self.context.get("link")
+
+
+class AuditFilterSerializer(StrictSerializer):
+    subject = serializers.ChoiceField(AuditEntry.Subject.choices, required=False)
+    change = serializers.ChoiceField(AuditEntry.Change.choices, required=False)
+    actor = serializers.CharField(required=False, max_length=150, help_text="a user name")
+    since = serializers.DateField(required=False)
+    until = serializers.DateField(required=False)
+    cursor = serializers.CharField(required=False, help_text="from `next` or `previous`")
+
+    def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
+        return {name: value for name, value in attrs.items() if name != "cursor"}
+
+
+class AuditEntrySerializer(serializers.ModelSerializer):
+    actor = serializers.CharField(
+        source="actor.username", default=None, help_text="null: the command line or a worker"
+    )
+
+    class Meta:
+        model = AuditEntry
+        fields = ["id", "at", "actor", "subject", "subject_id", "change", "before", "after"]
 
 
 class ImportRequestSerializer(StrictSerializer):

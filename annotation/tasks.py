@@ -35,3 +35,10 @@ def resume_lost_jobs() -> None:
     from annotation import services
 
     services.resume_lost_jobs(now=timezone.now(), after=LOST_AFTER)
+
+
+@shared_task(acks_late=False, ignore_result=True)
+def forget_old_counts() -> None:
+    from annotation.services import limits
+
+    limits.forget_old_counts(now=timezone.now())

@@ -2,7 +2,7 @@
 
 from django.urls import path
 
-from annotation.views import accounts, data, judging, projects, quality
+from annotation.views import accounts, audit, data, invitations, judging, projects, quality, tokens
 
 app_name = "annotation"
 
@@ -11,6 +11,9 @@ urlpatterns = [
     path("sign-in/", accounts.sign_in, name="sign_in"),
     path("sign-in/link/", accounts.link, name="link"),
     path("sign-out/", accounts.sign_out, name="sign_out"),
+    path("invitations/<str:secret>/", invitations.invitation, name="invitation"),
+    path("tokens/", tokens.tokens, name="tokens"),
+    path("tokens/<int:pk>/revoke/", tokens.revoke, name="token_revoke"),
     path("preview/", projects.preview, name="preview"),
     path("projects/new/", projects.project_new, name="project_new"),
     path("projects/<int:pk>/", projects.project, name="project"),
@@ -18,6 +21,13 @@ urlpatterns = [
     path("projects/<int:pk>/members/", projects.members, name="members"),
     path("projects/<int:pk>/members/<int:user>/link/", projects.member_link, name="member_link"),
     path("projects/<int:pk>/members/<int:user>/remove/", projects.member_remove, name="member_remove"),
+    path("projects/<int:pk>/invitations/", invitations.invite, name="invite"),
+    path(
+        "projects/<int:pk>/invitations/<int:invitation>/revoke/",
+        invitations.revoke,
+        name="invitation_revoke",
+    ),
+    path("projects/<int:pk>/audit/", audit.audit, name="audit"),
     path("projects/<int:pk>/guidelines/", judging.guidelines, name="guidelines"),
     path("projects/<int:pk>/judge/", judging.judge, name="judge"),
     path("projects/<int:pk>/judge/submit/", judging.judge_submit, name="judge_submit"),

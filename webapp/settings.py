@@ -33,6 +33,16 @@ def _list(name: str, default: str = "") -> list[str]:
     return [item.strip() for item in os.environ.get(name, default).split(",") if item.strip()]
 
 
+def _rate(name: str, default: str) -> tuple[int, timedelta] | None:
+    value = os.environ.get(name, default)
+    if not value:
+        return None
+    number, _, unit = value.partition("/")
+    if not number.isdecimal() or int(number) == 0 or unit not in {"second", "minute", "hour", "day"}:
+        raise ImproperlyConfigured(f"{name} is {value!r}; write it as 120/minute, or leave it empty.")
+    return int(number), timedelta(**{f"{unit}s": 1})
+
+
 def _secret_key() -> str:
     """From SECRET_KEY, else made once and kept in the data directory; never one that ships with the code."""
     if key := os.environ.get("SECRET_KEY"):
@@ -97,6 +107,7 @@ INSTALLED_APPS = [
     "django_htmx",
     "rest_framework",
     "drf_spectacular",
+    "pgtrigger",
     "webapp",
     "training",
     "annotation",
@@ -113,6 +124,7 @@ MIDDLEWARE = [
     "django.contrib.messages.middleware.MessageMiddleware",
     "django.middleware.clickjacking.XFrameOptionsMiddleware",
     "django_htmx.middleware.HtmxMiddleware",
+    "annotation.audit.AuditMiddleware",
 ]
 TEMPLATES = [
     {
@@ -212,8 +224,15 @@ REST_FRAMEWORK = {
     "DEFAULT_SCHEMA_CLASS": "drf_spectacular.openapi.AutoSchema",
     "DEFAULT_PAGINATION_CLASS": "rest_framework.pagination.CursorPagination",
     "PAGE_SIZE": 100,
+    "DEFAULT_THROTTLE_CLASSES": ["annotation.throttling.ApiThrottle"],
+    "NUM_PROXIES": 1 if BEHIND_HTTPS else 0,
     "EXCEPTION_HANDLER": "annotation.problems.exception_handler",
     "TEST_REQUEST_DEFAULT_FORMAT": "json",
+}
+# For each user; "120/minute", or empty for no limit. Sign-ins have limits of their own.
+RATE_LIMITS = {
+    "api": _rate("RATE_LIMIT_API", "600/minute"),
+    "judging": _rate("RATE_LIMIT_JUDGING", "1200/minute"),
 }
 SPECTACULAR_SETTINGS = {
     "TITLE": "Tiebreak",

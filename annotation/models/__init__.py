@@ -1,7 +1,9 @@
 """Rows, their constraints, and every read that others chain on. The unit is the comparison."""
 
 from annotation.models.assignment import Consent, ConsentText, GoldAnswer, QualificationAttempt, SetAside
+from annotation.models.audit import AuditEntry, RateCount
 from annotation.models.comparisons import Candidate, Comparison, ComparisonQuerySet, Media, Reservation
+from annotation.models.invitations import Invitation
 from annotation.models.jobs import ExportJob, ImportJob, Job, RejectedRow
 from annotation.models.judgements import Judgement, JudgementQuerySet, Kind, Lease, LeaseQuerySet
 from annotation.models.people import ApiToken, FailedSignIn, User
@@ -17,6 +19,7 @@ from annotation.models.projects import (
 __all__ = [
     "AnnotatorGroup",
     "ApiToken",
+    "AuditEntry",
     "Candidate",
     "Comparison",
     "ComparisonQuerySet",
@@ -26,6 +29,7 @@ __all__ = [
     "FailedSignIn",
     "GoldAnswer",
     "ImportJob",
+    "Invitation",
     "Job",
     "Judgement",
     "JudgementQuerySet",
@@ -38,6 +42,7 @@ __all__ = [
     "ProjectQuerySet",
     "QualificationAttempt",
     "QueueStrategy",
+    "RateCount",
     "RejectedRow",
     "Reservation",
     "SetAside",

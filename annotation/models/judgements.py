@@ -10,6 +10,7 @@ from typing import ClassVar
 from django.db import models
 from django.db.models import Q
 
+from annotation.models.audit import audited
 from annotation.models.comparisons import Comparison
 from annotation.models.people import User
 from annotation.models.projects import AnnotatorGroup
@@ -189,6 +190,13 @@ class Judgement(models.Model):
     objects: ClassVar[JudgementQuerySet] = JudgementQuerySet.as_manager()  # type: ignore[assignment]
 
     class Meta:
+        triggers = audited(
+            "judgement",
+            project="(SELECT c.project_id FROM annotation_comparison c"
+            " WHERE c.id = (whole ->> 'comparison_id')::bigint)",
+            ignored=("next_lease_id", "next_expires_at", "wanted_next"),
+            inserts=False,  # the row says who judged and when
+        )
         constraints = [
             models.UniqueConstraint(fields=["annotator", "client_id"], name="judgement_client_id_once"),
             models.UniqueConstraint(

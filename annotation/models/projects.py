@@ -8,8 +8,12 @@ from django.db.models import F, Q
 from django.urls import reverse
 from django.utils.translation import gettext_lazy as _
 
+from annotation.models.audit import audited
 from annotation.models.people import User
 from annotation.permissions import ProjectRows, Role
+
+# What moves with every comparison and answer of a member: no change that anybody decided.
+COUNTERS = ("frontier", "served", "answered", "answered_on", "answered_that_day")
 
 
 class ProjectQuerySet(ProjectRows["Project"]):
@@ -83,6 +87,7 @@ class Project(models.Model):
                 condition=Q(queue_strategy__in=QueueStrategy.values), name="project_queue_strategy_known"
             ),
         ]
+        triggers = audited("project", project="(whole ->> 'id')::bigint")
 
     def __str__(self) -> str:
         return self.name
@@ -161,6 +166,7 @@ class Member(models.Model):
             models.UniqueConstraint(fields=["project", "user"], name="member_once"),
             models.CheckConstraint(condition=Q(role__in=Role.values), name="member_role_known"),
         ]
+        triggers = audited("member", project="(whole ->> 'project_id')::bigint", ignored=COUNTERS)
 
     def __str__(self) -> str:
         return f"{self.user_id} in {self.project_id} ({self.role})"

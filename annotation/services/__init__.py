@@ -1,6 +1,6 @@
 """Every write that touches several rows or has side effects; views, API and tasks make one call each."""
 
-from annotation.services.accounts import create_user, issue_token, sign_in, sign_in_link
+from annotation.services.accounts import create_user, issue_token, revoke_token, sign_in, sign_in_link
 from annotation.services.answers import answer_as_given
 from annotation.services.assignment import remove_group, save_group, update_assignment
 from annotation.services.comparisons import add_comparisons
@@ -9,6 +9,14 @@ from annotation.services.exports import run_export, start_export
 from annotation.services.gold import remove_gold_answer, set_gold_answer
 from annotation.services.groups import judged_groups
 from annotation.services.imports import run_import, start_import
+from annotation.services.invitations import (
+    accept_invitation,
+    find_invitation,
+    invitation_link,
+    invite,
+    join,
+    revoke_invitation,
+)
 from annotation.services.jobs import resume_lost_jobs
 from annotation.services.judging import submit_judgement, undo_judgement
 from annotation.services.people import (
@@ -28,15 +36,20 @@ from annotation.services.standing import standing
 from annotation.services.strategies import set_priorities, use_strategy
 
 __all__ = [
+    "accept_invitation",
     "add_comparisons",
     "add_member",
     "answer_as_given",
     "consent_text",
     "create_project",
     "create_user",
+    "find_invitation",
     "give_consent",
     "history",
+    "invitation_link",
+    "invite",
     "issue_token",
+    "join",
     "judged_groups",
     "lease_image",
     "lease_of",
@@ -56,6 +69,8 @@ __all__ = [
     "resume_lost_jobs",
     "resume_member",
     "reviews_waiting",
+    "revoke_invitation",
+    "revoke_token",
     "run_export",
     "run_import",
     "save_group",

@@ -1,14 +1,12 @@
 """People and scripts: accounts, API tokens, one-time links, and signing in with a password."""
 
 import hashlib
-import hmac
 import secrets
 from collections.abc import Iterable
 from datetime import datetime, timedelta
 from typing import Final
 
 import sesame.utils
-from django.conf import settings
 from django.contrib.auth import authenticate
 from django.contrib.auth.password_validation import validate_password
 from django.core.exceptions import ValidationError
@@ -18,6 +16,7 @@ from django.urls import reverse
 from annotation.errors import Invalid, TooMany
 from annotation.models import ApiToken, FailedSignIn, Project, User
 from annotation.permissions import Scope
+from annotation.services import limits
 
 SIGN_IN_WINDOW: Final = timedelta(minutes=15)
 SIGN_IN_TRIES_PER_NAME: Final = 10
@@ -66,6 +65,11 @@ def issue_token(
     return token
 
 
+def revoke_token(*, token: ApiToken) -> None:
+    """It stops working at once."""
+    token.delete()
+
+
 def digest_of_token(token: str) -> str:
     """Plain SHA-256 is enough: a token has 256 random bits, so there is nothing to guess."""
     return hashlib.sha256(token.encode()).hexdigest()
@@ -80,8 +84,8 @@ def sign_in_link(*, user: User, base_url: str) -> str:
 def sign_in(*, username: str, password: str, address: str, now: datetime) -> User | None:
     """The user if the password is right, else None. Raises `TooMany` after too many wrong ones."""
     keys = {
-        _key("name", username.lower()): SIGN_IN_TRIES_PER_NAME,
-        _key("address", address): SIGN_IN_TRIES_PER_ADDRESS,
+        limits.keyed("name", username.lower()): SIGN_IN_TRIES_PER_NAME,
+        limits.keyed("address", address): SIGN_IN_TRIES_PER_ADDRESS,
     }
     since = now - SIGN_IN_WINDOW
     for key, limit in keys.items():
@@ -93,10 +97,6 @@ def sign_in(*, username: str, password: str, address: str, now: datetime) -> Use
         FailedSignIn.objects.bulk_create(FailedSignIn(key=key, created_at=now) for key in keys)
         FailedSignIn.objects.filter(created_at__lt=since).delete()
         return None
-    FailedSignIn.objects.filter(key=_key("name", username.lower())).delete()
+    FailedSignIn.objects.filter(key=limits.keyed("name", username.lower())).delete()
     assert isinstance(user, User)
     return user
-
-
-def _key(kind: str, value: str) -> str:
-    return hmac.new(settings.SECRET_KEY.encode(), f"{kind}:{value}".encode(), hashlib.sha256).hexdigest()

@@ -88,9 +88,8 @@ def add_member(*, project: Project, username: str, role: str, by: User) -> Membe
     user = User.objects.filter(username=username, is_active=True).first()
     if user is None:
         raise Invalid({"username": f"There is no user {username!r}; create the account first."})
-    if role == Role.OWNER:
-        _check_owner(project, by)
-    else:
+    check_may_give(project, role, by=by)
+    if role != Role.OWNER:
         _spare_owners(project, user, by=by)
     member, created = Member.objects.get_or_create(project=project, user=user, defaults={"role": role})
     if not created and member.role != role:
@@ -122,6 +121,12 @@ def _spare_owners(project: Project, user: User, *, by: User) -> None:
     _check_owner(project, by)
     if len(left) == 1:
         raise Conflict("A project keeps at least one owner; make somebody else an owner first.")
+
+
+def check_may_give(project: Project, role: str, *, by: User) -> None:
+    """Only owners make owners; who reached this at all may give the other roles."""
+    if role == Role.OWNER:
+        _check_owner(project, by)
 
 
 def _check_owner(project: Project, by: User) -> None:

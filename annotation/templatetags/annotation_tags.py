@@ -46,7 +46,10 @@ PAGES: dict[str, list[Page]] = {
         Page(_("Matches"), "training:matches", Action.WATCH),
         Page(_("Schedules"), "training:schedules", Action.WATCH),
     ],
-    _("Project"): [Page(_("Settings"), "annotation:project_edit", Action.EDIT)],
+    _("Project"): [
+        Page(_("Settings"), "annotation:project_edit", Action.EDIT),
+        Page(_("Audit log"), "annotation:audit", Action.OWN),
+    ],
 }
 
 

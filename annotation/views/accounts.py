@@ -15,6 +15,7 @@ from django.views.decorators.http import require_GET, require_http_methods, requ
 from annotation import services
 from annotation.errors import TooMany
 from annotation.forms import SignInForm
+from annotation.models import User
 
 MODEL_BACKEND = "django.contrib.auth.backends.ModelBackend"
 LINK_BACKEND = "sesame.backends.ModelBackend"
@@ -38,11 +39,16 @@ def sign_in(request: HttpRequest) -> HttpResponse:
             status = 429
         else:
             if user is not None:
-                login(request, user, backend=MODEL_BACKEND)
-                return redirect(target)
+                return finish_sign_in(request, user, target=target)
             form.add_error(None, "This name and password do not belong together. Both are case-sensitive.")
     context = {"form": form, "next": request.POST.get("next", request.GET.get("next", ""))}
     return render(request, "annotation/sign_in.html", context, status=status)
+
+
+def finish_sign_in(request: HttpRequest, user: User, *, target: str) -> HttpResponse:
+    """What comes after it is clear who this is."""
+    login(request, user, backend=MODEL_BACKEND)
+    return redirect(target)
 
 
 def _target(request: HttpRequest) -> str:

@@ -13,7 +13,7 @@ from django.views.decorators.http import require_GET, require_http_methods, requ
 from annotation import services
 from annotation.browsing import judged_slots, members_of, projects_of
 from annotation.errors import Conflict, Invalid, NotAllowed
-from annotation.forms import MemberForm, NewProjectForm, ProjectForm
+from annotation.forms import InvitationForm, MemberForm, NewProjectForm, ProjectForm
 from annotation.markdown import render_markdown
 from annotation.models import Project, User
 from annotation.permissions import ALLOWED, Action, check_site
@@ -103,40 +103,36 @@ def preview(request: SignedIn) -> HttpResponse:
 
 
 @login_required
-@never_cache  # the answer may hold a sign-in link
 @require_http_methods(["GET", "POST"])
 def members(request: SignedIn, pk: int) -> HttpResponse:
-    """Who belongs to the project. A new account's one-time link is shown once, in the reply to the form."""
+    """Who belongs to the project; the form adds somebody who has an account, or changes their role."""
     managed = project_for(request, pk, Action.PEOPLE)
-    form = MemberForm(request.POST or None, initial={"create": True})
-    context = {"project": managed, "form": form}
+    form = MemberForm(request.POST or None)
+    added = None
     if form.is_valid():
         try:
-            context |= _add_member(request, managed, form)
+            added = services.add_member(project=managed, by=request.user, **form.cleaned_data)
         except (Invalid, Conflict, NotAllowed) as error:
             form.refuse(error) if isinstance(error, Invalid) else form.add_error(None, str(error))
         else:
-            context["form"] = MemberForm(initial={"create": True})
-    return render(request, "annotation/members.html", context | {"members": members_of(managed)})
+            form = MemberForm()
+    return members_page(request, managed, form=form, added=added)
 
 
-@transaction.atomic
-def _add_member(request: SignedIn, managed: Project, form: MemberForm) -> dict[str, object]:
-    """Adds the member, first the account if there is none; what the page has to tell about it."""
-    username, role = form.cleaned_data["username"], form.cleaned_data["role"]
-    known = User.objects.filter(username=username).exists()
-    new = None
-    if not known and form.cleaned_data["create"]:
-        if not request.user.is_manager:
-            raise NotAllowed("Only managers of the site create accounts; ask one of them.")
-        new = services.create_user(username=username, role=role)
-    member = services.add_member(project=managed, username=username, role=role, by=request.user)
-    link = services.sign_in_link(user=new, base_url=request.build_absolute_uri("/")) if new else None
-    return {"added": member, "link": link}
+def members_page(request: SignedIn, managed: Project, **shown: object) -> HttpResponse:
+    """The page, with what was just done on it."""
+    context: dict[str, object] = {
+        "project": managed,
+        "form": MemberForm(),
+        "invitation_form": InvitationForm(),
+        "members": members_of(managed),
+        "invitations": managed.invitations.standing(now=timezone.now()).order_by("-created_at", "-pk"),
+    }
+    return render(request, "annotation/members.html", context | shown)
 
 
 @login_required
-@never_cache
+@never_cache  # the answer holds a sign-in link
 @require_POST
 def member_link(request: SignedIn, pk: int, user: int) -> HttpResponse:
     """A new one-time link for an annotator who lost theirs. Nobody gets a link into a manager's account."""
@@ -145,13 +141,7 @@ def member_link(request: SignedIn, pk: int, user: int) -> HttpResponse:
     if not request.user.is_manager or member.user.is_manager or member.user.is_superuser:
         raise PermissionDenied("Links are made by managers of the site, for annotators only.")
     link = services.sign_in_link(user=member.user, base_url=request.build_absolute_uri("/"))
-    context = {
-        "project": managed,
-        "form": MemberForm(initial={"create": True}),
-        "added": member,
-        "link": link,
-    }
-    return render(request, "annotation/members.html", context | {"members": members_of(managed)})
+    return members_page(request, managed, added=member, link=link)
 
 
 @login_required

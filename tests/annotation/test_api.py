@@ -220,9 +220,11 @@ def test_queries(as_annotator, project, django_assert_num_queries):
     reply = as_annotator.post(f"/api/v1/projects/{project.pk}/next/").json()
     for _ in range(25):
         reply = post_answer(as_annotator, reply["lease"], "?next=1").json()["next"]
-    with django_assert_num_queries(11):
+    with django_assert_num_queries(13):
         post_answer(as_annotator, reply["lease"], "?next=1")
-    with django_assert_num_queries(6):  # token, savepoint (2), member, held with comparison, candidates
+    with django_assert_num_queries(
+        7
+    ):  # token, its rate, savepoint (2), member, held with comparison, candidates
         as_annotator.post(f"/api/v1/projects/{project.pk}/next/")
 
 

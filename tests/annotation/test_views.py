@@ -300,16 +300,13 @@ def test_preview_is_sanitised(manager_page):
     assert response.content.decode() == "<p><strong>x</strong> &lt;script&gt;alert(1)&lt;/script&gt;</p>\n"
 
 
-def test_add_member_with_account(manager_page, project):
-    address = f"/projects/{project.pk}/members/"
-    body = manager_page.post(
-        address, {"username": "nora", "role": "annotator", "create": "on"}
-    ).content.decode()
-    link = re.search(r'<code class="secret">(.*?)</code>', body)
-    assert link is not None
-    assert Client().get(link[1]).status_code == 302
-    assert Member.objects.get(project=project, user__username="nora").role == "annotator"
-    assert "secret" not in manager_page.get(address).content.decode()
+def test_add_member(manager_page, project, outsider):
+    form = {"username": "otto", "role": "viewer"}
+    assert (
+        "otto</strong> is viewer now"
+        in manager_page.post(f"/projects/{project.pk}/members/", form).content.decode()
+    )
+    assert Member.objects.get(project=project, user=outsider).role == "viewer"
 
 
 def test_add_unknown_member(manager_page, project):
@@ -323,14 +320,6 @@ def test_links_into_managers_accounts_are_refused(manager_page, manager, outside
     services.add_member(project=project, username=outsider.username, role="annotator", by=manager)
     for user, status in ((outsider, 403), (annotator, 200)):
         assert manager_page.post(f"/projects/{project.pk}/members/{user.pk}/link/").status_code == status
-
-
-def test_project_managers_who_are_annotators_of_the_site_make_no_accounts(annotator, annotator_page, project):
-    services.add_member(project=project, username=annotator.username, role="manager", by=project.created_by)
-    form = {"username": "nora", "role": "annotator", "create": "on"}
-    body = annotator_page.post(f"/projects/{project.pk}/members/", form).content.decode()
-    assert "Only managers of the site create accounts" in body
-    assert not User.objects.filter(username="nora").exists()
 
 
 def test_remove_member(manager_page, annotator, manager, project):

@@ -123,7 +123,7 @@ def test_everything_by_keyboard(open_page, world):
         reached.add(state[0])
         assert state[1] != "none", state
         assert state[2] >= 1, state
-    assert {"Add", "username", "role", "create", "Overview"} <= reached
+    assert {"Save", "username", "role", "Make a link", "invite-role", "Overview"} <= reached
 
 
 def test_new_project_with_preview(open_page, world):
@@ -137,14 +137,15 @@ def test_new_project_with_preview(open_page, world):
     page.wait_for_selector(".notice:has-text('Next: import')")
 
 
-def test_new_member_signs_in_by_link(open_page, world, live_server):
+def test_an_invited_person_joins_and_judges(open_page, world, live_server):
     page = open_page(world.manager, f"/projects/{world.texts.pk}/members/")
-    page.fill("[name=username]", "newcomer")
-    page.click("button:has-text('Add')")
+    page.click("button:has-text('Make a link')")
     link = page.inner_text(".secret")
     visitor = open_page(None, link)
-    visitor.wait_for_selector("h1:has-text('Projects')")
-    visitor.click("a:has-text('Judge')")
+    visitor.fill("[name=username]", "newcomer")
+    visitor.fill("[name=password]", "correct horse battery")
+    visitor.click("button:has-text('Make an account and join')")
+    visitor.click("main a:has-text('Start judging')")
     visitor.wait_for_selector("main[data-ready]")
     visitor.keyboard.press("1")
     visitor.wait_for_selector("#saved:has-text('saved')")

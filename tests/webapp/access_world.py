@@ -103,6 +103,9 @@ def _add_collected(world: World, pictures: Project) -> None:
             comparison=judged, annotator=user, lease=old, client_id=uuid.uuid4(), request_digest="", **answer
         )
         world.rows["judgement", who] = judgement.pk
+    invitation, secret = services.invite(project=project, role="viewer", by=owner, now=now)
+    for who, user in world.users.items():
+        world.rows["token", who] = user.api_tokens.get().pk
     job = {"project": project, "format": "trl", "created_by": owner}
     done = {"status": "done", "storage_key": default_storage.save("exports/x.jsonl", ContentFile(b"{}"))}
     gold = GoldAnswer.objects.create(project=project, comparison=judged, choice=0)
@@ -117,6 +120,9 @@ def _add_collected(world: World, pictures: Project) -> None:
         "picture_project": pictures.pk,
         "comparison": comparison.pk,
         "picture": picture.pk,
+        "invitation": invitation.pk,
+        "invitation_secret": secret,
+        "annotator_name": "annotator",
         "annotator": world.users["annotator"].pk,
         "import": ImportJob.objects.create(**job).pk,
         "export": ExportJob.objects.create(**job, **done, file_name="x.jsonl").pk,

@@ -30,6 +30,7 @@ REVIEWING = (*MANAGING, "reviewer")
 OWNING = ("owner",)
 SITE_MANAGERS = ("owner", OUTSIDER)  # the project's manager is an annotator of the site
 EVERYBODY = (*SIGNED_IN, NOBODY)
+BOTH_FOR_EVERYBODY = {"GET": EVERYBODY, "POST": EVERYBODY}
 
 
 class Route(NamedTuple):
@@ -79,6 +80,12 @@ PAGES: dict[str, Route] = {
     "annotation:members": of_project(GET=MANAGING, POST=MANAGING),
     "annotation:member_link": Route({"pk": "project", "user": "annotator"}, {"POST": OWNING}),
     "annotation:member_remove": Route({"pk": "project", "user": "annotator"}, {"POST": MANAGING}),
+    "annotation:invitation": Route({"secret": "invitation_secret"}, BOTH_FOR_EVERYBODY),
+    "annotation:invite": of_project(POST=MANAGING),
+    "annotation:invitation_revoke": Route({"pk": "project", "invitation": "invitation"}, {"POST": MANAGING}),
+    "annotation:tokens": Route({}, {"GET": SIGNED_IN, "POST": SIGNED_IN}),
+    "annotation:token_revoke": Route({"pk": "token"}, {"POST": SIGNED_IN}),
+    "annotation:audit": of_project(GET=OWNING),
     "annotation:guidelines": of_project(GET=ROLES),
     "annotation:judge": of_project(GET=JUDGING),
     "annotation:judge_submit": Route({"pk": "project"}, {"POST": JUDGING}, body={"lease": "lease"}),
@@ -119,7 +126,12 @@ API: dict[str, Route] = {
         None, body={"name": "x", "modality": "text"}, GET=LISTED, POST=(SITE_MANAGERS, "manage")
     ),
     "project-detail": api("project", GET=(ROLES, "read")),
-    "project-members": api("project", POST=(MANAGING, "manage")),
+    "project-members": api("project", GET=(MANAGING, "manage"), POST=(MANAGING, "manage")),
+    "project-member": api("project", DELETE=(MANAGING, "manage")),
+    "project-invitations": api("project", GET=(MANAGING, "manage"), POST=(MANAGING, "manage")),
+    "invitation-detail": api("invitation", DELETE=(MANAGING, "manage")),
+    "project-audit": api("project", GET=(OWNING, "manage")),
+    "project-history": api("project", GET=(JUDGING, "judge")),
     "project-imports": api("project", POST=(MANAGING, "manage")),
     "import-detail": api("import", GET=(MANAGING, "manage")),
     "project-exports": api("project", POST=(MANAGING, "read")),
@@ -177,7 +189,7 @@ API: dict[str, Route] = {
         "schedule", GET=(WATCHING, "read"), PATCH=(MANAGING, "train"), DELETE=(MANAGING, "train")
     ),
 }
-EXTRA_KEYS = {"lease-media": {"position": 0}}
+EXTRA_KEYS = {"project-member": {"username": "annotator_name"}, "lease-media": {"position": 0}}
 
 
 def patterns(resolver: URLResolver, namespace: str = "", start: str = "") -> Iterator[tuple[str, str]]:
