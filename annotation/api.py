@@ -8,7 +8,6 @@ from django.db.models import QuerySet
 from django.http import FileResponse, HttpResponse
 from django.urls import path
 from django.utils import timezone
-from django.utils.translation import gettext as _
 from drf_spectacular.types import OpenApiTypes
 from drf_spectacular.utils import OpenApiParameter, extend_schema
 from rest_framework import generics, status
@@ -193,18 +192,6 @@ def members(request: Request, pk: int) -> Response:
     return Response(serializers.MemberSerializer(member).data, status=status.HTTP_201_CREATED)
 
 
-@extend_schema(responses={204: None})
-@api_view(["DELETE"])
-def member(request: Request, pk: int, username: str) -> Response:
-    """Take somebody out of the project; their judgements stay."""
-    found = find_project(request, pk, Action.PEOPLE)
-    user = User.objects.filter(memberships__project=found, username=username).first()
-    if user is None:
-        raise NotFound(_("There is no such member."))
-    services.remove_member(project=found, user=user, by=user_of(request))
-    return Response(status=status.HTTP_204_NO_CONTENT)
-
-
 @extend_schema(methods=["GET"], responses=serializers.InvitationSerializer(many=True))
 @extend_schema(
     methods=["POST"],
@@ -339,7 +326,6 @@ urlpatterns = [
     path("projects/", Projects.as_view(), name="project-list"),
     path("projects/<int:pk>/", project, name="project-detail"),
     path("projects/<int:pk>/members/", members, name="project-members"),
-    path("projects/<int:pk>/members/<str:username>/", member, name="project-member"),
     path("projects/<int:pk>/invitations/", invitations, name="project-invitations"),
     path("invitations/<int:pk>/", invitation, name="invitation-detail"),
     path("projects/<int:pk>/audit/", Audit.as_view(), name="project-audit"),

@@ -94,10 +94,15 @@ def _group(project: Project, pk: int) -> AnnotatorGroup:
 @extend_schema(
     methods=["PATCH"], request=serializers.MemberChangeSerializer, responses=serializers.MemberStateSerializer
 )
-@api_view(["GET", "PATCH"])
+@extend_schema(methods=["DELETE"], responses={204: None})
+@api_view(["GET", "PATCH", "DELETE"])
 def member(request: Request, pk: int, user: int) -> Response:
-    """One member's group, limits and state; PATCH changes what is named."""
+    """One member's group, limits and state; PATCH changes what is named, DELETE takes them out."""
     found = find_project(request, pk, Action.PEOPLE)
+    if request.method == "DELETE":
+        member = services.member_of(found, user)
+        services.remove_member(project=found, user=member.user, by=user_of(request))
+        return Response(status=status.HTTP_204_NO_CONTENT)
     if request.method == "PATCH":
         values = _checked(serializers.MemberChangeSerializer(data=request.data, partial=True))
         if values.get("group") is not None:

@@ -29,7 +29,7 @@ def test_a_changed_setting(manager_page, project):
 
 def test_members_over_the_api(as_manager, project, annotator):
     as_manager.post(f"/api/v1/projects/{project.pk}/members/", {"username": "anna", "role": "reviewer"})
-    assert as_manager.delete(f"/api/v1/projects/{project.pk}/members/anna/").status_code == 204
+    assert as_manager.delete(f"/api/v1/projects/{project.pk}/members/{annotator.pk}/").status_code == 204
     came, changed, went = entries(project, subject="member")[1:]
     assert (came[1], came[2], came[3]["role"]) == ("insert", None, "annotator")
     assert changed == ("mona", "update", {"role": "annotator"}, {"role": "reviewer"})

@@ -122,7 +122,6 @@ def _add_collected(world: World, pictures: Project) -> None:
         "picture": picture.pk,
         "invitation": invitation.pk,
         "invitation_secret": secret,
-        "annotator_name": "annotator",
         "annotator": world.users["annotator"].pk,
         "import": ImportJob.objects.create(**job).pk,
         "export": ExportJob.objects.create(**job, **done, file_name="x.jsonl").pk,

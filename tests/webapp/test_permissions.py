@@ -127,7 +127,6 @@ API: dict[str, Route] = {
     ),
     "project-detail": api("project", GET=(ROLES, "read")),
     "project-members": api("project", GET=(MANAGING, "manage"), POST=(MANAGING, "manage")),
-    "project-member": api("project", DELETE=(MANAGING, "manage")),
     "project-invitations": api("project", GET=(MANAGING, "manage"), POST=(MANAGING, "manage")),
     "invitation-detail": api("invitation", DELETE=(MANAGING, "manage")),
     "project-audit": api("project", GET=(OWNING, "manage")),
@@ -155,7 +154,9 @@ API: dict[str, Route] = {
         "project", body={"name": "x"}, GET=(MANAGING, "manage"), POST=(MANAGING, "manage")
     ),
     "annotator-group": in_project("group", PATCH=(MANAGING, "manage"), DELETE=(MANAGING, "manage")),
-    "project-member": of_member(GET=(MANAGING, "manage"), PATCH=(MANAGING, "manage")),
+    "project-member": of_member(
+        GET=(MANAGING, "manage"), PATCH=(MANAGING, "manage"), DELETE=(MANAGING, "manage")
+    ),
     "member-pause": of_member(POST=(MANAGING, "manage")),
     "member-resume": of_member(POST=(MANAGING, "manage")),
     "member-set-aside": of_member(body={"reason": "x"}, POST=(MANAGING, "manage")),
@@ -189,7 +190,7 @@ API: dict[str, Route] = {
         "schedule", GET=(WATCHING, "read"), PATCH=(MANAGING, "train"), DELETE=(MANAGING, "train")
     ),
 }
-EXTRA_KEYS = {"project-member": {"username": "annotator_name"}, "lease-media": {"position": 0}}
+EXTRA_KEYS = {"lease-media": {"position": 0}}
 
 
 def patterns(resolver: URLResolver, namespace: str = "", start: str = "") -> Iterator[tuple[str, str]]:
