@@ -183,7 +183,7 @@ def _answers(item: Row, holds: Holds, k: int, left_out: LeftOut) -> Row | None:
         kept["ratings"] = _known_ratings(kept["ratings"], holds.ratings, left_out)
         if not any(kept["ratings"]):
             del kept["ratings"]
-    if item.get("marks"):
+    if item.get("marks") is not None:
         kept |= _marks(item["marks"], holds, left_out)
     said = kept.keys() & (WORDS.keys() - {"context"} | {"marks"})
     if said and (holds.needs is None or holds.needs in said):
@@ -233,7 +233,8 @@ def _marks(marks: list[Row], holds: Holds, left_out: LeftOut) -> Row:
             count(left_out, WORDS["severity"])
             mark = {name: value for name, value in mark.items() if name != "severity"}
         kept.append(mark)
-    return {"marks": kept} if kept else {}
+    # No marks at all say that there is nothing to mark.
+    return {"marks": kept} if kept or (not marks and holds.answers & set(MARKS)) else {}
 
 
 def _pairs_of(group: Row) -> Iterator[Row]:

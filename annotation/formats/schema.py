@@ -101,17 +101,20 @@ class CandidateRow(Strict):
         return self
 
 
+Share = Annotated[int | float, Field(ge=0, le=1)]
+
+
 class MarkRow(Strict):
     candidate: int = Field(ge=0)
     type: Literal["span", "box", "point", "step"]
     start: int | None = Field(None, ge=0)
     end: int | None = Field(None, ge=0)
-    box: list[Annotated[float, Field(ge=0, le=1)]] | None = Field(None, min_length=2, max_length=4)
-    point: list[Annotated[float, Field(ge=0, le=1)]] | None = Field(None, min_length=2, max_length=2)
+    box: list[Share] | None = Field(None, min_length=2, max_length=4)
+    point: list[Share] | None = Field(None, min_length=2, max_length=2)
     step: int | None = Field(None, ge=0)
     first_error: bool | None = None
     category: str | None = None
-    severity: str | float | None = None
+    severity: str | int | float | None = None
 
 
 class AspectRow(Strict):
@@ -136,7 +139,7 @@ class JudgementRow(Strict):
     ranking: list[list[int]] | None = None
     aspects: dict[str, AspectRow] | None = None
     turns: list[TurnRow] | None = None
-    ratings: list[dict[str, float] | None] | None = None
+    ratings: list[dict[str, int | float] | None] | None = None
     thumbs: list[Literal[0, 1] | None] | None = None
     tags: list[str] | None = None
     rubric: list[Row | None] | None = None
@@ -208,7 +211,7 @@ def check_indices(judgement: JudgementRow, k: int, path: str) -> None:
     for number, turn in enumerate(judgement.turns or ()):
         if isinstance(turn.choice, int) and turn.choice not in everything:
             raise RowError(f"{path}.turns.{number}.choice", f"{turn.choice} is no candidate; there are {k}")
-    for name in ("ratings", "thumbs", "rubric", "corrections"):
+    for name in ("ratings", "thumbs", "corrections"):
         values = getattr(judgement, name)
         if values is not None and len(values) != k:
             raise RowError(f"{path}.{name}", f"has {len(values)} entries for {k} candidates")

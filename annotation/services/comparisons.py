@@ -25,7 +25,7 @@ from annotation.models import (
 )
 from annotation.services.copying import copy_rows
 from annotation.services.strategies import lock_members, lower_frontiers, new_key
-from annotation.template import can_be_judged
+from annotation.template import can_be_judged, differences_of
 
 IMPORT_PREFIX = "import:"  # no person's name may contain a colon
 COLUMNS = ("annotator", "kind", "order", "choice", "strength", "template_version", "seconds", "at")
@@ -185,14 +185,30 @@ def _candidates(ids: Sequence[int], groups: Sequence[dict[str, Any]]) -> Iterato
 
 
 def _add_judgements(project: Project, ids: Sequence[int], groups: Sequence[dict[str, Any]]) -> None:
-    pairs = [
-        (pk, item) for pk, group in zip(ids, groups, strict=True) for item in group.get("judgements", ())
+    found = [
+        (pk, group, item)
+        for pk, group in zip(ids, groups, strict=True)
+        for item in group.get("judgements", ())
     ]
-    if not pairs:
+    if not found:
         return
-    users = _import_users({item.get("annotator", "import") for _, item in pairs})
+    users = _import_users({item.get("annotator", "import") for *_, item in found})
     now = timezone.now()
-    copy_rows(Judgement, [_judgement(project, pk, item, users, now) for pk, item in pairs])
+    copy_rows(
+        Judgement,
+        [
+            _judgement(project, pk, item, users, now) | {"differences": _differences(group, item)}
+            for pk, group, item in found
+        ],
+    )
+
+
+def _differences(group: dict[str, Any], item: dict[str, Any]) -> list[Any] | None:
+    """Of a judgement's corrections from the texts that they correct."""
+    texts = [candidate.get("text") for candidate in group["candidates"]]
+    if item.get("corrections") is None or None in texts:
+        return None
+    return differences_of(item["corrections"], texts)
 
 
 def _judgement(

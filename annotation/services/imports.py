@@ -29,6 +29,7 @@ from annotation.models import ImportJob, Media, Project, RejectedRow, User
 from annotation.services.comparisons import add_groups, without_duplicates
 from annotation.services.jobs import enqueue
 from annotation.services.media import store_image
+from annotation.template import most_candidates
 
 CHUNK_LINES: Final = 1000
 MAX_TOGETHER: Final = 1000  # rows that make up one group, or one tree
@@ -167,10 +168,20 @@ def _read(job: ImportJob, form: Format, upload: Upload, records: list[Record], c
         rows = [record.row for record in records if record.row is not None]
         if rows:
             groups = form.read(rows, content=job.project.modality)
+            _check_numbers(job.project, groups)
             chunk.groups += [_with_images(group, upload, chunk.fetched) for group in groups]
     except RowError as error:
         reason = {"field": error.field[:100], "reason": error.reason[:500]}
         chunk.rejected.append(RejectedRow(job=job, line=records[0].number, **reason))
+
+
+def _check_numbers(project: Project, groups: list[dict[str, Any]]) -> None:
+    """Raise `RowError` where the template cannot ask about so many candidates."""
+    most = most_candidates(project.questions)
+    for group in groups:
+        if most is not None and len(group["candidates"]) > most:
+            problem = f"are {len(group['candidates'])}; this project ranks {most} at most"
+            raise RowError("candidates", problem)
 
 
 def _with_images(group: dict[str, Any], upload: Upload, fetched: dict[str, Media]) -> dict[str, Any]:

@@ -5,12 +5,13 @@ from typing import Any
 from django.core.exceptions import ValidationError
 from django.db import transaction
 from django.utils import timezone
+from django.utils.translation import gettext as _
 
 from annotation.errors import Conflict, Invalid, NotAllowed
-from annotation.models import Member, Project, TemplateVersion, User
+from annotation.models import Candidate, Member, Project, TemplateVersion, User
 from annotation.permissions import ALLOWED, Action, Role, check_site
 from annotation.services import reopening
-from annotation.template import parse_questions
+from annotation.template import most_candidates, parse_questions
 
 
 @transaction.atomic
@@ -57,12 +58,24 @@ def update_project(*, project: Project, **changes: Any) -> Project:
         raise Invalid(dict.fromkeys(sorted(unknown), "cannot be changed."))
     if "questions" in changes:
         changes["questions"] = parse_questions(changes["questions"], modality=project.modality)
+        if changes["questions"] != project.questions:
+            _check_numbers(project, changes["questions"])
         project.template_version += changes["questions"] != project.questions
     for field, value in changes.items():
         setattr(project, field, value)
     _save(project)
     _keep_template(project)
     return project
+
+
+def _check_numbers(project: Project, questions: list[dict[str, Any]]) -> None:
+    """Raise `Invalid` if the project has comparisons with more candidates than the template can ask about."""
+    most = most_candidates(questions)
+    many = Candidate.objects.filter(comparison__project=project)
+    if most is not None and many.filter(index__gte=most).exists():
+        number = next(n for n, question in enumerate(questions) if question["type"] == "ranking")
+        problem = _("This project has comparisons of more than %(most)s candidates.") % {"most": most}
+        raise Invalid({f"questions.{number}.type": problem})
 
 
 def _keep_template(project: Project) -> None:

@@ -12,6 +12,7 @@ from annotation.template.parsing import (
     can_be_judged,
     find_question,
     load_questions,
+    most_candidates,
     parse_questions,
     template_schema,
 )
@@ -36,6 +37,7 @@ __all__ = [
     "find_question",
     "inlined",
     "load_questions",
+    "most_candidates",
     "parse_questions",
     "plain_text",
     "presented_answer",

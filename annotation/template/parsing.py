@@ -11,6 +11,7 @@ from annotation.template.questions import (
     COMPARING,
     KEYS,
     MARKS_OF,
+    MOST_RANKED,
     AnyQuestion,
     ChoiceQuestion,
     MarksQuestion,
@@ -60,6 +61,11 @@ def can_be_judged(questions: Sequence[dict[str, Any]], candidates: int) -> bool:
     """Whether the template asks anything about a comparison of so many candidates."""
     asked = {question["type"] for question in questions} & KEYS.keys()
     return candidates >= 2 or (candidates == 1 and bool(asked - COMPARING))
+
+
+def most_candidates(questions: Sequence[dict[str, Any]]) -> int | None:
+    """How many candidates a comparison may have under this template; None: any number."""
+    return MOST_RANKED if find_question(questions, "ranking") is not None else None
 
 
 def _check_types(questions: list[Any]) -> None:
