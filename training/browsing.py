@@ -65,6 +65,13 @@ def base_choices(project: Project, *, scorers: bool) -> list[tuple[str, list[tup
     return [(label, choices) for label, choices in groups if choices]
 
 
+def reward_choices(project: Project) -> list[tuple[str, list[tuple[str, str]]]]:
+    """Groups of (name, label) of what can score: registered models, then the project's reward models and, as
+    implicit rewards, its tuned ones.
+    """
+    return base_choices(project, scorers=True)
+
+
 def checkpoint_label(checkpoint: Checkpoint) -> str:
     return f"checkpoint:{checkpoint.pk} – {get_method(checkpoint.run.method).title}, run {checkpoint.run_id}"
 

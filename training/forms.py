@@ -8,7 +8,7 @@ from django import forms
 from annotation.errors import Invalid
 from annotation.forms import PageForm
 from annotation.models import Project
-from training import browsing, schema_forms
+from training import browsing, reward_forms, schema_forms
 from training.models import Run
 from training.services.naming import REWARD_MODELS
 from training.tuning.registry import Method
@@ -66,8 +66,11 @@ class RunForm(PageForm):
     def __init__(self, *args: Any, project: Project, method: Method, like: Run | None = None) -> None:
         self.schema = method.config.model_json_schema()
         config = like.config if like else None
-        super().__init__(*args, initial=schema_forms.initial_of(self.schema, config) | _initial_of(like))
-        self.fields |= schema_forms.fields_of(self.schema)
+        given = (
+            schema_forms.initial_of(self.schema, config) | _initial_of(like) | reward_forms.initial_of(like)
+        )
+        super().__init__(*args, initial=given)
+        self.fields |= schema_forms.fields_of(self.schema) | reward_forms.fields_of(project, method)
         bases = browsing.base_choices(project, scorers=method.name in REWARD_MODELS)
         self.has_base = bool(bases)
         offer(self, "base", bases)
@@ -78,6 +81,11 @@ class RunForm(PageForm):
     def primary(self) -> list[forms.BoundField]:
         """What stands first: the keys that the schema marks."""
         return [self[name] for name in schema_forms.primary_names(self.schema)]
+
+    @property
+    def rewards(self) -> list[forms.BoundField]:
+        """What the method is to maximise."""
+        return [self[name] for name in self.fields if name.startswith("reward_")]
 
     @property
     def data_fields(self) -> list[forms.BoundField]:
@@ -107,6 +115,7 @@ class RunForm(PageForm):
         return {
             "base": data["base"],
             "config": schema_forms.config_of(self.schema, data),
+            "reward": reward_forms.rewards_of(data),
             "filters": filters,
             "eval_fraction": float(data["eval_fraction"]),
             "seed": data["seed"],
@@ -114,8 +123,9 @@ class RunForm(PageForm):
         }
 
     def refuse(self, error: Invalid) -> None:
-        """Fields of filters have no prefix here."""
-        super().refuse(Invalid({path.removeprefix("filters."): text for path, text in error.errors.items()}))
+        """Fields of filters have no prefix here, and rewards have rows."""
+        plain = Invalid({path.removeprefix("filters."): text for path, text in error.errors.items()})
+        super().refuse(reward_forms.place_errors(plain, self.cleaned_data))
 
 
 def _initial_of(like: Run | None) -> dict[str, Any]:

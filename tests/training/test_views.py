@@ -345,3 +345,29 @@ def test_command_starts_the_same_run(project, base):
     filters = words[words.index("--filters") + 1]
     assert json.loads(filters) == {"min_agreement": 0.5}
     assert words[-5:] == ["--eval-fraction", "0.2", "--seed", "7", "--follow"]
+
+
+def test_rewards_in_rows_and_as_a_list(project, base, as_mona):
+    """Rows and list give what the API takes; a refused entry is shown beside its row; a copy has the same."""
+    address = reverse("training:run_new", args=[project.pk]) + "?method=grpo"
+    values = form_values(as_mona, address) | {"base": "tiny", "start": "1"}
+    response = as_mona.post(address, values)
+    assert response.context["form"].errors.keys() == {"reward_0_source"}
+    rows = {"reward_0_source": "rule:words", "reward_1_source": "rule:pattern", "reward_1_weight": "-2"}
+    response = as_mona.post(address, values | rows | {"reward_1_argument": "["})
+    assert "is no regular expression" in response.context["form"].errors["reward_1_argument"][0]
+    response = as_mona.post(address, values | rows | {"reward_1_argument": "sorry|apolog"})
+    assert response.status_code == 302, response.context["form"].errors
+    run = Run.objects.get()
+    assert run.reward == [
+        {"rule": "words", "weight": 1.0},
+        {"rule": "pattern:sorry|apolog", "weight": -2.0},
+    ]
+    copied = form_values(as_mona, f"{address}&like={run.pk}")
+    assert (copied["reward_1_source"], copied["reward_1_argument"]) == ("rule:pattern", "sorry|apolog")
+    listed = '[{"rule": "words", "transform": [{"name": "sigmoid"}]}]'
+    as_mona.post(address, values | {"reward_0_source": "rule:json", "reward_list": listed})
+    newest = Run.objects.latest("pk")
+    assert newest.reward == [{"rule": "words", "transform": [{"name": "sigmoid"}]}]
+    assert "sigmoid" in form_values(as_mona, f"{address}&like={newest.pk}")["reward_list"]
+    assert "reward_0_source" not in form_values(as_mona, address.replace("grpo", "dpo"))

@@ -101,7 +101,13 @@ class GRPOConfig(OnlineConfig, GroupKeys):
         "gradient of "
         "the reverse one; k1 is added to the reward instead, which has it too.",
     )
-    clip: float = Field(0.2, gt=0, lt=1, title="Clip", description="The ratio may fall by this share.")
+    clip: float | None = Field(
+        None,
+        gt=0,
+        lt=1,
+        title="Clip",
+        description="The ratio may change by this share; empty: as the loss has it.",
+    )
     clip_high: float | None = Field(
         None,
         gt=0,
@@ -146,13 +152,13 @@ class GRPOConfig(OnlineConfig, GroupKeys):
     def _options_have_a_use(self) -> Self:
         uses = {"trust_region": {"troll"}, "positive_weight": {"w_reinforce"}}
         for name, losses in uses.items():
-            if name in self.model_fields_set and self.loss not in losses:
+            if self.is_changed(name) and self.loss not in losses:
                 raise ValueError(f'{name} has no use with the loss "{self.loss}"')
-        if self.loss in ("nft", "w_reinforce", "troll") and {"clip", "clip_high"} & self.model_fields_set:
+        if self.loss in ("nft", "w_reinforce", "troll") and (self.clip or self.clip_high):
             raise ValueError(f'the loss "{self.loss}" does not clip')
         if self.overlong_buffer >= self.max_new_tokens:
             raise ValueError("overlong_buffer must be shorter than max_new_tokens")
-        if self.mastered == "none" and "mastered_weight" in self.model_fields_set:
+        if self.mastered == "none" and self.is_changed("mastered_weight"):
             raise ValueError("mastered_weight needs mastered")
         return self
 
@@ -303,6 +309,6 @@ class BestOfNConfig(OnlineConfig):
 
     @model_validator(mode="after")
     def _share_has_a_use(self) -> Self:
-        if "share" in self.model_fields_set and self.keep != "share":
+        if self.is_changed("share") and self.keep != "share":
             raise ValueError("share has no use unless keep=share")
         return self

@@ -21,6 +21,10 @@ class Config(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
+    def is_changed(self, name: str) -> bool:
+        """Whether a key differs from its default: what is asked for, and must have a use."""
+        return getattr(self, name) != type(self).model_fields[name].default
+
 
 class LoraConfig(Config):
     """A low-rank adapter (arXiv:2106.09685): W + alpha / r · B A, with B starting at zero."""

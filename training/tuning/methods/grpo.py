@@ -150,8 +150,8 @@ def backward(
     advantages = group_relative(rewards, scale=variant.scale).flatten()
     right = rewards > 0.5
     success = right.float().mean(dim=1, keepdim=True).expand_as(rewards).flatten()
-    low = config.clip if "clip" in config.model_fields_set else variant.low
-    high = config.clip_high or (low if "clip" in config.model_fields_set else variant.high)
+    low = config.clip or variant.low
+    high = config.clip_high or config.clip or variant.high
     total = clipped = 0.0
     for micro in step.micros:
         states = policy.answer_states(micro.batch)
