@@ -68,6 +68,8 @@ def store_snapshot(snapshot: Snapshot) -> Frozen:
     from annotation.services import judged_groups
 
     assert snapshot.project is not None
+    if snapshot.prompts_only:
+        return _store_prompts(snapshot)
     filters = Filters.model_validate(snapshot.filters)
     asked = {"kinds": ["regular", "review"]} | filters.model_dump(
         include={"annotators", "kinds", "since"}, exclude_none=True
@@ -85,6 +87,17 @@ def store_snapshot(snapshot: Snapshot) -> Frozen:
             else "There are no judgements to learn from yet; collect some and start the run again."
         )
     return replace(frozen, counts={**frozen.counts, "groups_with_empty_answers": len(empty)})
+
+
+def _store_prompts(snapshot: Snapshot) -> Frozen:
+    from annotation.services.groups import check_filters, read_groups
+
+    groups = read_groups(project=snapshot.project, before=snapshot.cutoff, filters=check_filters({}))
+    rows = ({key: group[key] for key in ("prompt", "reference") if key in group} for group in groups)
+    frozen = _store(rows, eval_fraction=snapshot.eval_fraction, seed=snapshot.seed)
+    if not frozen.counts["groups"]:
+        raise EmptySnapshot("There are no prompts yet; import some and start the run again.")
+    return frozen
 
 
 def store_rows(rows: Iterable[dict[str, Any]]) -> Frozen:

@@ -42,6 +42,9 @@ class Snapshot(models.Model):
     shuffle_labels = models.BooleanField(
         default=False, help_text="a control: the same data with random labels"
     )
+    prompts_only = models.BooleanField(
+        default=False, help_text="the prompts of all comparisons, judged or not, and nothing else"
+    )
     sha256 = models.CharField(max_length=64, blank=True)
     storage_key = models.CharField(max_length=200, blank=True)
     counts = models.JSONField(

@@ -13,14 +13,18 @@ PREFIX = "config"
 
 
 class WordsField(forms.CharField):
-    """One word, or several separated by commas: a text or a list of texts."""
+    """Words separated by commas: a list of texts, or for one word a text if the key takes that."""
+
+    def __init__(self, *, may_be_one: bool, **options: Any) -> None:
+        super().__init__(**options)
+        self.may_be_one = may_be_one
 
     def prepare_value(self, value: Any) -> Any:
         return ", ".join(value) if isinstance(value, list) else value
 
     def to_python(self, value: Any) -> Any:
         words = [word.strip() for word in (super().to_python(value) or "").split(",") if word.strip()]
-        return words[0] if len(words) == 1 else words
+        return words[0] if len(words) == 1 and self.may_be_one else words
 
 
 class NumbersField(forms.CharField):
@@ -129,7 +133,9 @@ def _field(found: dict[str, Any]) -> forms.Field:
     if real.get("additionalProperties", {}).get("type") == "number":
         return NumbersField(**words | {"required": False})
     if any(kind.get("type") == "array" for kind in kinds):
-        return WordsField(**words)
+        may_be_one = any(kind.get("type") == "string" for kind in kinds)
+        required = not nullable and found.get("default") != []
+        return WordsField(may_be_one=may_be_one, **words | {"required": required})
     if "enum" in real:
         choices = [(value, value) for value in real["enum"]]
         return forms.ChoiceField(choices=[("", "–"), *choices] if nullable else choices, **words)

@@ -5,7 +5,7 @@ import pytest
 from annotation.errors import Conflict, Invalid
 from tests.annotation.factories import add_texts, make_project, make_user
 from tests.training import factories
-from training import services, tasks
+from training import datasets, services, tasks
 from training.models import Checkpoint, Run, Snapshot
 from training.services import executing
 from training.services.errors import RunFailed
@@ -131,7 +131,7 @@ def test_feedback_that_the_method_cannot_use(manager, base):
     judgement = {"annotator": "a", "kind": "regular", "order": [0], "choice": None, "thumbs": [1]}
     group = {"prompt": "p", "candidates": [{"text": "t", "source": ""}], "judgements": [judgement]}
     add_comparisons(project=project, groups=[group])
-    assert services.feedback_of(project) == {"thumbs"}
+    assert services.feedback_of(project) == {"prompt", "thumbs"}
     errors = refusal(services.create_run, by=manager, project=project, method="dpo", base="tiny", config={})
     assert errors["method"].endswith("this project has thumbs up or down.")
 
@@ -153,7 +153,7 @@ def test_every_kind_of_feedback_is_recognised(manager):
         candidates = [{"text": "t"}, {"text": "u"}]
         group = {"prompt": f"p{number}", "candidates": candidates, "judgements": [judgement]}
         add_comparisons(project=project, groups=[group])
-        assert services.feedback_of(project) == set(list(said)[: number + 1]), kind
+        assert services.feedback_of(project) == {"prompt"} | set(list(said)[: number + 1]), kind
 
 
 def test_prepared_run_is_queued(ask, inspected):
@@ -296,3 +296,19 @@ def test_register_model(manager, tmp_path, base):
     assert "pytorch_model.bin is a pickle" in errors(location=str(tmp_path / "pickled"))["location"]
     hub = services.register_base_model(by=manager, name="hub", modality="text", location="org/name")
     assert hub.location == "org/name"
+
+
+def test_online_methods_use_every_prompt_and_nothing_else(manager, project, base):
+    """Judged or not; what filters judgements has no use for them."""
+    rewards = [{"rule": "words"}]
+    given = {"by": manager, "project": project, "method": "grpo", "base": base.name, "config": {}}
+    with pytest.raises(Invalid) as refused:
+        services.create_run(**given, reward=rewards, filters={"min_seconds": 1})
+    assert refused.value.errors.keys() == {"filters"}
+    with pytest.raises(Invalid) as refused:
+        services.create_run(**given)
+    assert refused.value.errors == {"reward": "grpo needs rewards: a list of models and rules."}
+    run = services.create_run(**given, reward=rewards, start=False)
+    frozen = datasets.store_snapshot(run.snapshot)
+    assert frozen.counts["groups"] == project.comparisons.filter(held_out=False).count() > 0
+    assert frozen.counts["judgements"] == 0

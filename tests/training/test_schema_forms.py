@@ -93,3 +93,11 @@ def test_names_with_numbers():
     assert field.prepare_value({"anna": 0.5, "ben": 2.0}) == "anna=0.5, ben=2"
     for wrong in ("anna", "=3", "anna=much"):
         assert not SchemaForm(untouched | {"config_annotator_weights": wrong}, schema).is_valid()
+
+
+def test_one_word_of_a_list_is_a_list_of_one():
+    schema = get_method("reward_model").config.model_json_schema()
+    fields = schema_forms.fields_of(schema)
+    assert fields["config_attributes"].clean("helpfulness") == ["helpfulness"]
+    assert fields["config_attributes"].clean("") == []
+    assert fields["config_lora_target_modules"].clean("all-linear") == "all-linear"

@@ -18,7 +18,9 @@ from tests.training.conftest import client_of
 from training import browsing, services
 from training.models import Run
 from training.services import queue
-from training.tuning.registry import get_method
+from training.tuning.registry import METHODS, get_method
+
+TRAINED = [one.name for one in METHODS if one.modality == "text" and one.purpose == "train"]
 
 
 @pytest.fixture
@@ -127,10 +129,16 @@ def test_look_at_the_data_first(project, base, as_mona):
     assert run.snapshot.eval_fraction == 0.1
 
 
-def test_start_at_once(project, base, as_mona):
-    address = reverse("training:run_new", args=[project.pk]) + "?method=reward_model"
-    as_mona.post(address, form_values(as_mona, address) | {"base": "tiny", "start": "1"})
+@pytest.mark.parametrize("method", TRAINED)
+def test_start_at_once(project, base, as_mona, monkeypatch, method):
+    """Every method's form can be sent as it comes, but for its base and what it is rewarded for."""
+    monkeypatch.setattr(services.creating, "check_feedback", lambda project, method: None)
+    address = reverse("training:run_new", args=[project.pk]) + f"?method={method}"
+    values = form_values(as_mona, address) | {"base": "tiny", "start": "1", "reward_0_source": "rule:words"}
+    response = as_mona.post(address, values)
+    assert response.status_code == 302, response.context["form"].errors
     assert Run.objects.get().start_when_ready
+    assert Run.objects.get().method == method
 
 
 def test_wrong_values_are_shown_beside_their_fields(project, base, as_mona):

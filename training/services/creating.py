@@ -52,6 +52,10 @@ def create_run(
     if not 0 <= eval_fraction < 1:
         raise Invalid({"eval_fraction": "must be at least 0 and less than 1."})
     check_feedback(project, chosen)
+    prompts_only = chosen.feedback == ("prompt",)
+    if prompts_only and (wanted or shuffle_labels):
+        message = f"{chosen.name} uses the prompts alone: leave filters of judgements out."
+        raise Invalid({"filters": message})
     snapshot = Snapshot.objects.create(
         project=project,
         cutoff=queue.database_now(),
@@ -59,6 +63,7 @@ def create_run(
         eval_fraction=eval_fraction,
         seed=seed,
         shuffle_labels=shuffle_labels,
+        prompts_only=prompts_only,
     )
     plan = {}
     if schedule is not None:
@@ -222,7 +227,8 @@ def check_feedback(project: Project, method: Method) -> None:
     if collected & set(method.feedback):
         return
     wants = " or ".join(FEEDBACK_WORDS[kind] for kind in method.feedback)
-    has = " and ".join(FEEDBACK_WORDS[kind] for kind in sorted(collected)) or "nothing of the kind yet"
+    judged = sorted(collected - {"prompt"})
+    has = " and ".join(FEEDBACK_WORDS[kind] for kind in judged) or "nothing of the kind yet"
     raise Invalid({"method": f"{method.name} learns from {wants}; this project has {has}."})
 
 
@@ -257,6 +263,8 @@ def feedback_of(project: Project) -> set[str]:
     found = {kind for kind, present in said.items() if present}
     if judged.filter(choice__isnull=False, comparison__candidates__index=1).exists():
         found.add("choice")
+    if comparisons.exists():
+        found.add("prompt")
     return found
 
 
