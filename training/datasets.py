@@ -15,6 +15,7 @@ from typing import Any, Literal
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
 
 from annotation.errors import Invalid
+from annotation.models import Project
 from annotation.template import plain_text, rename_candidates
 from training import storage
 from training.models import Snapshot
@@ -69,7 +70,7 @@ def store_snapshot(snapshot: Snapshot) -> Frozen:
 
     assert snapshot.project is not None
     if snapshot.prompts_only:
-        return _store_prompts(snapshot)
+        return _store_prompts(snapshot, snapshot.project)
     filters = Filters.model_validate(snapshot.filters)
     asked = {"kinds": ["regular", "review"]} | filters.model_dump(
         include={"annotators", "kinds", "since"}, exclude_none=True
@@ -89,11 +90,13 @@ def store_snapshot(snapshot: Snapshot) -> Frozen:
     return replace(frozen, counts={**frozen.counts, "groups_with_empty_answers": len(empty)})
 
 
-def _store_prompts(snapshot: Snapshot) -> Frozen:
+def _store_prompts(snapshot: Snapshot, project: Project) -> Frozen:
     from annotation.services.groups import check_filters, read_groups
 
-    groups = read_groups(project=snapshot.project, before=snapshot.cutoff, filters=check_filters({}))
-    rows = ({key: group[key] for key in ("prompt", "reference") if key in group} for group in groups)
+    groups = read_groups(project=project, before=snapshot.cutoff, filters=check_filters({}))
+    rows: Iterator[dict[str, Any]] = (
+        {key: value for key, value in group.items() if key in ("prompt", "reference")} for group in groups
+    )
     frozen = _store(rows, eval_fraction=snapshot.eval_fraction, seed=snapshot.seed)
     if not frozen.counts["groups"]:
         raise EmptySnapshot("There are no prompts yet; import some and start the run again.")
