@@ -53,7 +53,7 @@ def find_project(request: Request, pk: int, action: Action) -> Project:
     return find(Project.objects.all(), user_of(request), action, pk=pk)
 
 
-def _after(request: Request) -> uuid.UUID | None:
+def lease_behind(request: Request) -> uuid.UUID | None:
     if (value := request.query_params.get("after")) is None:
         return None
     try:
@@ -73,7 +73,7 @@ def present_lease(request: Request, lease: Lease) -> dict[str, Any]:
 @throttle_classes([JudgingThrottle])
 def next_comparison(request: Request, pk: int) -> Response:
     """Lease the next comparison for this user; 204 only when nothing is left for them."""
-    behind = _after(request)
+    behind = lease_behind(request)
     after = services.lease_of(lease_id=behind, annotator=user_of(request)) if behind else None
     found = Project(pk=pk)  # the service locks the membership, which says whether it exists for this person
     lease = services.next_lease(project=found, user=user_of(request), after=after, now=timezone.now())
@@ -98,7 +98,7 @@ def judgement(request: Request, lease: uuid.UUID) -> Response:
         annotator=user_of(request),
         now=timezone.now(),
         want_next=request.query_params.get("next") == "1",
-        after=_after(request),
+        after=lease_behind(request),
         **serializer.validated_data,
     )
     reply = serializers.judgement_reply(stored, present_lease(request, following) if following else None)

@@ -15,7 +15,7 @@ from rest_framework.response import Response
 
 from annotation import assignment_serializers as serializers
 from annotation import services
-from annotation.api import HTML, ByNumber, find_project, present_lease, user_of
+from annotation.api import AFTER, HTML, ByNumber, find_project, lease_behind, present_lease, user_of
 from annotation.errors import NotFound
 from annotation.models import AnnotatorGroup, GoldAnswer, Lease, Project, SetAside
 from annotation.permissions import Action
@@ -228,13 +228,14 @@ def priorities(request: Request, pk: int) -> Response:
     return Response({"changed": services.set_priorities(project=found, priorities=wanted)})
 
 
-@extend_schema(request=None, parameters=[HTML], responses={200: PresentedLeaseSerializer, 204: None})
+@extend_schema(request=None, parameters=[AFTER, HTML], responses={200: PresentedLeaseSerializer, 204: None})
 @api_view(["POST"])
 def next_review(request: Request, pk: int) -> Response:
     """Lease the next comparison whose judges disagree, with what they said; the answer decides. 204 when
     nothing waits."""
     found = find_project(request, pk, Action.REVIEW)
-    lease = services.next_review(project=found, user=user_of(request), now=timezone.now())
+    after = lease_behind(request)
+    lease = services.next_review(project=found, user=user_of(request), after=after, now=timezone.now())
     if lease is None:
         return Response(status=status.HTTP_204_NO_CONTENT)
     return Response(present_lease(request, lease))

@@ -2,7 +2,18 @@
 
 from django.urls import path
 
-from annotation.views import accounts, audit, data, invitations, judging, projects, quality, tokens
+from annotation.views import (
+    accounts,
+    assignment,
+    audit,
+    data,
+    invitations,
+    judging,
+    projects,
+    quality,
+    reviewing,
+    tokens,
+)
 
 app_name = "annotation"
 
@@ -28,6 +39,26 @@ urlpatterns = [
         name="invitation_revoke",
     ),
     path("projects/<int:pk>/audit/", audit.audit, name="audit"),
+    path("projects/<int:pk>/members/<int:user>/", assignment.member, name="member"),
+    path("projects/<int:pk>/members/<int:user>/pause/", assignment.member_pause, name="member_pause"),
+    path("projects/<int:pk>/members/<int:user>/resume/", assignment.member_resume, name="member_resume"),
+    path(
+        "projects/<int:pk>/members/<int:user>/set-aside/",
+        assignment.member_set_aside,
+        name="member_set_aside",
+    ),
+    path("projects/<int:pk>/set-aside/<int:record>/restore/", assignment.restore, name="restore"),
+    path("projects/<int:pk>/assignment/", assignment.assignment, name="assignment"),
+    path("projects/<int:pk>/assignment/consent/", assignment.consent_text, name="consent_text"),
+    path("projects/<int:pk>/consent/", assignment.consent, name="consent"),
+    path("projects/<int:pk>/groups/", assignment.groups, name="groups"),
+    path("projects/<int:pk>/groups/<int:group>/", assignment.group, name="group"),
+    path("projects/<int:pk>/groups/<int:group>/remove/", assignment.group_remove, name="group_remove"),
+    path("projects/<int:pk>/gold/", assignment.gold, name="gold"),
+    path("projects/<int:pk>/gold/<int:answer>/remove/", assignment.gold_remove, name="gold_remove"),
+    path("projects/<int:pk>/data/<int:comparison>/gold/", assignment.gold_set, name="gold_set"),
+    path("projects/<int:pk>/skipped/", assignment.skipped, name="skipped"),
+    path("projects/<int:pk>/review/", reviewing.review, name="review"),
     path("projects/<int:pk>/guidelines/", judging.guidelines, name="guidelines"),
     path("projects/<int:pk>/judge/", judging.judge, name="judge"),
     path("projects/<int:pk>/judge/submit/", judging.judge_submit, name="judge_submit"),

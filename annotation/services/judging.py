@@ -246,7 +246,7 @@ def _hand_out_next(
     judgement: Judgement, member: Member, held: list[Lease], *, after: uuid.UUID | None, now: datetime
 ) -> None:
     if judgement.kind == Kind.REVIEW:
-        judgement.next_lease = reviewing.take_review(member, now=now)
+        judgement.next_lease = reviewing.take_review(member, after=after, now=now)
         if judgement.next_lease is not None:
             judgement.next_expires_at = judgement.next_lease.expires_at
         return

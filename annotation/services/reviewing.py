@@ -33,27 +33,29 @@ WAITING = f"SELECT count(*) FROM (SELECT 1 {DISPUTED} LIMIT %(most)s) AS waiting
 COUNTED_AT_MOST = 1000
 
 
-def next_review(*, project: Project, user: User, now: datetime) -> Lease | None:
+def next_review(
+    *, project: Project, user: User, after: uuid.UUID | None = None, now: datetime
+) -> Lease | None:
     """A comparison that its judges disagree about, for this reviewer to decide; the one in their hands again
-    if there is one, and None when nothing waits."""
+    if there is one, and None when nothing waits. `after` as in `annotation.services.next_lease`."""
 
     def work() -> Lease | None:
         member = queue.lock_member(project=project.pk, user=user)
         check(user, Action.REVIEW, role=member.role, project=member.project_id)
-        return take_review(member, now=now)
+        return take_review(member, after=after, now=now)
 
     return queue.run(work, now=now)
 
 
-def take_review(member: Member, *, now: datetime) -> Lease | None:
-    """For a (locked) member who may review."""
+def take_review(member: Member, *, after: uuid.UUID | None, now: datetime) -> Lease | None:
+    """For a (locked) member who may review: what they hold beside `after`, or a new one."""
     held = Lease.objects.to_present().filter(
         comparison__project=member.project_id,
         annotator=member.user_id,
         kind=Kind.REVIEW,
         state=Lease.State.OPEN,
     )
-    if (again := held.order_by("created_at", "pk").first()) is not None:
+    if (again := held.exclude(pk=after).order_by("created_at", "pk").first()) is not None:
         return again
     values = {"project": member.project_id, "reviewer": member.user_id}
     comparison = next(iter(Comparison.objects.raw(NEXT, values)), None)

@@ -30,6 +30,7 @@ PAGES: dict[str, list[Page]] = {
         Page(_("Judge"), "annotation:judge", Action.JUDGE),
         Page(_("Guidelines"), "annotation:guidelines", Action.SEE),
         Page(_("History"), "annotation:history", Action.JUDGE),
+        Page(_("Review"), "annotation:review", Action.REVIEW),
     ],
     _("Data"): [
         Page(_("Comparisons"), "annotation:data", Action.BROWSE),
@@ -39,6 +40,8 @@ PAGES: dict[str, list[Page]] = {
     _("People"): [
         Page(_("Quality"), "annotation:quality", Action.BROWSE),
         Page(_("Members"), "annotation:members", Action.PEOPLE),
+        Page(_("Groups"), "annotation:groups", Action.PEOPLE),
+        Page(_("Skipped"), "annotation:skipped", Action.PEOPLE),
     ],
     _("Tuning"): [
         Page(_("Runs"), "training:runs", Action.WATCH),
@@ -48,6 +51,8 @@ PAGES: dict[str, list[Page]] = {
     ],
     _("Project"): [
         Page(_("Settings"), "annotation:project_edit", Action.EDIT),
+        Page(_("Assignment"), "annotation:assignment", Action.EDIT),
+        Page(_("Known answers"), "annotation:gold", Action.EDIT),
         Page(_("Audit log"), "annotation:audit", Action.OWN),
     ],
 }

@@ -15,9 +15,10 @@ from django.views.decorators.http import require_GET, require_POST
 from annotation import services
 from annotation.browsing import judged_slots, own_judgements
 from annotation.choices import MOST_DIGITS, Choice, choices_for
-from annotation.errors import Conflict, Invalid
+from annotation.errors import Blocked, Conflict, Invalid
 from annotation.models import Lease, Project, User
 from annotation.permissions import Action
+from annotation.services.eligibility import CONSENT
 from annotation.template import find_question
 from annotation.views.access import SignedIn, project_for
 
@@ -32,15 +33,24 @@ def judge(request: SignedIn, pk: int) -> HttpResponse:
     """The comparison that this person has open, or the next one."""
     project = project_for(request, pk, Action.JUDGE)
     now = timezone.now()
-    lease = services.next_lease(project=project, user=request.user, now=now)
+    try:
+        lease, reason = services.next_lease(project=project, user=request.user, now=now), ""
+    except Blocked as blocked:
+        if blocked.code == CONSENT:
+            return redirect("annotation:consent", pk)
+        lease, reason = None, str(blocked)
+    if lease is None and not reason:
+        reason = services.standing(project=project, user=request.user, now=now)["reason"]
     item = services.present(lease, html=True) if lease else None
     question = find_question(project.questions, "choice")
     count = len(item["candidates"]) if item else 2
     choices = choices_for(question, count)
     last = _last_judgement(project, request.user)
     progress = services.progress(project=project, user=request.user, now=now)
-    judged = judged_slots(project, progress)
+    # Where checks are mixed in, what everybody did would tell which answers filled no slot.
+    judged = progress["mine"] if project.has_checks else judged_slots(project, progress)
     context = {
+        "reason": reason,
         "project": project,
         "question": question,
         "item": item,

@@ -97,6 +97,8 @@ def _add_collected(world: World, pictures: Project) -> None:
         values["expires_at"] = now + timedelta(hours=1)
         world.rows["lease", who] = Lease.objects.create(comparison=comparison, **values).pk
         world.rows["picture_lease", who] = Lease.objects.create(comparison=picture, **values).pk
+        decides = values | {"kind": "review", "slot": None}
+        world.rows["review_lease", who] = Lease.objects.create(comparison=comparison, **decides).pk
         old = Lease.objects.create(comparison=judged, **values | {"state": Lease.State.JUDGED})
         answer = {"choice": 0, "order": [0, 1], "template_version": 1, "created_at": now}
         judgement = Judgement.objects.create(

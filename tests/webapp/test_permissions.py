@@ -86,6 +86,26 @@ PAGES: dict[str, Route] = {
     "annotation:tokens": Route({}, {"GET": SIGNED_IN, "POST": SIGNED_IN}),
     "annotation:token_revoke": Route({"pk": "token"}, {"POST": SIGNED_IN}),
     "annotation:audit": of_project(GET=OWNING),
+    "annotation:member": Route({"pk": "project", "user": "annotator"}, {"GET": MANAGING, "POST": MANAGING}),
+    "annotation:member_pause": Route({"pk": "project", "user": "annotator"}, {"POST": MANAGING}),
+    "annotation:member_resume": Route({"pk": "project", "user": "annotator"}, {"POST": MANAGING}),
+    "annotation:member_set_aside": Route({"pk": "project", "user": "annotator"}, {"POST": MANAGING}),
+    "annotation:restore": Route({"pk": "project", "record": "aside"}, {"POST": MANAGING}),
+    "annotation:assignment": of_project(GET=MANAGING, POST=MANAGING),
+    "annotation:consent_text": of_project(POST=MANAGING),
+    "annotation:consent": of_project(GET=JUDGING, POST=JUDGING),
+    "annotation:groups": of_project(GET=MANAGING, POST=MANAGING),
+    "annotation:group": Route({"pk": "project", "group": "group"}, {"GET": MANAGING, "POST": MANAGING}),
+    "annotation:group_remove": Route({"pk": "project", "group": "group"}, {"POST": MANAGING}),
+    "annotation:gold": of_project(GET=MANAGING),
+    "annotation:gold_remove": Route({"pk": "project", "answer": "gold"}, {"POST": MANAGING}),
+    "annotation:gold_set": Route(
+        {"pk": "project", "comparison": "comparison"}, {"GET": MANAGING, "POST": MANAGING}
+    ),
+    "annotation:skipped": of_project(GET=MANAGING),
+    "annotation:review": Route(
+        {"pk": "project"}, {"GET": REVIEWING, "POST": REVIEWING}, body={"lease": "review_lease"}
+    ),
     "annotation:guidelines": of_project(GET=ROLES),
     "annotation:judge": of_project(GET=JUDGING),
     "annotation:judge_submit": Route({"pk": "project"}, {"POST": JUDGING}, body={"lease": "lease"}),
