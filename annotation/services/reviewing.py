@@ -55,8 +55,9 @@ def take_review(member: Member, *, after: uuid.UUID | None, now: datetime) -> Le
         kind=Kind.REVIEW,
         state=Lease.State.OPEN,
     )
-    if (again := held.exclude(pk=after).order_by("created_at", "pk").first()) is not None:
-        return again
+    for again in held.order_by("created_at", "pk"):
+        if again.pk != after:
+            return again
     values = {"project": member.project_id, "reviewer": member.user_id}
     comparison = next(iter(Comparison.objects.raw(NEXT, values)), None)
     if comparison is None:

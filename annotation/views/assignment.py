@@ -79,7 +79,7 @@ def consent_text(request: SignedIn, pk: int) -> HttpResponse:
         )
         messages.info(request, said)
     else:
-        messages.error(request, " ".join(form.errors["text"]))
+        messages.error(request, " ".join(map(str, form.errors["text"])))
     return redirect("annotation:assignment", pk)
 
 
@@ -250,9 +250,8 @@ def gold(request: SignedIn, pk: int) -> HttpResponse:
         asked=Count("comparison__judgements", filter=answered)
     )
     page = Paginator(found.order_by("purpose", "pk"), PAGE_SIZE).get_page(request.GET.get("page"))
-    for answer in page:
-        answer.words = plain_answer(answer)
-    return render(request, "annotation/gold.html", {"project": project, "page": page})
+    rows = [(answer, plain_answer(answer)) for answer in page]
+    return render(request, "annotation/gold.html", {"project": project, "page": page, "rows": rows})
 
 
 @login_required

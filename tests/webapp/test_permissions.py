@@ -167,7 +167,6 @@ API: dict[str, Route] = {
     "lease-renew": api("lease", "lease", POST=(JUDGING, "judge")),
     "lease-skip": api("lease", "lease", POST=(JUDGING, "judge")),
     "judgement-undo": api("judgement", POST=(JUDGING, "judge")),
-    "project-history": api("project", GET=(JUDGING, "judge")),
     "project-assignment": api("project", GET=(MANAGING, "manage"), PATCH=(MANAGING, "manage")),
     "project-standing": api("project", GET=(ROLES, "read")),
     "annotator-groups": api(
