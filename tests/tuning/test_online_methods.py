@@ -10,6 +10,10 @@ from tests.tuning.test_grpo import VOWELS, make
 from tests.tuning.text_models import save_causal
 from tests.tuning.text_runs import metrics, result_weights, run
 from training.tuning.__main__ import main
+from training.tuning.run import Run
+from training.tuning.rundir import RunDir
+from training.tuning.text.rollouts import Judge, lay_out, open_prompts, roll_out
+from training.tuning.text.setup import open_group_tokenizer, open_policy
 
 SETTINGS: dict[str, dict[str, Any]] = {
     "rloo": {"num_generations": 4},
@@ -142,3 +146,35 @@ def test_exploration_needs_the_reference(tmp_path: Path, llama: Path, capsys: An
     folder = start(tmp_path / "xpo", llama, "online_dpo", alpha=1e-3, second="reference", labels="sampled")
     assert run(folder) == 0
     assert metrics(folder)[-1]["step"] == 3
+
+
+@pytest.mark.system("s001-021")
+def test_implicit_rewards_go_to_their_tokens(tmp_path: Path, llama: Path) -> None:
+    """RTO: clip(beta log pi_dpo / pi_ref) for every token; without the clip their sum is the answer's."""
+    tuned = start(tmp_path / "tuned", llama, "rloo", max_steps=2)
+    assert run(tuned) == 0
+    reward = [{"model": str(tuned / "result"), "weight": 0.5}, {"rule": "words"}]
+    folder = start(tmp_path / "run", llama, "ppo", reward=reward, implicit_rewards="token", token_clip=0.05)
+    training = Run(RunDir(folder))
+    policy = open_policy(training, kind="causal")
+    frozen = policy.frozen_start()
+    tokenizer = open_group_tokenizer(training.base, max_length=None)
+    prompts = open_prompts(training.train, tokenizer, run=training)
+    judge = Judge(training, policy, frozen, prompts, context=tokenizer.context)
+    rollouts = roll_out(policy, prompts, training.config, key="test", count=1, context=tokenizer.context)
+    step, scored = lay_out(policy, frozen, rollouts, training.config), judge.score(rollouts)
+    totals, free = judge.per_token(step, scored, clip=None)
+    torch.testing.assert_close(totals, scored.scores[:, 1])  # the words alone are left to the answer
+    ended = torch.tensor([one.answers[0].ended for one in rollouts])
+    same = torch.tensor([not one.texts[0].startswith(" ") for one in rollouts]) & ended
+    assert bool(same.any())
+    torch.testing.assert_close(step.sums(free)[same], scored.parts[:, 0][same], atol=1e-5, rtol=1e-4)
+    _, clipped = judge.per_token(step, scored, clip=0.05)
+    torch.testing.assert_close(clipped, free.clamp(-0.05, 0.05))
+    assert float(free.abs().max()) > 0.05
+    assert run(folder) == 0
+
+
+def test_token_rewards_need_a_tuned_policy(tmp_path: Path, llama: Path, capsys: Any) -> None:
+    assert run(start(tmp_path / "run", llama, "ppo", implicit_rewards="token")) == 1
+    assert "needs a tuned policy among the rewards" in capsys.readouterr().err

@@ -223,12 +223,28 @@ class PPOConfig(OnlineConfig):
     value_learning_rate: float = Field(
         1e-3, gt=0, title="Learning rate of the value head", description="Peak; it follows the schedule."
     )
+    implicit_rewards: Literal["answer", "token"] = Field(
+        "answer",
+        title="Implicit rewards",
+        description="Of tuned policies among the rewards: answer adds their log-ratio up, token gives "
+        "each token "
+        "its own (RTO, arXiv:2404.18922).",
+    )
+    token_clip: float | None = Field(
+        None,
+        gt=0,
+        title="Clip of token rewards",
+        description="Most that an implicit reward gives or takes for one token, its weight included; the "
+        "authors of RTO take 0.05.",
+    )
     whiten_rewards: bool = Field(
         False, title="Whiten rewards", description="Scale rewards to variance one; their mean stays."
     )
 
     @model_validator(mode="after")
     def _splits(self) -> Self:
+        if self.token_clip is not None and self.implicit_rewards != "token":
+            raise ValueError("token_clip needs implicit_rewards=token")
         if self.minibatches > self.batch_size:
             raise ValueError("minibatches must not be more than batch_size")
         if self.loss == "apa" and self.kl_target is not None:

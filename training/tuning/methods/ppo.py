@@ -76,7 +76,11 @@ def train(run: Run) -> None:
         laid = lay_out(policy, frozen, rollouts, config)
         beta = run.memory["beta"]
         values = values_of(policy, value, laid)
-        rewards = token_rewards(scored.total, laid, beta=0.0 if config.loss == "apa" else beta, config=config)
+        totals, dense = scored.total, torch.zeros_like(laid.old)
+        if config.implicit_rewards == "token":
+            totals, dense = judge.per_token(laid, scored, clip=config.token_clip)
+        penalty = 0.0 if config.loss == "apa" else beta
+        rewards = token_rewards(totals, dense, laid, beta=penalty, config=config)
         advantages, returns = advantages_of(rewards, values, laid, config)
         metrics = judge.metrics(scored) | laid.facts() | {"beta": beta}
         for number in range(config.updates):
@@ -120,9 +124,9 @@ def read_values(value: nn.Linear, states: Tensor) -> Tensor:
     return found
 
 
-def token_rewards(scores: Tensor, step: Step, *, beta: float, config: Any) -> Tensor:
-    """Rewards (C,): minus beta times each token's log-ratio, and an answer's score at its last token."""
-    rewards = -beta * (step.old - step.reference)
+def token_rewards(scores: Tensor, dense: Tensor, step: Step, *, beta: float, config: Any) -> Tensor:
+    """Rewards (C,): each token's own minus beta times its log-ratio, and an answer's score at its last."""
+    rewards = dense - beta * (step.old - step.reference)
     last = step.lengths.long().cumsum(0) - 1
     rewards = rewards.index_add(0, last, scores.to(rewards))
     return whitened(rewards, shift_mean=False) if config.whiten_rewards else rewards

@@ -20,6 +20,7 @@ from training.tuning.data import Group, Text
 from training.tuning.errors import BadInput
 from training.tuning.plan import MicroBatch, split
 from training.tuning.rewards.compose import Rewards, Scored, open_rewards
+from training.tuning.rewards.implicit import ImplicitReward
 from training.tuning.run import Run
 from training.tuning.rundir import whole_rows, write_text
 from training.tuning.text.batches import GroupBatch, make_batch
@@ -225,11 +226,31 @@ class Judge:
         self.rewards: Rewards = open_rewards(
             run.reward, modality="text", device=run.device, precision=config.precision, max_length=None
         )
+        self._check_vocabularies(run, policy)
         self.missing_end_penalty = config.missing_end_penalty
         self.references: dict[str, list[str]] | None = None
         if self.rewards.needs_references:
             with frozen():
                 self.references = _reference_answers(run, policy, prompts, context=context)
+
+    def _check_vocabularies(self, run: Run, policy: TextModel) -> None:
+        """Token rewards are read off the sampled tokens, which must mean the same to both models."""
+        if getattr(run.config, "implicit_rewards", "answer") != "token":
+            return
+        implicit = [source for source in self.rewards.sources if isinstance(source, ImplicitReward)]
+        if not implicit:
+            raise BadInput(
+                "implicit_rewards=token needs a tuned policy among the rewards",
+                file=run.dir.run_file,
+                field="reward",
+            )
+        own = policy.tokenizer.get_vocab()
+        for source in implicit:
+            if source.policy.tokenizer.get_vocab() != own:
+                raise BadInput(
+                    "implicit_rewards=token needs rewards with the policy's own tokenizer",
+                    file=source.policy.base,
+                )
 
     def score(self, rollouts: Sequence[Rollout]) -> Scored:
         """Every answer in the order of the rollouts. An answer that cannot be read is worth the worst of its
@@ -249,6 +270,28 @@ class Judge:
             [answer.ended for one in rollouts for answer in one.answers], device=total.device
         )
         return Scored(total - self.missing_end_penalty * ~ended, found.parts, found.scores, found.why)
+
+    @torch.no_grad()
+    def per_token(self, step: Step, scored: Scored, *, clip: float | None) -> tuple[Tensor, Tensor]:
+        """Rewards (N,) of whole answers without the implicit ones, and those (C,) of every token: RTO.
+
+        An implicit reward's weight times the log-ratio of its policy to its reference, within ``clip``.
+        """
+        totals, tokens = scored.total, torch.zeros_like(step.old)
+        for number, (entry, source) in enumerate(
+            zip(self.rewards.entries, self.rewards.sources, strict=True)
+        ):
+            if not isinstance(source, ImplicitReward):
+                continue
+            totals = totals - scored.parts[:, number].nan_to_num()
+            ratios = torch.cat(
+                [
+                    source.policy.token_logprobs(micro.batch) - source.reference.token_logprobs(micro.batch)
+                    for micro in step.micros
+                ]
+            )
+            tokens += entry.weight * ratios if clip is None else (entry.weight * ratios).clamp(-clip, clip)
+        return totals, tokens
 
     def metrics(self, scored: Scored) -> dict[str, float]:
         """Means for the log: of the rewards, and of every entry's scores."""
