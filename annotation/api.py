@@ -168,11 +168,27 @@ class Projects(generics.ListAPIView):
         return Response(serializers.ProjectSerializer(created).data, status=status.HTTP_201_CREATED)
 
 
-@extend_schema(responses=serializers.ProjectSerializer)
-@api_view(["GET"])
+@extend_schema(methods=["GET"], responses=serializers.ProjectSerializer)
+@extend_schema(
+    methods=["PATCH"], request=serializers.ProjectChangesSerializer, responses=serializers.ProjectSerializer
+)
+@api_view(["GET", "PATCH"])
 def project(request: Request, pk: int) -> Response:
-    """One project of this user."""
-    return Response(serializers.ProjectSerializer(find_project(request, pk, Action.SEE)).data)
+    """One project of this user. PATCH changes its settings; a changed template is a new version."""
+    found = find_project(request, pk, Action.SEE if request.method == "GET" else Action.EDIT)
+    if request.method == "PATCH":
+        serializer = serializers.ProjectChangesSerializer(data=request.data)
+        serializer.is_valid(raise_exception=True)
+        found = services.update_project(project=found, **serializer.validated_data)
+    return Response(serializers.ProjectSerializer(found).data)
+
+
+@extend_schema(responses=serializers.TemplateVersionSerializer(many=True))
+@api_view(["GET"])
+def template_versions(request: Request, pk: int) -> Response:
+    """Every task template that the project has had; a judgement names its version."""
+    versions = find_project(request, pk, Action.SEE).template_versions.order_by("version")
+    return Response(serializers.TemplateVersionSerializer(versions, many=True).data)
 
 
 @extend_schema(methods=["GET"], responses=serializers.MemberSerializer(many=True))
@@ -325,6 +341,7 @@ def media(request: Request, lease: uuid.UUID, position: int) -> HttpResponse:
 urlpatterns = [
     path("projects/", Projects.as_view(), name="project-list"),
     path("projects/<int:pk>/", project, name="project-detail"),
+    path("projects/<int:pk>/template-versions/", template_versions, name="project-template-versions"),
     path("projects/<int:pk>/members/", members, name="project-members"),
     path("projects/<int:pk>/invitations/", invitations, name="project-invitations"),
     path("invitations/<int:pk>/", invitation, name="invitation-detail"),

@@ -42,7 +42,24 @@ class ProjectSerializer(StrictSerializer):
     guidelines = serializers.CharField(required=False, allow_blank=True, default="", trim_whitespace=False)
     questions = Questions(required=False, help_text="left out: one choice with strength, tie and both-bad")
     labels_per_comparison = serializers.IntegerField(required=False, default=1, min_value=1, max_value=1000)
+    template_version = serializers.IntegerField(read_only=True)
     created_at = serializers.DateTimeField(read_only=True)
+
+
+class ProjectChangesSerializer(StrictSerializer):
+    """What is left out stays."""
+
+    name = serializers.CharField(required=False, max_length=200)
+    guidelines = serializers.CharField(required=False, allow_blank=True, trim_whitespace=False)
+    questions = Questions(required=False, help_text="a changed template is a new version")
+    labels_per_comparison = serializers.IntegerField(required=False, min_value=1, max_value=1000)
+    lease_minutes = serializers.IntegerField(required=False, min_value=1, max_value=1440)
+
+
+class TemplateVersionSerializer(serializers.Serializer):
+    version = serializers.IntegerField()
+    questions = Questions()
+    created_at = serializers.DateTimeField()
 
 
 class MemberSerializer(StrictSerializer):

@@ -13,6 +13,8 @@ from annotation.choices import letter as letter_of
 from annotation.markdown import first_line, render_content, render_markdown
 from annotation.models import Judgement, Member
 from annotation.permissions import ALLOWED, Action
+from annotation.services import answer_as_given
+from annotation.wording import in_words
 
 register = template.Library()
 
@@ -122,16 +124,22 @@ def as_shown(judgement: Judgement) -> str:
     """The answer in the words of who gave it: positions as they saw them. Empty where that is not known."""
     if judgement.order is None:
         return ""
-    shown = judgement.order.index(judgement.choice) if isinstance(judgement.choice, int) else judgement.choice
-    return describe(shown, judgement.strength)
+    answers = answer_as_given(judgement)
+    phrases = list(in_words(answers, letter_of))
+    if "choice" in answers or not phrases:
+        phrases.insert(0, describe(answers.get("choice"), judgement.strength))
+    return "; ".join(phrases)
 
 
 @register.filter
 def canonical(judgement: Judgement) -> str:
     """The answer by the candidates' own numbers, counted from 1."""
+    phrases = list(in_words(judgement.answers, lambda index: f"{index + 1}"))
     if isinstance(judgement.choice, int):
-        return f"{judgement.choice + 1}"
-    return describe(judgement.choice, None).lower()
+        phrases.insert(0, f"{judgement.choice + 1}")
+    elif judgement.choice is not None or not phrases:
+        phrases.insert(0, describe(judgement.choice, None).lower())
+    return "; ".join(phrases)
 
 
 @register.filter

@@ -171,6 +171,29 @@ def test_history_is_ones_own_and_twenty_long(project, as_annotator, as_manager, 
     assert as_outsider.get(url).status_code == 404
 
 
+def test_the_template_changes_over_the_api(as_manager, as_annotator, project):
+    url = f"/api/v1/projects/{project.pk}/"
+    same = as_manager.patch(url, {"questions": project.questions, "guidelines": "Be kind."}, format="json")
+    assert (same.status_code, same.json()["template_version"], same.json()["guidelines"]) == (
+        200,
+        1,
+        "Be kind.",
+    )
+    changed = as_manager.patch(url, {"questions": [{"type": "thumbs"}]}, format="json").json()
+    assert (changed["template_version"], changed["questions"][0]["type"]) == (2, "thumbs")
+    again = as_manager.patch(url, {"questions": changed["questions"]}, format="json").json()
+    assert again["template_version"] == 2
+    bad = as_manager.patch(url, {"questions": [{"type": "thumbs", "mood": 1}]}, format="json")
+    assert (bad.status_code, errors(bad)) == (400, {"questions.0.mood"})
+    assert as_manager.patch(url, {"modality": "image"}, format="json").status_code == 400
+    versions = as_annotator.get(f"{url}template-versions/").json()
+    assert [(one["version"], one["questions"][0]["type"]) for one in versions] == [
+        (1, "choice"),
+        (2, "thumbs"),
+    ]
+    assert as_annotator.patch(url, {"name": "Mine"}, format="json").status_code == 403
+
+
 def test_boxes_and_points_on_pictures():
     from annotation.services.media import store_image
     from tests.annotation.files import png

@@ -2,8 +2,11 @@
 
 import pytest
 
-from annotation.choices import choices_for, describe
+from annotation.choices import choices_for, describe, letter
 from annotation.markdown import first_line, render_content, render_markdown
+from annotation.models import Judgement
+from annotation.templatetags.annotation_tags import as_shown, canonical
+from annotation.wording import in_words
 
 
 def test_seven_keys():
@@ -20,6 +23,49 @@ def test_answers_in_words():
         describe(*answer) for answer in ((0, 3), (1, 2), (2, None), ("tie", None), ("both_bad", None))
     ]
     assert described == ["A much better", "B better", "C better", "Tie", "Both bad"]
+
+
+def test_answers_of_other_kinds_in_words():
+    answers = {
+        "aspects": {"tone": {"choice": 1, "strength": 2}, "length": {"choice": "tie"}},
+        "ranking": [[1], [0, 2]],
+        "ratings": [{"tone": 4, "length": 0}, {}, None],
+        "thumbs": [1, None, 0],
+        "rubric": [{"cites": True}, {"cites": False}, {}],
+        "tags": ["rude", "wrong"],
+        "critique": "x" * 61,
+        "corrections": [None, "better", None],
+        "marks": [
+            {"candidate": 0, "type": "span", "start": 0, "end": 1},
+            {"candidate": 2, "type": "step", "step": 0, "first_error": False},
+            {"candidate": 2, "type": "step", "step": 1, "first_error": True},
+        ],
+        "turns": [{"turn": 0, "choice": 0}],
+        "context": "not an answer",
+    }
+    assert list(in_words(answers, letter)) == [
+        "tone: B, length: tie",
+        "B > A = C",
+        "A: tone 4 length 0",
+        "A: good, C: bad",
+        "A: cites ✓, B: cites ✗",
+        "rude, wrong",
+        "“" + "x" * 59 + "…”",
+        "B corrected",
+        "C: first error in step 2, 1 mark",
+        "turn 1: A",
+    ]
+    assert list(in_words({"marks": [], "corrections": [None]}, letter)) == ["no marks"]
+
+
+def test_a_judgement_in_words():
+    judgement = Judgement(order=[1, 0], choice=1, strength=3, answers={"thumbs": [0, 1]})
+    assert as_shown(judgement) == "A much better; A: good, B: bad"
+    assert canonical(judgement) == "2; 1: bad, 2: good"
+    judgement.choice = judgement.strength = None
+    assert (as_shown(judgement), canonical(judgement)) == ("A: good, B: bad", "1: bad, 2: good")
+    judgement.answers = {}
+    assert (as_shown(judgement), canonical(judgement)) == ("No choice", "no choice")
 
 
 @pytest.mark.parametrize(

@@ -145,7 +145,8 @@ API: dict[str, Route] = {
     "project-list": api(
         None, body={"name": "x", "modality": "text"}, GET=LISTED, POST=(SITE_MANAGERS, "manage")
     ),
-    "project-detail": api("project", GET=(ROLES, "read")),
+    "project-detail": api("project", GET=(ROLES, "read"), PATCH=(MANAGING, "manage")),
+    "project-template-versions": api("project", GET=(ROLES, "read")),
     "project-members": api("project", GET=(MANAGING, "manage"), POST=(MANAGING, "manage")),
     "project-invitations": api("project", GET=(MANAGING, "manage"), POST=(MANAGING, "manage")),
     "invitation-detail": api("invitation", DELETE=(MANAGING, "manage")),
