@@ -50,6 +50,9 @@ class Fixed:
     def measure(self, prompts: Sequence[Any], candidates: Sequence[Any]) -> Measured:
         return Measured(torch.tensor([[float(word) for word in text.split()] for text in candidates]))
 
+    def measure_prompt(self, prompt: Any) -> Measured:
+        return Measured(torch.zeros(1, 1))
+
     def reduce(self, outputs: torch.Tensor, prompts: Sequence[Any]) -> torch.Tensor:
         return outputs[:, 0]
 

@@ -20,6 +20,7 @@ from training.tuning.losses.sft import sft_loss
 from training.tuning.methods.sft import choose_answers
 from training.tuning.text.generation import batches_of, sample_tokens, uniforms
 from training.tuning.text.logprobs import token_logprobs
+from training.tuning.text.models import TextModel
 from training.tuning.text.tokens import Unusable
 
 GENERATE = {"max_new_tokens": 12, "samples_per_prompt": 2, "temperature": 1.0}
@@ -235,7 +236,7 @@ def test_generations_do_not_depend_on_the_batch(
 
 
 def test_generation_resumes(tmp_path: Path, llama: Path, monkeypatch: Any) -> None:
-    from training.tuning.methods import generate as method
+    from training.tuning.text import writers as method
 
     config = GENERATE | {"batch_size": 2}
     whole = make_run(tmp_path / "whole", "generate", base=llama, config=config, rows=PROMPTS)
@@ -263,7 +264,7 @@ def test_generation_resumes(tmp_path: Path, llama: Path, monkeypatch: Any) -> No
 
 
 def test_empty_answers_are_sampled_again(monkeypatch: Any) -> None:
-    from training.tuning.methods import generate as method
+    from training.tuning.text import writers as method
 
     asked: list[list[str]] = []
 
@@ -272,7 +273,8 @@ def test_empty_answers_are_sampled_again(monkeypatch: Any) -> None:
         return [" " if key in ("a", "c", "c/again1") else f"answer {key}" for key in keys]
 
     monkeypatch.setattr(method, "generate", fake)
-    ask = partial(method.write_answers, None, [[1], [2], [3]], keys=["a", "b", "c"], max_new_tokens=5)
+    model = object.__new__(TextModel)
+    ask = partial(method.write_answers, model, [[1], [2], [3]], keys=["a", "b", "c"], max_new_tokens=5)
     assert ask(temperature=1.0) == ["answer a/again1", "answer b", "answer c/again2"]
     assert asked[1:] == [["a/again1", "c/again1"], ["c/again2"]]
     assert ask(temperature=0.0) == [" ", "answer b", " "]

@@ -251,6 +251,7 @@ METHODS = [
         config=GenerateConfig,
         purpose="job",
         summary="Answers prompts with a model, for the next comparison.",
+        reward="optional",
     ),
     Method(
         name="score",

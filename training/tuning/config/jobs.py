@@ -28,6 +28,49 @@ class GenerateConfig(Config):
     precision: Literal["fp32", "bf16"] = Field(
         "fp32", title="Precision", description="Arithmetic of the model."
     )
+    best_of: int = Field(
+        1, ge=1, title="Best of", description="Of this many samples the one with the highest reward is kept."
+    )
+    guidance: Literal["none", "models", "segments"] = Field(
+        "none",
+        title="Guidance",
+        description="models: the models of the reward list are added to every token's log-probabilities, "
+        "times their weights (arXiv:2410.08193). segments: parts of an answer are accepted by their reward "
+        "(arXiv:2406.16306).",
+    )
+    segment_goal: float | None = Field(
+        None, title="Goal", description="For segments: the reward that a whole answer shall have."
+    )
+    segment_horizon: int = Field(
+        128, ge=1, title="Horizon", description="For segments: tokens after which the goal is asked for."
+    )
+    segment_entropy: float = Field(
+        3.0, ge=0, title="Entropy", description="For segments: nats of uncertainty at which one ends."
+    )
+    segment_alpha: float = Field(
+        0.5,
+        ge=0,
+        le=1,
+        title="Start",
+        description="For segments: 0 asks for the prompt's reward, 1 the goal.",
+    )
+    segment_beta: float = Field(
+        0.7, gt=0, title="Patience", description="For segments: how far below the threshold is forgiven."
+    )
+
+    @model_validator(mode="after")
+    def _keys_have_a_use(self) -> Self:
+        segments = self.guidance == "segments"
+        if segments != (self.segment_goal is not None):
+            raise ValueError('segment_goal belongs to the guidance "segments", which needs it')
+        for key in ("segment_horizon", "segment_entropy", "segment_alpha", "segment_beta"):
+            if getattr(self, key) != type(self).model_fields[key].default and not segments:
+                raise ValueError(f'{key} has a use only with the guidance "segments"')
+        if self.best_of > 1 and self.guidance != "none":
+            raise ValueError("best_of and guidance use the rewards differently; take one of them")
+        if segments and self.top_p != 1:
+            raise ValueError("segments are sampled without top_p")
+        return self
 
 
 class ScoreConfig(Config):

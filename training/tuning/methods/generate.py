@@ -16,12 +16,12 @@ from training.tuning.errors import BadInput
 from training.tuning.run import Run
 from training.tuning.rundir import append_json_line, whole_rows, write_text
 from training.tuning.text.dataset import PREVIEW_ROWS, summary
-from training.tuning.text.generation import batches_of, generate
+from training.tuning.text.generation import batches_of
 from training.tuning.text.loading import load_for_use
-from training.tuning.text.models import TextModel
 from training.tuning.text.samples import as_json
 from training.tuning.text.setup import open_group_tokenizer
 from training.tuning.text.tokens import GroupTokenizer, Unusable, how_joined
+from training.tuning.text.writers import open_writer
 
 
 def train(run: Run) -> None:
@@ -35,6 +35,7 @@ def train(run: Run) -> None:
         )
     model = load_for_use(run.base, kind="causal", precision=config.precision, device=run.device)
 
+    writer = open_writer(run, model, prompts)
     wanted = [(row, number) for row in prompts for number in range(config.samples_per_prompt)]
     partial = run.dir.path / "generations.partial.jsonl"
     written = (
@@ -52,14 +53,8 @@ def train(run: Run) -> None:
     )
     for indices, room in batches:
         keys = [missing[index] for index in indices]
-        texts = write_answers(
-            model,
-            [prompts[row] for row, _ in keys],
-            keys=[f"{run.seed}/generate/{row}/{number}" for row, number in keys],
-            max_new_tokens=room,
-            temperature=config.temperature,
-            top_p=config.top_p,
-        )
+        names = [f"{run.seed}/generate/{row}/{number}" for row, number in keys]
+        texts = writer([row for row, _ in keys], names, room)
         for key, text in zip(keys, texts, strict=True):
             written[key] = text
             append_json_line(partial, _partial(key, text))
@@ -87,27 +82,6 @@ def train(run: Run) -> None:
 
     run.publish(write)
     partial.unlink()
-
-
-def write_answers(
-    model: TextModel, prompts: list[list[int]], *, keys: list[str], temperature: float, **options: Any
-) -> list[str]:
-    """Answers to prompts; an empty one, which nobody could compare, is sampled again (four times at most)."""
-    texts = generate(model, prompts, keys=keys, temperature=temperature, **options)
-    for attempt in range(1, 5):
-        empty = [index for index, text in enumerate(texts) if not text.strip()]
-        if not empty or temperature == 0:
-            break
-        again = generate(
-            model,
-            [prompts[index] for index in empty],
-            keys=[f"{keys[index]}/again{attempt}" for index in empty],
-            temperature=temperature,
-            **options,
-        )
-        for index, text in zip(empty, again, strict=True):
-            texts[index] = text
-    return texts
 
 
 def encode_prompts(

@@ -96,6 +96,13 @@ class Rewards:
         centres = self.reference_scores(prompts, references) if self.needs_references else None
         return self.combine(measured, prompts, centres)
 
+    def prompt_score(self, prompt: Text) -> float:
+        """The total of a prompt without an answer."""
+        if self.needs_references or self.multipliers:
+            raise BadInput("centred transforms and constraints do not score prompts", field="reward")
+        measured = [source.measure_prompt(prompt) for source in self.sources]
+        return float(self.combine(measured, [prompt], None).total[0])
+
     def reference_scores(
         self, prompts: Sequence[Text], references: Sequence[Sequence[Any]] | None
     ) -> dict[int, Tensor]:

@@ -57,6 +57,10 @@ class ImplicitReward:
         sums = [one.sum() if at not in why else one.new_tensor(torch.nan) for at, one in enumerate(tokens)]
         return Measured(torch.stack(sums)[:, None], why)
 
+    def measure_prompt(self, prompt: Text) -> Measured:
+        """Nothing was answered yet: 0."""
+        return Measured(torch.zeros(1, 1, device=self.policy.device))
+
     def reduce(self, outputs: Tensor, prompts: Sequence[Text]) -> Tensor:
         """The one output."""
         return outputs[:, 0]

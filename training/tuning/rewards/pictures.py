@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from training.tuning.data import Text, plain_text
+from training.tuning.errors import BadInput
 from training.tuning.images.reward_files import load_image_reward
 from training.tuning.rewards.sources import Measured, Precision
 
@@ -42,6 +43,10 @@ class PictureReward:
                     ).float()
                 )
         return Measured(torch.cat(parts)[:, None])
+
+    def measure_prompt(self, prompt: Text) -> Measured:
+        """Always BadInput: there is nothing to see."""
+        raise BadInput("a prompt without a picture has no score", field="reward")
 
     def reduce(self, outputs: Tensor, prompts: Sequence[Text]) -> Tensor:
         """The one output."""

@@ -25,7 +25,7 @@ from training.tuning.text.loading import load_for_use
 from training.tuning.text.models import TextModel
 from training.tuning.text.probe import check_reading
 from training.tuning.text.setup import TOKEN_BUDGET, open_tokenizer
-from training.tuning.text.tokens import EncodedGroup, Unusable
+from training.tuning.text.tokens import EncodedGroup, GroupTokenizer, Unusable
 
 Precision = Literal["fp32", "bf16"]
 
@@ -40,9 +40,11 @@ class Measured:
 
 @runtime_checkable
 class Source(Protocol):
-    """What measures candidates. ``reduce`` makes one score of each row of outputs."""
+    """What measures candidates, or a prompt alone. ``reduce`` makes one score of each row of outputs."""
 
     def measure(self, prompts: Sequence[Text], candidates: Sequence[Any]) -> Measured: ...
+
+    def measure_prompt(self, prompt: Text) -> Measured: ...
 
     def reduce(self, outputs: Tensor, prompts: Sequence[Text]) -> Tensor: ...
 
@@ -84,6 +86,17 @@ class LearnedReward:
             rows = [at for index in micro for at in groups[index][0]]
             outputs[rows] = self._normalised(self.model.outputs(batch))
         return Measured(outputs, why)
+
+    @torch.no_grad()
+    def measure_prompt(self, prompt: Text) -> Measured:
+        """The outputs at the end of a prompt, before any answer."""
+        if not isinstance(self.tokenizer, GroupTokenizer):
+            raise BadInput("an encoder scores no prompt without an answer", file=self.model.base)
+        ids = self.tokenizer.prompt_ids(prompt)
+        shared = len(ids) - 1 if self.model.layout == "shared" else 0
+        group = EncodedGroup(prefix=ids[:shared], blocks=[ids[shared:]], starts=[0])
+        batch = make_batch([group], causal=True, device=self.model.device)
+        return Measured(self._normalised(self.model.outputs(batch)))
 
     def reduce(self, outputs: Tensor, prompts: Sequence[Text]) -> Tensor:
         """One score for each row, as ``reward.json`` says."""
@@ -166,6 +179,10 @@ class RuleReward:
                 f"{self.name} gave {len(values)} scores for {len(candidates)} candidates", field="reward"
             )
         return Measured(torch.tensor([float(value) for value in values], dtype=torch.float32)[:, None])
+
+    def measure_prompt(self, prompt: Text) -> Measured:
+        """The output of an empty answer."""
+        return self.measure([prompt], [""])
 
     def reduce(self, outputs: Tensor, prompts: Sequence[Text]) -> Tensor:
         """The one output."""

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,6 +26,10 @@ class Answer:
     ids: list[int]
     logprobs: list[float]
     ended: bool
+
+
+# From the mask of the prompts to what changes the logits of every step.
+Guided = Callable[[Tensor], LogitsProcessor]
 
 
 class SeededSampler(LogitsProcessor):
@@ -101,10 +105,17 @@ def generate(
     max_new_tokens: int,
     temperature: float,
     top_p: float = 1.0,
+    guided: Guided | None = None,
 ) -> list[str]:
     """The answers to prompts given as tokens, as texts. ``keys`` seed one answer each."""
     answers = sample_answers(
-        model, prompts, keys=keys, max_new_tokens=max_new_tokens, temperature=temperature, top_p=top_p
+        model,
+        prompts,
+        keys=keys,
+        max_new_tokens=max_new_tokens,
+        temperature=temperature,
+        top_p=top_p,
+        guided=guided,
     )
     return [text_of(answer, model) for answer in answers]
 
@@ -124,9 +135,10 @@ def sample_answers(
     max_new_tokens: int,
     temperature: float,
     top_p: float = 1.0,
+    guided: Guided | None = None,
 ) -> list[Answer]:
     """One answer for each key. There are as many keys as prompts, or k times as many: k answers in a row to
-    each prompt, which is then read once.
+    each prompt, which is then read once. ``guided``, from the mask (B, T) of the prompts, changes the logits.
     """
     copies, left = divmod(len(keys), len(prompts))
     if left:
@@ -156,7 +168,9 @@ def sample_answers(
             written = inner.generate(
                 input_ids=ids.repeat_interleave(copies, dim=0),
                 attention_mask=mask.repeat_interleave(copies, dim=0),
-                logits_processor=LogitsProcessorList([sampler]),
+                logits_processor=LogitsProcessorList(
+                    [*([guided(mask.repeat_interleave(copies, dim=0))] if guided else []), sampler]
+                ),
                 generation_config=settings,
                 **_prompt_cache(model, ids, mask, copies),
             )
