@@ -11,33 +11,32 @@ import nh3
 from django.utils.html import format_html
 from django.utils.safestring import SafeString, mark_safe
 from django.utils.text import Truncator
+from latex2mathml.converter import convert as convert_to_mathml
 from markdown_it import MarkdownIt
 from markdown_it.renderer import RendererHTML
+from mdit_py_plugins.dollarmath import dollarmath_plugin
+from mdit_py_plugins.texmath import texmath_plugin
 from pygments import highlight
 from pygments.formatters import HtmlFormatter
 from pygments.lexers import get_lexer_by_name
 from pygments.util import ClassNotFound
 
-TAGS = {
-    *(
-        "p",
-        "br",
-        "hr",
-        "h1",
-        "h2",
-        "h3",
-        "h4",
-        "h5",
-        "h6",
-        "ul",
-        "ol",
-        "li",
-        "blockquote",
-        "pre",
-        "code",
-        "em",
-    ),
-    *("strong", "s", "a", "table", "thead", "tbody", "tr", "th", "td", "span"),
+TAGS = frozenset(
+    "p br hr h1 h2 h3 h4 h5 h6 ul ol li blockquote pre code em strong s a table thead tbody tr th td span".split()
+)
+MATH_TAGS = frozenset(
+    "math mrow mi mo mn mtext mspace mfrac msqrt mroot msub msup msubsup mover munder munderover mtable mtr mtd "
+    "mstyle mpadded mphantom menclose".split()
+)
+MATH_ATTRIBUTES = {
+    "math": {"display"},
+    "mo": {"stretchy", "fence", "form", "accent", "largeop", "movablelimits", "lspace", "rspace"},
+    "mi": {"mathvariant"},
+    "mspace": {"width"},
+    "mfrac": {"linethickness"},
+    "mtd": {"columnalign"},
+    "mstyle": {"displaystyle", "scriptlevel"},
+    "menclose": {"notation"},
 }
 ATTRIBUTES = {
     "a": {"href", "title"},
@@ -46,10 +45,12 @@ ATTRIBUTES = {
     "ol": {"start"},
     "th": {"class"},
     "td": {"class"},
+    **MATH_ATTRIBUTES,
 }
 SCHEMES = {"http", "https", "mailto"}
 ROLES = {"user": "Person", "assistant": "Assistant", "system": "Instructions", "tool": "Tool"}
 HIGHLIGHT_LIMIT = 20_000  # characters; longer code is shown plainly rather than slowly
+FORMULA_LIMIT = 2_000  # characters; a longer formula is shown as it was written
 
 
 def _highlight(code: str, language: str, _attributes: str) -> str:
@@ -79,18 +80,44 @@ class _Renderer(RendererHTML):
         return super().renderToken(tokens, index, options, env)
 
 
+def _formula(tex: str, *, block: bool) -> str:
+    """MathML of a LaTeX formula; the formula as it was written where it cannot be read."""
+    as_written = f"<code>{escape(tex)}</code>"
+    if len(tex) > FORMULA_LIMIT:
+        return as_written
+    try:
+        return convert_to_mathml(tex, display="block" if block else "inline")
+    except Exception:  # noqa: BLE001 - its dozen errors share no class, and strangers write the formulas
+        return as_written
+
+
+def _math(parser: MarkdownIt) -> None:
+    r"""Formulas between $…$, $$…$$, \(…\) and \[…\]. A price is no formula: "$5 and $6"."""
+    dollarmath_plugin(parser, allow_labels=False, allow_space=False, allow_digits=False, double_inline=True)
+    texmath_plugin(parser, delimiters="brackets")
+    for name in ("math_inline", "math_inline_double", "math_block", "math_block_eqno"):
+        parser.add_render_rule(name, _render_formula)
+
+
+def _render_formula(_renderer, tokens, index, _options, _env):
+    token = tokens[index]
+    formula = _formula(token.content.strip(), block=token.type != "math_inline")
+    return f"<p>{formula}</p>\n" if token.block else formula
+
+
 _parser = MarkdownIt(
     "commonmark",
     {"html": False, "linkify": False, "breaks": True, "highlight": _highlight},
     renderer_cls=_Renderer,
 ).enable(["table", "strikethrough"])
+_math(_parser)
 
 
 @lru_cache(maxsize=512)
 def _render(text: str) -> str:
     return nh3.clean(
         _parser.render(text),
-        tags=TAGS,
+        tags=TAGS | MATH_TAGS,
         attributes=ATTRIBUTES,
         url_schemes=SCHEMES,
         link_rel="noopener noreferrer nofollow",

@@ -1,4 +1,4 @@
-/* The comparison on screen: prompt, candidates, keys. It shows what it is given and asks the server nothing. */
+/* The comparison on screen: prompt and candidates. It shows what it is given and asks the server nothing. */
 
 import { hideDifference, showDifference } from "./diff.js";
 import { Zoom } from "./zoom.js";
@@ -9,54 +9,42 @@ const FOLD_AFTER = 48; // pixels scrolled
 const nameOf = (index) => (index < 26 ? String.fromCharCode(65 + index) : String(index + 1));
 
 export class Board {
-  constructor(main, { choices, onChoice }) {
-    this.choices = choices;
-    this.onChoice = onChoice;
+  /** `words`: what it tells, in the person's language. */
+  constructor(main, words) {
+    this.words = words;
+    this.context = main.querySelector("#context");
     this.prompt = main.querySelector("#prompt");
     this.promptText = this.prompt.querySelector(".prose");
     this.foldButton = this.prompt.querySelector(".fold");
     this.panels = main.querySelector("#panels");
     this.tabs = main.querySelector("#tabs");
-    this.keys = main.querySelector("#keys");
     this.templates = { text: document.querySelector("#text-candidate"), image: document.querySelector("#image-candidate") };
     this.marking = false;
     this.turned = 0;
     this.foldButton.addEventListener("click", () => this.fold(!this.prompt.classList.contains("folded")));
-    this.keys.addEventListener("click", (event) => {
-      const button = event.target.closest("button");
-      if (!button) return;
-      event.preventDefault();
-      this.onChoice(this.options.find((option) => option.key === button.value));
-    });
     this.panels.addEventListener("scroll", (event) => this.linkScroll(event.target), { capture: true, passive: true });
     this.panels.addEventListener("scrollend", () => this.showTab(), { passive: true });
     this.tabs.addEventListener("click", (event) => this.swipe([...this.tabs.children].indexOf(event.target) - this.visibleIndex()));
     addEventListener("blur", () => this.turn(0));
   }
 
-  /** The option behind a key, or undefined. */
-  option(key) {
-    return this.options.find((option) => option.key === key || option.also === key);
+  nameOf(position) {
+    return nameOf(position);
   }
 
-  /** The keys for so many candidates; where digits end, buttons without one. */
-  optionsFor(count) {
-    if (this.choices[count]) return this.choices[count];
-    const words = this.choices[9].filter((option) => typeof option.choice === "string");
-    const one = (_, i) => ({ key: String(i + 1), choice: i, strength: null, name: nameOf(i), word: "", also: "", css: "other" });
-    return [...Array.from({ length: count }, one), ...words];
+  get panelElements() {
+    return [...this.panels.children];
   }
 
   show(item) {
-    this.item = item;
-    this.options = this.optionsFor(item.candidates.length);
     this.turned = 0;
-    this.promptText.innerHTML = item.prompt_html; // sanitised by the server
+    this.context.hidden = !item.context_html;
+    this.context.querySelector(".prose").innerHTML = item.context_html ?? ""; // these are sanitised by the server
+    this.promptText.innerHTML = item.prompt_html;
     this.panels.replaceChildren(...item.candidates.map((candidate, index) => this.panel(candidate, index)));
     this.panels.dataset.count = item.candidates.length;
     this.panels.toggleAttribute("data-wrap", item.candidates.length > 3);
     this.panels.scrollLeft = 0;
-    this.showKeys();
     this.adopt(item);
     this.panels.classList.remove("entering");
     requestAnimationFrame(() => this.panels.classList.add("entering"));
@@ -65,7 +53,6 @@ export class Board {
   /** Takes over what stands on the page, whether the server or `show` put it there. */
   adopt(item) {
     this.item = item;
-    this.options = this.optionsFor(item.candidates.length);
     this.scrollers = [...this.panels.querySelectorAll(".scroll")];
     const boxes = [...this.panels.querySelectorAll(".box")];
     this.zoom = boxes.length ? new Zoom(boxes) : null;
@@ -84,12 +71,12 @@ export class Board {
     panel.dataset.side = index;
     panel.querySelector("h2").textContent = name;
     const body = panel.querySelector(".scroll, .box");
-    body.setAttribute("aria-label", `Answer ${name}`);
+    body.setAttribute("aria-label", this.words.answer.replace("%s", name));
     if (kind === "text") {
       body.firstElementChild.innerHTML = candidate.html; // sanitised by the server
     } else {
       const image = body.querySelector("img");
-      image.alt = `Picture ${name}`;
+      image.alt = this.words.picture.replace("%s", name);
       image.src = candidate.image;
     }
     return panel;
@@ -102,32 +89,11 @@ export class Board {
     image.addEventListener("load", judge);
   }
 
-  showKeys() {
-    const buttons = this.keys.querySelectorAll("button");
-    const same = buttons.length === this.options.length && this.options.every((option, i) => buttons[i].value === option.key);
-    if (same) return;
-    this.keys.classList.toggle("seven", this.options.some((option) => option.strength));
-    this.keys.querySelector(".scale").hidden = !this.keys.classList.contains("seven");
-    const template = document.querySelector("#key-button").content.firstElementChild;
-    buttons.forEach((button) => button.remove());
-    this.keys.append(...this.options.map((option) => {
-      const button = template.cloneNode(true);
-      button.value = option.key;
-      button.className = `key ${option.css}`;
-      button.querySelector("kbd").textContent = option.key.toUpperCase();
-      button.querySelector("kbd").hidden = option.key.length > 1;
-      button.querySelector(".who").textContent = option.name;
-      button.querySelector(".word").textContent = option.word;
-      button.querySelector(".better").hidden = !option.strength;
-      return button;
-    }));
-  }
-
   // Prompt
   fold(folded) {
     this.prompt.classList.toggle("folded", folded);
     this.foldButton.setAttribute("aria-expanded", String(!folded));
-    this.foldButton.textContent = folded ? "Unfold" : "Fold";
+    this.foldButton.textContent = folded ? this.words.unfold : this.words.fold;
   }
 
   offerFold() {
@@ -207,9 +173,10 @@ export class Board {
   /** What to tell about the marks: "", or a sentence. */
   mark() {
     hideDifference(this.panels);
-    if (!this.marking || this.scrollers.length !== 2) return "";
+    if (!this.marking) return "";
+    if (this.scrollers.length !== 2) return this.words.only_two;
     const [left, right] = this.scrollers.map((element) => element.firstElementChild);
-    if (!showDifference(left, right)) return "The two answers have too little in common to mark differences.";
-    return left.querySelector("mark") || right.querySelector("mark") ? "" : "The two answers have the same words.";
+    if (!showDifference(left, right)) return this.words.too_different;
+    return left.querySelector("mark") || right.querySelector("mark") ? "" : this.words.same_words;
   }
 }

@@ -4,13 +4,14 @@ const WORD = /[\p{L}\p{M}\p{N}_]+|[^\s\p{L}\p{M}\p{N}_]/gu;
 const MOST_EDITS = 2000;
 const LEAST_SHARED = 0.2; // of the shorter text's words
 
-/** The words under a node, each with the text node and the offsets where it stands. */
+/** The words under a node, each with the text node and the offsets where it stands; a formula is one word. */
 function words(root) {
   const found = [];
-  const walker = document.createTreeWalker(root, NodeFilter.SHOW_TEXT);
-  while (walker.nextNode()) {
-    for (const match of walker.currentNode.data.matchAll(WORD)) {
-      found.push({ word: match[0], node: walker.currentNode, start: match.index, end: match.index + match[0].length });
+  for (const node of root.childNodes) {
+    if (node.nodeName === "math") found.push({ word: node.textContent, node });
+    else if (node.nodeType === Node.ELEMENT_NODE) found.push(...words(node));
+    else for (const match of (node.data ?? "").matchAll(WORD)) {
+      found.push({ word: match[0], node, start: match.index, end: match.index + match[0].length });
     }
   }
   return found;
@@ -62,8 +63,12 @@ function mark(found, alone) {
     let first = last;
     while (first > 0 && alone[first - 1] && found[first - 1].node === found[last].node) first--;
     const range = document.createRange();
-    range.setStart(found[last].node, found[first].start);
-    range.setEnd(found[last].node, found[last].end);
+    if (found[last].start === undefined) {
+      range.selectNode(found[last].node);
+    } else {
+      range.setStart(found[last].node, found[first].start);
+      range.setEnd(found[last].node, found[last].end);
+    }
     range.surroundContents(document.createElement("mark"));
     last = first;
   }
@@ -82,4 +87,26 @@ export function showDifference(left, right) {
 export function hideDifference(root) {
   for (const element of root.querySelectorAll("mark")) element.replaceWith(...element.childNodes);
   root.normalize();
+}
+
+const PIECE = /\s+|[\p{L}\p{M}\p{N}_]+|[^\s\p{L}\p{M}\p{N}_]/gu;
+
+/** Writes one text into `element`: what `before` loses in <del>, what `after` adds in <ins>. */
+export function drawDifference(element, before, after) {
+  const left = before.match(PIECE) ?? [], right = after.match(PIECE) ?? [];
+  const alone = difference(left, right) ?? [left.map(() => true), right.map(() => true)];
+  const parts = []; // [tag, text], neighbours of one tag together
+  const add = (tag, text) => (parts.at(-1)?.[0] === tag ? (parts.at(-1)[1] += text) : parts.push([tag, text]));
+  let x = 0, y = 0;
+  while (x < left.length || y < right.length) {
+    if (alone[0][x]) add("del", left[x++]);
+    else if (alone[1][y]) add("ins", right[y++]);
+    else [add("", left[x++]), y++];
+  }
+  element.replaceChildren(...parts.map(([tag, text]) => {
+    if (!tag) return document.createTextNode(text);
+    const part = document.createElement(tag);
+    part.textContent = text;
+    return part;
+  }));
 }

@@ -3,29 +3,40 @@
 
 import { Offline, post, Refused } from "./api.js";
 import { Board } from "./board.js";
-import { keysAreOn, listenToKeys, repeating, switchKeys } from "./keys.js";
+import { Deck } from "./deck.js";
+import { Drafts } from "./drafts.js";
+import { Drawer } from "./drawer.js";
+import { AnswerForm } from "./form.js";
+import { Keyboard, keysAreOn, switchKeys } from "./keys.js";
+import { actionsOf } from "./actions.js";
 import { Queue } from "./queue.js";
+import { Session } from "./session.js";
 
 const data = JSON.parse(document.querySelector("#judge-data").textContent);
+const { words } = data;
 const main = document.querySelector("main");
 const find = (selector) => document.querySelector(selector);
 const address = (name, id) => data.urls[name].replace("00000000-0000-0000-0000-000000000000", id).replace("/0/", `/${id}/`);
 const UNDO_DEPTH = 20;
-const RENEW_BEFORE = 5 * 60_000, RENEW_CHECK = 60_000; // milliseconds
 
-const deck = []; // comparisons in our hands; the first is on the screen
-const past = []; // what can be taken back: {item, client_id, judgement}
-const marks = find("#marks"); // only where texts are compared
-let exhausted = false;
-let fetching = null;
-let lastActive = Date.now();
-
-const board = new Board(main, { choices: data.choices, onChoice: answer });
+const past = []; // what can be taken back: {item, client_id, judgement, answer}
+const keyboard = new Keyboard(data.keys);
+const drafts = new Drafts(`tiebreak:drafts:${data.user}`);
+const session = new Session(`tiebreak:session:${data.user}:${data.project}`);
+const board = new Board(main, words);
+const form = new AnswerForm(find("#answer"), { board, keyboard, words, announce, onSubmit: answer, onChange: keepDraft });
 const queue = new Queue(`tiebreak:answers:${data.user}`, (entry) => {
   if (entry.kind === "skip") return address("skip", entry.lease);
   if (entry.project !== data.project) return address("judgement", entry.lease);
-  const after = deck.findLast((item) => item.lease !== entry.lease && !queue.has(item.lease));
+  const after = deck.items.findLast((item) => item.lease !== entry.lease && !queue.has(item.lease));
   return `${address("judgement", entry.lease)}?html=1&next=1${after ? `&after=${after.lease}` : ""}`;
+});
+const deck = new Deck({ urls: data.urls, address, queue });
+const drawer = new Drawer(find("#drawer"), {
+  urls: { history: data.urls.history, session: data.urls.session },
+  titles: words.drawers,
+  onClose: () => board.prompt.focus({ preventScroll: true }),
+  onLoad: (name, part) => (name === "session" ? session.draw(part) : undefined),
 });
 
 // What is on the screen
@@ -34,77 +45,82 @@ function announce(text) {
   find("#announcer").textContent = text;
 }
 
-function show({ focus = true } = {}) {
-  const item = deck[0];
-  find("#work").hidden = !item;
+function show() {
+  const item = deck.first;
+  for (const id of ["work", "skip", "marks"]) if (find(`#${id}`)) find(`#${id}`).hidden = !item;
   find("#idle").hidden = Boolean(item);
-  find("#skip").hidden = !item;
-  if (marks) marks.hidden = !item;
   if (item) {
     board.show(item);
-    announce(`Next comparison. ${item.candidates.length} answers.`);
-    if (focus) board.prompt.focus({ preventScroll: true });
+    form.show(item, drafts.get(item.lease));
+    announce(words.next.replace("%s", item.candidates.length));
+    board.prompt.focus({ preventScroll: true });
+    session.shown();
   } else {
-    showIdle(focus);
+    form.leave();
+    showIdle();
   }
+  showUndo();
+}
+
+function showUndo() {
   find("#undo").disabled = past.length === 0;
 }
 
-function showIdle(focus) {
-  const waiting = queue.entries.length;
-  const sentence = waiting && !exhausted
-    ? "The next comparison appears as soon as the line is back. Your answers are kept on this device until then."
-    : exhausted ? "Nothing is left for you here." : "Fetching the next comparison…";
+function showIdle() {
+  const waits = queue.entries.length > 0 && !deck.exhausted;
+  const sentence = waits ? words.line_is_down : deck.exhausted ? words.nothing_left : words.fetching;
   find("#idle-text").textContent = sentence;
-  find("#again").hidden = !exhausted;
+  find("#again").hidden = !deck.exhausted;
   announce(sentence);
-  if (focus) find("#idle").focus();
+  find("#idle").focus();
 }
 
 function count(change) {
   for (const name of ["today", "judged"]) find(`#${name}`).textContent = data.progress[name] += change;
+  session.answered(change);
 }
 
+/** The one line that tells how things stand with the server. */
 function tell(state, text = "", waiting = 0) {
-  const words = {
-    saving: "saving",
-    saved: "saved ✓",
-    retrying: `retrying · ${waiting} ${waiting === 1 ? "answer" : "answers"} kept`,
-    "signed-out": "not saved: sign in again",
-    refused: text,
-  };
   const line = find("#saved");
   line.className = `saved ${state}`;
+  const sentence = text || words.states[state].replace("%s", waiting);
   if (state === "signed-out") {
     const link = document.createElement("a");
     link.href = data.urls.sign_in;
-    link.textContent = words[state];
+    link.textContent = words.states[state];
     line.replaceChildren(link);
   } else {
-    line.textContent = words[state];
+    line.textContent = sentence;
   }
   if (state !== "saving" && state !== "saved") announce(line.textContent);
 }
 
 // What a person does
 
-function answer(option) {
-  const item = deck[0];
-  if (!item || !option) return;
+function keepDraft(given) {
+  if (deck.first) drafts.keep(deck.first.lease, given);
+}
+
+function answer(given) {
+  const item = deck.first;
+  if (!item) return;
   const client_id = crypto.randomUUID();
-  const body = { client_id, choice: option.choice, ...(option.strength ? { strength: option.strength } : {}) };
-  leave({ item, client_id, ...promised("stored") });
+  past.push({ item, client_id, answer: given, ...promised("stored") });
+  past.splice(0, past.length - UNDO_DEPTH);
   count(+1);
-  queue.add({ kind: "judgement", project: data.project, client_id, lease: item.lease, body });
+  drafts.drop(item.lease);
+  queue.add({ kind: "judgement", project: data.project, client_id, lease: item.lease, body: { client_id, ...given } });
+  deck.leave();
+  if (session.breakIsDue()) tell("break", words.break_is_due.replace("%s", session.minutes));
 }
 
 function skip(reason) {
-  const item = deck[0];
+  const item = deck.first;
   if (!item) return;
-  const client_id = crypto.randomUUID();
-  deck.shift();
-  queue.add({ kind: "skip", project: data.project, client_id, lease: item.lease, body: { reason } });
-  show();
+  drafts.drop(item.lease);
+  queue.add({ kind: "skip", project: data.project, client_id: crypto.randomUUID(), lease: item.lease, body: { reason } });
+  deck.leave();
 }
 
 /** {resolve, reject, [name]: promise}; a rejection that nobody waits for is no error. */
@@ -115,41 +131,43 @@ function promised(name) {
   return { [name]: promise, resolve, reject };
 }
 
-function leave(entry) {
-  deck.shift();
-  past.push(entry);
-  past.splice(0, past.length - UNDO_DEPTH);
-  show();
-}
-
 /** Takes back the last answer: unsent from the queue, sent through the server, which gives the same order again. */
 async function undo() {
   const entry = past.findLast((item) => !item.undoing);
   if (!entry) return;
   entry.undoing = true;
-  if (queue.withdraw(entry.client_id)) return restore(entry, entry.item);
+  if (queue.withdraw(entry.client_id)) return void restore(entry, entry.item, entry.answer);
   try {
     await entry.stored;
-    restore(entry, await post(`${address("undo", entry.judgement)}?html=1`));
+    const item = await post(`${address("undo", entry.judgement)}?html=1`);
+    restore(entry, item, item.answer);
   } catch (error) {
     entry.undoing = false;
     if (error instanceof Refused) forget(entry);
-    find("#undo").disabled = past.length === 0;
-    tell("refused", error instanceof Offline ? "The line is down; undo again when it is back." : error.message);
+    showUndo();
+    tell("refused", error instanceof Offline ? words.undo_later : error.message);
   }
 }
 
-function forget(entry) {
-  past.splice(past.indexOf(entry), 1);
+/** An earlier answer comes back on the screen to be given again. */
+function change(judgement) {
+  const entry = past.find((item) => item.judgement === judgement) ?? { judgement, stored: Promise.resolve() };
+  if (past.includes(entry)) past.splice(past.indexOf(entry), 1);
+  past.push(entry);
+  drawer.close();
+  return undo();
 }
 
-function restore(entry, item) {
+function forget(entry) {
+  if (past.includes(entry)) past.splice(past.indexOf(entry), 1);
+}
+
+function restore(entry, item, given = {}) {
   forget(entry);
-  deck.unshift(item);
-  exhausted = false;
+  drafts.keep(item.lease, given);
   count(-1);
-  show();
-  announce("Taken back. The same comparison again.");
+  deck.putBack(item);
+  announce(words.taken_back);
 }
 
 // What the server says
@@ -162,59 +180,23 @@ queue.addEventListener("stored", ({ detail: { entry, reply } }) => {
     mine.judgement = reply.judgement;
     mine.resolve();
   }
-  if (reply.next) keep(reply.next);
-  else if (reply.next === null) exhausted = true;
-  if (!deck.length) show();
-  fetchAhead();
+  deck.take(reply.next);
 });
 
+/** A refused answer is gone for good only if the comparison is; what was written stays as a draft. */
 queue.addEventListener("refused", ({ detail: { entry, error } }) => {
   const mine = past.find((item) => item.client_id === entry.client_id);
   if (mine?.undoing) mine.reject(error);
+  else if (mine && error.status === 400) restore(mine, mine.item, mine.answer);
   else if (mine) forget(mine);
-  if (entry.kind === "judgement") count(-1);
-  find("#undo").disabled = past.length === 0;
+  if (entry.kind === "judgement" && !(mine && error.status === 400)) count(-1);
+  showUndo();
   tell("refused", error.message);
-  fetchAhead();
+  deck.fetchAhead();
 });
 
-function keep(item) {
-  if (deck.some((held) => held.lease === item.lease) || queue.has(item.lease)) return;
-  for (const candidate of item.candidates) if (candidate.image) new Image().src = candidate.image;
-  deck.push(item);
-  if (deck.length === 1) show();
-}
-
-/** Keeps one comparison ready behind the one on the screen. Waits for the queue: what it holds still counts as ours. */
-async function fetchAhead() {
-  if (fetching || exhausted || deck.length >= 2 || queue.entries.length) return;
-  const last = deck.at(-1);
-  fetching = post(data.urls.next + (last ? `?html=1&after=${last.lease}` : "?html=1"));
-  try {
-    const item = await fetching;
-    if (item) keep(item);
-    else exhausted = true;
-  } catch (error) {
-    if (error instanceof Offline) setTimeout(fetchAhead, 3000);
-    else if (!deck.length) tell("refused", error.message);
-  } finally {
-    fetching = null;
-  }
-  if (exhausted && !deck.length) show();
-}
-
-async function renew() {
-  const active = Date.now() - lastActive < RENEW_BEFORE && !document.hidden;
-  for (const item of deck) {
-    if (!active || Date.parse(item.expires_at) - Date.now() > RENEW_BEFORE) continue;
-    try {
-      item.expires_at = (await post(address("renew", item.lease))).expires_at;
-    } catch (error) {
-      // An answer on an expired lease is honoured while its slot is open, so nothing has to happen here.
-      if (!(error instanceof Offline || error instanceof Refused)) throw error;
-    }
-  }
-}
+deck.addEventListener("first", show);
+deck.addEventListener("refused", ({ detail }) => tell("refused", detail));
 
 // Wiring
 
@@ -226,40 +208,25 @@ skipBox.querySelector("form").addEventListener("submit", (event) => {
   skipBox.open = false;
 });
 skipBox.addEventListener("toggle", () => skipBox.open && skipBox.querySelector("input[name=reason]").focus());
-skipBox.addEventListener("keydown", (event) => event.key === "Escape" && closeSkip());
-
-function closeSkip() {
+skipBox.addEventListener("keydown", (event) => {
+  if (event.key !== "Escape") return;
   skipBox.open = false;
   skipBox.querySelector("summary").focus();
-}
-
-function openDrawer(name) {
-  const drawer = find("#drawer");
-  const same = !drawer.hidden && drawer.dataset.shows === name;
-  drawer.hidden = same;
-  if (same) return board.prompt.focus({ preventScroll: true });
-  drawer.dataset.shows = name;
-  drawer.querySelector("h2").textContent = name === "guidelines" ? "Guidelines" : "Your last judgements";
-  for (const part of drawer.querySelectorAll("[data-part]")) part.hidden = part.dataset.part !== name;
-  if (name === "history") window.htmx.ajax("GET", data.urls.history, { target: "#history", swap: "innerHTML" });
-  drawer.querySelector("h2").focus();
-}
+});
 
 find("#undo").closest("form").addEventListener("submit", (event) => {
   event.preventDefault();
   undo();
 });
-for (const link of document.querySelectorAll("[data-opens]")) {
-  link.addEventListener("click", (event) => {
-    event.preventDefault();
-    openDrawer(link.dataset.opens);
-  });
-}
-find("#close-drawer").addEventListener("click", () => openDrawer(find("#drawer").dataset.shows));
+find("#drawer").addEventListener("submit", (event) => {
+  event.preventDefault();
+  change(Number(new FormData(event.target).get("judgement")));
+});
+find("#drawer").addEventListener("change", (event) => event.target.name === "reminder" && (session.reminder = event.target.value));
 find("#again").addEventListener("click", () => {
-  exhausted = false;
+  deck.exhausted = false;
   show();
-  fetchAhead();
+  deck.fetchAhead();
 });
 
 const help = find("#help");
@@ -270,59 +237,26 @@ keySwitch.addEventListener("change", () => switchKeys(keySwitch.checked));
 
 function toggleMarks() {
   const remark = board.toggleMarks();
-  marks.setAttribute("aria-pressed", String(board.marking));
-  announce(remark || (board.marking ? "Differences are marked." : "Marks are off."));
+  find("#marks").setAttribute("aria-pressed", String(board.marking));
+  announce(remark || words.marks[board.marking ? "on" : "off"]);
   if (remark) tell("refused", remark);
 }
-marks?.addEventListener("click", toggleMarks);
+find("#marks")?.addEventListener("click", toggleMarks);
 
-const isImages = () => Boolean(board.zoom);
-const pages = (by) => repeating(() => (deck[0] && !isImages() ? board.scrollBy(by) : true));
-const arrow = (dx, dy) => repeating((event) => {
-  if (isImages() && board.zoom.scale > 1) board.zoom.move(dx, dy);
-  else if (dx) board.swipe(-Math.sign(dx));
-  else if (event.target.closest(".scroll, .prose, .drawer") || isImages()) return true;
-  else board.scrollBy(-dy);
-});
-const digits = Object.fromEntries([..."0123456789b"].map((key) => [key, () => answer(board.option(key))]));
-
-listenToKeys({
-  ...digits,
-  s: () => (skipBox.open = Boolean(deck[0])),
-  z: undo,
-  d: () => marks && toggleMarks(),
-  g: () => openDrawer("guidelines"),
-  h: () => openDrawer("history"),
-  "?": () => help.showModal(),
-  Escape: () => (find("#drawer").hidden ? true : openDrawer(find("#drawer").dataset.shows)),
-  Space: () => (isImages() ? board.turn(1) : pages(0.9)()),
-  "Shift+Space": pages(-0.9),
-  PageDown: pages(0.9),
-  PageUp: pages(-0.9),
-  "+": repeating(() => board.zoom?.by(1.25)),
-  "=": repeating(() => board.zoom?.by(1.25)),
-  "-": repeating(() => board.zoom?.by(0.8)),
-  f: () => board.zoom?.reset(),
-  ArrowLeft: arrow(0.1, 0),
-  ArrowRight: arrow(-0.1, 0),
-  ArrowUp: arrow(0, 0.1),
-  ArrowDown: arrow(0, -0.1),
+const actions = actionsOf({ board, form, drawer, undo, toggleMarks, skip: () => (skipBox.open = Boolean(deck.first)), help: () => help.showModal() });
+keyboard.label(document);
+keyboard.listen((name, event) => {
+  if (deck.first && !drawer.element.contains(event.target) && !event.repeat && form.press(name)) return true;
+  const action = actions[name];
+  return Boolean(action) && (!event.repeat || action.repeats) && action(event) !== false;
 });
 addEventListener("keyup", (event) => event.key === " " && board.turn(0));
-for (const name of ["keydown", "pointerdown"]) addEventListener(name, () => (lastActive = Date.now()), { passive: true });
-setInterval(renew, RENEW_CHECK);
 
 // Start: what was said before a reload goes first, and is not asked again.
 if (data.last_judgement) past.push({ judgement: data.last_judgement, stored: Promise.resolve() });
-if (data.item && !queue.has(data.item.lease)) {
-  deck.push(data.item);
-  board.adopt(data.item);
-  find("#undo").disabled = past.length === 0;
-  board.prompt.focus({ preventScroll: true });
-} else {
-  exhausted = !data.item;
-  show();
-}
+if (data.item && !queue.has(data.item.lease)) deck.keep(data.item);
+else deck.exhausted = !data.item;
+if (!deck.first) show();
 queue.flush();
-fetchAhead();
+deck.fetchAhead();
 main.dataset.ready = "";

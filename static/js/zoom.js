@@ -36,8 +36,8 @@ export class Zoom {
     this.y = Math.min(0, Math.max(1 - this.scale, this.y));
     for (const box of this.boxes) {
       box.classList.toggle("zoomed", this.scale > 1);
-      const image = box.querySelector("img");
-      image.style.transform = this.scale === 1 ? "" : `translate(${this.x * 100}%, ${this.y * 100}%) scale(${this.scale})`;
+      const transform = this.scale === 1 ? "" : `translate(${this.x * 100}%, ${this.y * 100}%) scale(${this.scale})`;
+      for (const layer of box.querySelectorAll("img, svg")) layer.style.transform = transform;
     }
   }
 
