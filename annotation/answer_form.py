@@ -6,7 +6,7 @@ ticks carry JSON: what they mean as presented; `static/js/kinds/` puts the answe
 
 import json
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 from django.template.loader import render_to_string
@@ -14,7 +14,10 @@ from django.utils.safestring import SafeString
 from django.utils.translation import gettext as _
 
 from annotation.choices import choices_for, letter
-from annotation.template import COMPARING, MOST_RANKED
+from annotation.template import MOST_RANKED, TIE
+from annotation.template.questions import COMPARING
+from annotation.template.texts import turns_of
+
 
 @dataclass(frozen=True)
 class Option:
@@ -64,7 +67,14 @@ class Asked:
         return json.dumps(self.question)
 
 
-TEMPLATES = {"aspects": "rows", "ratings": "rows", "thumbs": "rows", "turns": "rows", "rubric": "ticks", "tags": "ticks"}
+TEMPLATES = {
+    "aspects": "rows",
+    "ratings": "rows",
+    "thumbs": "rows",
+    "turns": "rows",
+    "rubric": "ticks",
+    "tags": "ticks",
+}
 
 
 def render_form(item: dict[str, Any]) -> SafeString:
@@ -89,7 +99,7 @@ def form_context(item: dict[str, Any]) -> dict[str, Any]:
 def _can_be_asked(question: dict[str, Any], item: dict[str, Any]) -> bool:
     kind, count = question["type"], len(item["candidates"])
     if kind == "turns":
-        return count > 1 and bool(_turns(item))
+        return count > 1 and bool(_shared_turns(item))
     if kind == "ranking":
         return 1 < count <= MOST_RANKED
     return kind != "context" and (count > 1 or kind not in COMPARING)
@@ -105,7 +115,7 @@ def _asked(question: dict[str, Any], item: dict[str, Any]) -> Asked:
 
 def _better(letters: list[str], *, strength: bool, tie: bool) -> list[Option]:
     """One candidate over the others: seven steps for two with strength, else one option each."""
-    middle = [Option({"choice": "tie"}, _("Tie"), "0", _("Tie"), "tie")] if tie else []
+    middle = [Option({"choice": TIE}, _("Tie"), "0", _("Tie"), "tie")] if tie else []
     if len(letters) != 2 or not strength:
         return [
             Option({"choice": i}, name, str(i + 1), _("%(name)s better") % {"name": name}, _side(i))
@@ -125,7 +135,10 @@ def _worst(question: dict[str, Any], _item: dict[str, Any], letters: list[str]) 
     """The second half of best–worst, where it is not the rest anyway."""
     if not question["worst"] or len(letters) < 3:
         return []
-    options = [Option(i, name, "", _("%(name)s is the worst") % {"name": name}, _side(i)) for i, name in enumerate(letters)]
+    options = [
+        Option(i, name, "", _("%(name)s is the worst") % {"name": name}, _side(i))
+        for i, name in enumerate(letters)
+    ]
     return [Row("worst", _("Worst"), options, css="worst")]
 
 
@@ -138,16 +151,23 @@ def _aspects(question: dict[str, Any], _item: dict[str, Any], letters: list[str]
     return [Row(aspect["name"], aspect["title"], options, css="sides") for aspect in question["aspects"]]
 
 
-def _turns(item: dict[str, Any]) -> list[int]:
-    """The messages of the assistant that every candidate has, by their place in the chat."""
-    return [1]
+def _shared_turns(item: dict[str, Any]) -> list[list[int]]:
+    """For each of the assistant's turns the candidates that have it, as long as there are two."""
+    counts = [turns_of(candidate["text"]) if "text" in candidate else 0 for candidate in item["candidates"]]
+    having = [[i for i, n in enumerate(counts) if n > turn] for turn in range(max(counts))]
+    return [positions for positions in having if len(positions) > 1]
 
 
-def _turn_rows(question: dict[str, Any], item: dict[str, Any], letters: list[str]) -> list[Row]:
+def _turns(question: dict[str, Any], item: dict[str, Any], letters: list[str]) -> list[Row]:
     options = _better(letters, strength=False, tie=question["tie"])
     return [
-        Row(str(turn), _("Turn %(number)d") % {"number": number}, options, css="sides")
-        for number, turn in enumerate(_turns(item), start=1)
+        Row(
+            str(turn),
+            _("Turn %(number)d") % {"number": turn + 1},
+            [option for option in options if option.value["choice"] in (*positions, TIE)],
+            css="sides",
+        )
+        for turn, positions in enumerate(_shared_turns(item))
     ]
 
 
@@ -186,7 +206,10 @@ def _scale(aspect: dict[str, Any]) -> list[Option]:
 
 
 def _thumbs(_question: dict[str, Any], _item: dict[str, Any], letters: list[str]) -> list[Row]:
-    options = [Option(1, _("Good"), "1", _("Good"), "good"), Option(0, _("Not good"), "2", _("Not good"), "poor")]
+    options = [
+        Option(1, _("Good"), "1", _("Good"), "good"),
+        Option(0, _("Not good"), "2", _("Not good"), "poor"),
+    ]
     return [
         Row(str(i), name if len(letters) > 1 else _("This answer"), options, css="thumbs of-candidate")
         for i, name in enumerate(letters)
@@ -199,7 +222,9 @@ def _rubric(question: dict[str, Any], _item: dict[str, Any], letters: list[str])
         Row(
             path=criterion["name"],
             title=criterion["text"],
-            options=[Option(i, name, str(i + 1) if i < 9 else "", name, _side(i)) for i, name in enumerate(names)],
+            options=[
+                Option(i, name, str(i + 1) if i < 9 else "", name, _side(i)) for i, name in enumerate(names)
+            ],
             css="criteria",
         )
         for criterion in question["criteria"]
@@ -217,7 +242,7 @@ def _tags(question: dict[str, Any], _item: dict[str, Any], _letters: list[str]) 
 ROWS: dict[str, Callable[[dict[str, Any], dict[str, Any], list[str]], list[Row]]] = {
     "choice": _worst,
     "aspects": _aspects,
-    "turns": _turn_rows,
+    "turns": _turns,
     "ratings": _ratings,
     "thumbs": _thumbs,
     "rubric": _rubric,

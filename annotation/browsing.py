@@ -1,6 +1,7 @@
 """What the pages read: constant numbers of queries, explicit order, nothing written."""
 
-from datetime import date
+from datetime import date, timedelta
+from itertools import count
 from typing import Any
 
 from django.db.models import Case, Count, Exists, F, Max, OuterRef, Prefetch, Q, QuerySet, Subquery, Sum, When
@@ -46,6 +47,14 @@ def own_judgements(*, project: Project, user: User) -> QuerySet[Judgement]:
         comparison__project=project, annotator=user, lease__isnull=False
     )
     return mine.select_related("comparison").order_by("-created_at", "-pk")
+
+
+def days_in_a_row(*, project: Project, user: User, today: date) -> int:
+    """On how many days up to today this person judged here without a break; today may still be to come."""
+    days = own_judgements(project=project, user=user).order_by().values_list("created_at__date", flat=True)
+    judged = set(days.filter(created_at__date__gte=today - timedelta(days=366)).distinct())
+    last = today if today in judged else today - timedelta(days=1)
+    return next(n for n in count() if last - timedelta(days=n) not in judged)
 
 
 def comparisons_of(

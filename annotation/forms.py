@@ -6,10 +6,9 @@ from django import forms
 from django.utils.translation import gettext_lazy as _
 
 from annotation.errors import Invalid
+from annotation.keys import LABELS, whole_map
 from annotation.models import AuditEntry, Project, User
 from annotation.permissions import Role, Scope
-from annotation.template import find_question
-from annotation.template.questions import ChoiceQuestion
 
 
 class PageForm(forms.Form):
@@ -39,7 +38,7 @@ class SignInForm(PageForm):
 
 
 class ProjectForm(PageForm):
-    """Name, guidelines and the template of a project."""
+    """Name and guidelines of a project; its template has a form of its own (`annotation.template_form`)."""
 
     name = forms.CharField(max_length=200)
     guidelines = forms.CharField(
@@ -48,12 +47,6 @@ class ProjectForm(PageForm):
         help_text="Markdown. Annotators can open them beside the work.",
         widget=forms.Textarea(attrs={"rows": 14, "class": "code"}),
     )
-    question = forms.CharField(label="The question", max_length=500, initial="Which answer is better?")
-    strength = forms.BooleanField(
-        required=False, initial=True, label="Ask how much better: much, plainly or slightly"
-    )
-    tie = forms.BooleanField(required=False, initial=True, label="Offer “tie”")
-    both_bad = forms.BooleanField(required=False, initial=True, label="Offer “both bad”")
     labels_per_comparison = forms.IntegerField(
         label="Judgements per comparison",
         min_value=1,
@@ -69,31 +62,11 @@ class ProjectForm(PageForm):
         help_text="A comparison that somebody opened and left goes to others after this time.",
     )
 
-    @property
-    def template(self) -> list[dict[str, Any]]:
-        """The task template in the API's form."""
-        data = self.cleaned_data
-        question = ChoiceQuestion(
-            text=data["question"], strength=data["strength"], tie=data["tie"], both_bad=data["both_bad"]
-        )
-        return [question.model_dump()]
-
-    def template_over(self, questions: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        """The stored template with its choice as this form says, and its other questions as they are."""
-        data = self.cleaned_data
-        choice = {name: data[name] for name in ("strength", "tie", "both_bad")} | {"text": data["question"]}
-        return [question | choice if question["type"] == "choice" else question for question in questions]
-
     @staticmethod
     def initial_of(project: Project) -> dict[str, Any]:
-        question = find_question(project.questions, "choice") or ChoiceQuestion().model_dump()
         return {
             "name": project.name,
             "guidelines": project.guidelines,
-            "question": question["text"],
-            "strength": question["strength"],
-            "tie": question["tie"],
-            "both_bad": question["both_bad"],
             "labels_per_comparison": project.labels_per_comparison,
             "lease_minutes": project.lease_minutes,
         }
@@ -197,3 +170,27 @@ class DataFilterForm(PageForm):
         max_length=150,
         widget=forms.TextInput(attrs={"autocomplete": "off"}),
     )
+
+
+class KeysForm(PageForm):
+    """A field for each key of the judging page, with the key that this person presses for it."""
+
+    def __init__(self, *args: Any, moved: dict[str, str], **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        for key, pressed in whole_map(moved).items():
+            self.fields[f"key_{key}"] = forms.CharField(
+                label=LABELS[key],
+                max_length=1,
+                initial=pressed,
+                widget=forms.TextInput(
+                    attrs={"autocomplete": "off", "autocapitalize": "none", "spellcheck": "false"}
+                ),
+            )
+
+    @property
+    def chosen(self) -> dict[str, str]:
+        return {name.removeprefix("key_"): value for name, value in self.cleaned_data.items()}
+
+    def refuse_keys(self, error: Invalid) -> None:
+        for key, message in error.errors.items():
+            self.add_error(f"key_{key}", message)

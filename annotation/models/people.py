@@ -15,6 +15,7 @@ class User(AbstractUser):
     token: "ApiToken | None" = None  # what they came with, if it was a token; it limits what they may do
 
     role = models.CharField(max_length=16, choices=Role, default=Role.ANNOTATOR)
+    keys = models.JSONField(default=dict, blank=True, help_text="keys of the judging page that were moved")
 
     class Meta:
         constraints = [models.CheckConstraint(condition=Q(role__in=SiteRole.values), name="user_role_known")]

@@ -27,6 +27,7 @@ from annotation.services.people import (
     set_aside,
     update_member,
 )
+from annotation.services.preferences import move_keys
 from annotation.services.presenting import history, lease_image, present, progress
 from annotation.services.projects import add_member, create_project, remove_member, update_project
 from annotation.services.queue import lease_of, next_lease
@@ -54,6 +55,7 @@ __all__ = [
     "lease_image",
     "lease_of",
     "member_of",
+    "move_keys",
     "next_lease",
     "next_review",
     "pause_member",

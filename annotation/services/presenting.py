@@ -11,9 +11,11 @@ from django.conf import settings
 from django.db.models import Sum
 from django.urls import reverse
 
+from annotation.answer_form import render_form
 from annotation.markdown import render_content
 from annotation.models import Candidate, Comparison, Judgement, Kind, Lease, Media, Project, User
 from annotation.permissions import Action, find
+from annotation.rendering import render_candidate
 from annotation.services.answers import answer_as_given, questions_of
 from annotation.services.reviewing import conflicting_judgements
 from annotation.template import context_of, find_question, steps_of
@@ -26,7 +28,8 @@ def present(lease: Lease, *, html: bool = False) -> dict[str, Any]:
 
     Where the template shows one, `context`; where it marks steps, each candidate's `steps` as
     [start, end] in characters; after an undo `previous_answer`, in presented positions. With `html` also
-    `prompt_html`, `context_html` and each text's `html`: their Markdown, safe to put into a page.
+    `prompt_html`, `context_html`, each text's `html`, and `form_html`, the form that answers it; all safe to
+    put into a page.
     """
     questions = questions_of(lease, lease.comparison.project)
     candidates = {candidate.index: candidate for candidate in lease.comparison.candidates.all()}
@@ -57,7 +60,8 @@ def present(lease: Lease, *, html: bool = False) -> dict[str, Any]:
             shown["context_html"] = render_content(context)
         for candidate in shown["candidates"]:
             if "text" in candidate:
-                candidate["html"] = render_content(candidate["text"])
+                candidate["html"] = render_candidate(candidate["text"], shown["questions"])
+        shown["form_html"] = render_form(shown)
     return shown
 
 

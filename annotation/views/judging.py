@@ -1,28 +1,29 @@
 """The judging page. With scripts it speaks the HTTP API, without its forms post here: the same services."""
 
 import uuid
-from typing import Any
 
 from django.contrib import messages
 from django.contrib.auth.decorators import login_required
-from django.http import Http404, HttpRequest, HttpResponse
+from django.http import Http404, HttpResponse
 from django.shortcuts import redirect, render
 from django.urls import reverse
 from django.utils import timezone
+from django.utils.translation import gettext as _
 from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_GET, require_POST
 
 from annotation import services
 from annotation.browsing import judged_slots, own_judgements
-from annotation.choices import MOST_DIGITS, Choice, choices_for
+from annotation.choices import choices_for
 from annotation.errors import Blocked, Conflict, Invalid
+from annotation.keys import whole_map
 from annotation.models import Lease, Project, User
 from annotation.permissions import Action
 from annotation.services.eligibility import CONSENT
 from annotation.template import find_question
 from annotation.views.access import SignedIn, project_for
+from annotation.views.words import page_words
 
-HISTORY_LENGTH = 20
 NO_LEASE = uuid.UUID(int=0)  # stands in address templates for the script
 
 
@@ -42,37 +43,31 @@ def judge(request: SignedIn, pk: int) -> HttpResponse:
     if lease is None and not reason:
         reason = services.standing(project=project, user=request.user, now=now)["reason"]
     item = services.present(lease, html=True) if lease else None
-    question = find_question(project.questions, "choice")
-    count = len(item["candidates"]) if item else 2
-    choices = choices_for(question, count)
     last = _last_judgement(project, request.user)
     progress = services.progress(project=project, user=request.user, now=now)
     # Where checks are mixed in, what everybody did would tell which answers filled no slot.
     judged = progress["mine"] if project.has_checks else judged_slots(project, progress)
+    kinds = {question["type"] for question in project.questions}
     context = {
         "reason": reason,
         "project": project,
-        "question": question,
         "item": item,
-        "choices": choices,
-        "seven": any(choice.strength for choice in choices),
+        "kinds": kinds,
+        "seven": item is not None and 'class="keys seven"' in item["form_html"],
         "progress": progress | {"judged": judged},
         "last_judgement": last,
         "client_id": uuid.uuid4(),
         "blank_text": {"position": 0},
         "blank_image": {"position": 0, "image": "data:,"},
-        "blank_choice": Choice("1", 0, None, "A"),
         "page_data": {
             "user": request.user.pk,
             "project": project.pk,
             "item": item,
-            "choices": {
-                n: [choice.as_data() for choice in choices_for(question, n)]
-                for n in range(1, MOST_DIGITS + 1)
-            },
             "progress": {"today": progress["mine_today"], "judged": judged},
             "last_judgement": last,
             "urls": _addresses(project),
+            "keys": whole_map(request.user.keys),
+            "words": page_words(),
         },
     }
     return render(request, "annotation/judge.html", context)
@@ -88,6 +83,7 @@ def _addresses(project: Project) -> dict[str, str]:
         "renew": reverse("lease-renew", args=[NO_LEASE]),
         "undo": reverse("judgement-undo", args=[0]),
         "history": reverse("annotation:history", args=[project.pk]),
+        "session": reverse("annotation:session", args=[project.pk]),
         "sign_in": f"{reverse('annotation:sign_in')}?next={here}",
     }
 
@@ -107,9 +103,8 @@ def judge_submit(request: SignedIn, pk: int) -> HttpResponse:
     chosen = keys.get(request.POST.get("key", ""))
     client_id = _uuid(request.POST.get("client_id"))
     if chosen is None or client_id is None:
-        messages.error(
-            request, "Nothing was stored: the form came without an answer. Choose one of the keys."
-        )
+        sentence = _("Nothing was stored: the form came without an answer. Choose one of the keys.")
+        messages.error(request, sentence)
         return redirect("annotation:judge", pk)
     try:
         services.submit_judgement(
@@ -164,27 +159,3 @@ def _uuid(text: str | None) -> uuid.UUID | None:
         return uuid.UUID(text or "")
     except ValueError:
         return None
-
-
-@login_required
-@never_cache
-@require_GET
-def history(request: SignedIn, pk: int) -> HttpResponse:
-    """One's own last judgements; the drawer of the judging page asks for the list alone."""
-    project = project_for(request, pk, Action.JUDGE)
-    mine = own_judgements(project=project, user=request.user)
-    context: dict[str, Any] = {"project": project, "judgements": mine[:HISTORY_LENGTH]}
-    name = "_history.html" if _wants_part(request) else "history.html"
-    response = render(request, f"annotation/{name}", context)
-    response["Vary"] = "HX-Request, Cookie"
-    return response
-
-
-def _wants_part(request: HttpRequest) -> bool:
-    return request.headers.get("HX-Request") == "true" and "HX-History-Restore-Request" not in request.headers
-
-
-@login_required
-@require_GET
-def guidelines(request: SignedIn, pk: int) -> HttpResponse:
-    return render(request, "annotation/guidelines.html", {"project": project_for(request, pk, Action.SEE)})

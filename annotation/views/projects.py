@@ -1,5 +1,7 @@
 """Home, the project's own page, its settings and its members."""
 
+from typing import Any
+
 from django.contrib import messages
 from django.contrib.auth.decorators import login_required
 from django.core.exceptions import PermissionDenied
@@ -7,6 +9,7 @@ from django.db import transaction
 from django.http import HttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
 from django.utils import timezone
+from django.utils.translation import gettext as _
 from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_GET, require_http_methods, require_POST
 
@@ -15,9 +18,10 @@ from annotation.browsing import judged_slots, members_of, projects_of
 from annotation.errors import Conflict, Invalid, NotAllowed
 from annotation.forms import InvitationForm, MemberForm, NewProjectForm, ProjectForm
 from annotation.markdown import render_markdown
-from annotation.models import Project, User
+from annotation.models import Judgement, Project, User
 from annotation.permissions import ALLOWED, Action, check_site
 from annotation.views.access import SignedIn, project_for
+from annotation.views.templates import edited_template
 
 PREVIEW_LIMIT = 100_000  # characters
 
@@ -43,32 +47,39 @@ def project(request: SignedIn, pk: int) -> HttpResponse:
 @require_http_methods(["GET", "POST"])
 def project_new(request: SignedIn) -> HttpResponse:
     check_site(request.user, Action.CREATE_PROJECT)
-    form = NewProjectForm(request.POST or None)
-    if form.is_valid():
+    form, editor = NewProjectForm(request.POST or None), edited_template(request)
+    if "op" not in request.POST and form.is_valid():
         try:
-            created = _create(request.user, form)
+            created = _create(request.user, form, editor["questions"])
         except Invalid as error:
-            form.refuse(error)
+            _refuse(form, error)
         else:
-            messages.info(
-                request, "The project is there. Next: import what is to be compared, and add people."
-            )
+            words = _("The project is there. Next: import what is to be compared, and add people.")
+            messages.info(request, words)
             return redirect("annotation:imports", created.pk)
-    return render(request, "annotation/project_form.html", {"form": form})
+    return render(request, "annotation/project_form.html", editor | {"form": form})
 
 
 @transaction.atomic
-def _create(user: User, form: NewProjectForm) -> Project:
+def _create(user: User, form: NewProjectForm, questions: list[dict[str, Any]]) -> Project:
     data = form.cleaned_data
     created = services.create_project(
         by=user,
         name=data["name"],
         modality=data["modality"],
         guidelines=data["guidelines"],
-        questions=form.template,
+        questions=questions,
         labels_per_comparison=data["labels_per_comparison"],
     )
     return services.update_project(project=created, lease_minutes=data["lease_minutes"])
+
+
+def _refuse(form: ProjectForm, error: Invalid) -> None:
+    """What is wrong with the questions stands at their own fields."""
+    others = {path: words for path, words in error.errors.items() if not path.startswith("questions")}
+    if others != error.errors:
+        form.add_error(None, _("The questions are not complete; see what is said at their fields."))
+    form.refuse(Invalid(others))
 
 
 @login_required
@@ -76,23 +87,18 @@ def _create(user: User, form: NewProjectForm) -> Project:
 def project_edit(request: SignedIn, pk: int) -> HttpResponse:
     edited = project_for(request, pk, Action.EDIT)
     form = ProjectForm(request.POST or None, initial=ProjectForm.initial_of(edited))
-    if form.is_valid():
-        data = form.cleaned_data
+    editor = edited_template(request, edited)
+    if "op" not in request.POST and form.is_valid():
         try:
-            services.update_project(
-                project=edited,
-                name=data["name"],
-                guidelines=data["guidelines"],
-                questions=form.template_over(edited.questions),
-                labels_per_comparison=data["labels_per_comparison"],
-                lease_minutes=data["lease_minutes"],
-            )
+            services.update_project(project=edited, questions=editor["questions"], **form.cleaned_data)
         except Invalid as error:
-            form.refuse(error)
+            _refuse(form, error)
         else:
-            messages.info(request, "Saved.")
+            messages.info(request, _("Saved."))
             return redirect("annotation:project_edit", pk)
-    return render(request, "annotation/project_form.html", {"project": edited, "form": form})
+    count = Judgement.objects.standing().filter(comparison__project=edited).count()
+    context = {"project": edited, "form": form, "judgement_count": count}
+    return render(request, "annotation/project_form.html", editor | context)
 
 
 @login_required

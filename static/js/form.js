@@ -146,8 +146,9 @@ export class AnswerForm {
       const sentence = one.missing?.(this.words);
       if (sentence) return { row: one.rows[0], sentence };
       const begun = Object.keys(one.answer()).length > 0;
-      const complete = one.complete ? one.complete() : one.rows.every((row) => row.done() || !row.single) && (begun || !one.required);
-      if (!complete && (one.required || begun)) {
+      if (!one.required && !(begun && one.complete)) continue; // what is optional may stay half done
+      const complete = one.complete ? one.complete() : begun && one.rows.every((row) => row.done() || !row.single);
+      if (!complete) {
         const row = one.rows.find((each) => !each.done()) ?? one.rows[0];
         return { row, sentence: `${this.words.still_to_answer} ${this.nameOf(one, row)}` };
       }

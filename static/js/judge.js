@@ -208,6 +208,10 @@ skipBox.querySelector("form").addEventListener("submit", (event) => {
   skipBox.open = false;
 });
 skipBox.addEventListener("toggle", () => skipBox.open && skipBox.querySelector("input[name=reason]").focus());
+const openSkip = () => {
+  skipBox.open = Boolean(deck.first);
+  if (skipBox.open) skipBox.querySelector("input[name=reason]").focus(); // before the event, for the keys that follow
+};
 skipBox.addEventListener("keydown", (event) => {
   if (event.key !== "Escape") return;
   skipBox.open = false;
@@ -243,7 +247,7 @@ function toggleMarks() {
 }
 find("#marks")?.addEventListener("click", toggleMarks);
 
-const actions = actionsOf({ board, form, drawer, undo, toggleMarks, skip: () => (skipBox.open = Boolean(deck.first)), help: () => help.showModal() });
+const actions = actionsOf({ board, form, drawer, undo, toggleMarks, skip: openSkip, help: () => help.showModal() });
 keyboard.label(document);
 keyboard.listen((name, event) => {
   if (deck.first && !drawer.element.contains(event.target) && !event.repeat && form.press(name)) return true;

@@ -103,7 +103,7 @@ def test_line_that_drops(open_page, world, watch):
     page.keyboard.press("1")
     page.keyboard.press("6")
     page.wait_for_selector("#saved.retrying")
-    assert "2 answers kept" in page.inner_text("#saved")
+    assert "answers kept here: 2" in page.inner_text("#saved")
     assert "this device" in page.inner_text("#idle-text")
     assert answers_of(world.annotator) == []
     page.unroute("**/api/v1/**")

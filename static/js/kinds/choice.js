@@ -51,7 +51,7 @@ function readButton(button) {
   return strength ? { choice: position, strength: Number(strength) } : { choice: position };
 }
 
-export function choice(section, { count }) {
+export function choice(section, { count, question }) {
   const [bestBar, worstBar] = section.querySelectorAll(".keys");
   const buttons = [...bestBar.querySelectorAll("button")];
   const keysOf = (button) => (bestBar.classList.contains("seven") && button.value === "0" ? ["0", "4"] : [button.value]);
@@ -65,9 +65,10 @@ export function choice(section, { count }) {
     missing: (words) => (worst && positional() && worst.value === best.value.choice ? words.best_is_worst : ""),
     answer() {
       if (!best.done()) return {};
-      if (!worst || !positional() || worst.value === undefined || worst.value === best.value.choice) return { ...best.value };
-      const middle = Array.from({ length: count }, (_, i) => i).filter((i) => i !== best.value.choice && i !== worst.value);
-      return { ...best.value, ranking: [[best.value.choice], ...(middle.length ? [middle] : []), [worst.value]] };
+      const last = worst ? worst.value : question.worst && count === 2 ? 1 - best.value.choice : undefined;
+      if (!positional() || last === undefined || last === best.value.choice) return { ...best.value };
+      const middle = Array.from({ length: count }, (_, i) => i).filter((i) => i !== best.value.choice && i !== last);
+      return { ...best.value, ranking: [[best.value.choice], ...(middle.length ? [middle] : []), [last]] };
     },
     fill(answer) {
       const given = answer.choice ?? undefined;

@@ -58,17 +58,27 @@ export function marks(section, { question, required, board, words, announce }) {
     return parts.filter(Boolean).join(", ");
   }
 
+  const behindError = (place) => marked.some((mark) => mark.first_error && mark.candidate === place.candidate && mark.step < place.step);
+
   function finish(mark) {
+    if (mark.type === "step" && behindError(mark)) return announceAndShow(words.behind_error);
     const clean = Object.fromEntries(Object.entries(mark).filter(([, value]) => value !== "" && value !== undefined));
     const others = marked.filter((one) => mark.type !== "step" || !samePlace(one, mark));
     const before = marked.find((one) => mark.type === "step" && samePlace(one, mark));
-    set([...others, before?.first_error && clean.first_error === undefined ? { ...clean, first_error: true } : clean]);
+    if (before?.first_error) clean.first_error = true;
+    set([...others.filter((one) => !same(one, clean)), clean]);
     announce(`${describePlace(mark)}: ${describeMark(clean)}`);
     setPending(null);
     getSelection().removeAllRanges();
     if (places) places.pending = null;
     draw();
     if (mark.type === "step") steps.walk(1);
+    return undefined;
+  }
+
+  function announceAndShow(sentence) {
+    announce(sentence);
+    pendingLine.textContent = sentence;
   }
 
   function choose(name) {
@@ -85,7 +95,8 @@ export function marks(section, { question, required, board, words, announce }) {
     const here = { candidate, type: "step", step };
     const was = marked.find((mark) => samePlace(mark, here))?.first_error;
     const cleared = marked.map((mark) => (mark.candidate === candidate ? { ...mark, first_error: undefined } : mark));
-    const kept = cleared.filter((mark) => mark.type !== "step" || mark.category || (samePlace(mark, here) && !was));
+    const labelled = cleared.filter((mark) => was || mark.candidate !== candidate || mark.type !== "step" || mark.step <= step);
+    const kept = labelled.filter((mark) => mark.type !== "step" || mark.category || (samePlace(mark, here) && !was));
     const found = kept.find((mark) => samePlace(mark, here));
     if (!was && found) found.first_error = true;
     else if (!was) kept.push({ ...here, first_error: true });

@@ -12,7 +12,7 @@ export function ranking(section, { count, question }) {
   let dragged = null;
 
   const left = () => chips.map((_, i) => i).filter((i) => !tiers.flat().includes(i));
-  const complete = () => left().length === 0 || (question.partial && tiers.length > 0);
+  const complete = () => left().length === 0 || (question.partial && tiers.flat().length > 1);
   const without = (candidate) => tiers.map((tier) => tier.filter((i) => i !== candidate)).filter((tier) => tier.length);
 
   function draw() {
