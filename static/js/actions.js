@@ -8,9 +8,10 @@ export function actionsOf({ board, form, drawer, undo, toggleMarks, skip, help }
   const pages = (by) => repeating(() => !isImages() && board.scrollBy(by));
   const zoom = (by) => repeating(() => board.zoom?.by(by));
   const arrow = (dx, dy) => repeating((event) => {
+    if (event.target.closest("input, .drawer")) return false; // radio buttons have arrows of their own
     if (isImages() && board.zoom.scale > 1) return board.zoom.move(dx, dy);
     if (dx) return board.swipe(-Math.sign(dx) * (getComputedStyle(board.panels).direction === "rtl" ? -1 : 1));
-    if (isImages() || event.target.closest(".scroll, .prose, .drawer, .questions")) return false;
+    if (isImages() || event.target.closest(".scroll, .prose, .questions")) return false;
     return board.scrollBy(-dy);
   });
   return {

@@ -191,7 +191,7 @@ export class AnswerForm {
       if (!open) return this.board.prompt.focus({ preventScroll: true });
     }
     const rows = this.rows.filter((row) => this.questions.contains(row.element));
-    (rows.find((row) => row.element.querySelector("[data-write=r]")) ?? rows[0])?.focus();
+    (this.onDemand ? rows[0] : rows.find((row) => row.writes) ?? rows[0])?.focus();
     return undefined;
   }
 }

@@ -51,7 +51,7 @@ function show() {
   find("#idle").hidden = Boolean(item);
   if (item) {
     board.show(item);
-    form.show(item, drafts.get(item.lease));
+    form.show(item, drafts.get(item.lease) ?? item.previous_answer);
     announce(words.next.replace("%s", item.candidates.length));
     board.prompt.focus({ preventScroll: true });
     session.shown();
@@ -140,7 +140,7 @@ async function undo() {
   try {
     await entry.stored;
     const item = await post(`${address("undo", entry.judgement)}?html=1`);
-    restore(entry, item, item.answer);
+    restore(entry, item, item.previous_answer);
   } catch (error) {
     entry.undoing = false;
     if (error instanceof Refused) forget(entry);

@@ -1,12 +1,14 @@
-/* The answer as it should be, with what changes beside it while it is written: [null, "better text"]. */
+/* The answer as it should be, with what changes beside it while it is written: [null, "better text"].
+   Of a chat the assistant's last message is corrected. */
 
 import { drawDifference } from "../diff.js";
 import { TextRow } from "../rows.js";
 
 class CorrectionRow extends TextRow {
-  constructor(element, original) {
+  constructor(element, answer) {
     super(element);
-    this.original = original;
+    this.answer = answer;
+    this.original = this.textOf(answer);
     this.button = element.querySelector(".open-correction");
     this.editor = element.querySelector(".editor");
     this.button.addEventListener("click", () => {
@@ -27,13 +29,23 @@ class CorrectionRow extends TextRow {
     this.element.dispatchEvent(new CustomEvent("writing", { bubbles: true }));
   }
 
-  get value() {
-    return this.input.value === this.original ? null : this.input.value;
+  get last() {
+    return Array.isArray(this.answer) ? this.answer.findLastIndex((message) => message.role === "assistant") : -1;
   }
 
-  set value(text) {
-    this.input.value = text ?? this.original;
-    this.open(text !== null);
+  textOf(answer) {
+    return Array.isArray(answer) ? answer[this.last].content : answer;
+  }
+
+  get value() {
+    const text = this.input.value;
+    if (text === this.original) return null;
+    return Array.isArray(this.answer) ? this.answer.map((message, i) => (i === this.last ? { ...message, content: text } : message)) : text;
+  }
+
+  set value(corrected) {
+    this.input.value = corrected === null ? this.original : this.textOf(corrected);
+    this.open(corrected !== null);
     this.draw();
   }
 
@@ -52,20 +64,15 @@ class CorrectionRow extends TextRow {
 }
 
 export function correction(section, { item }) {
-  const originals = item.candidates.map((candidate) => candidate.correctable ?? candidate.text);
-  const rows = [...section.querySelectorAll("[data-row]")].map((element, i) => new CorrectionRow(element, originals[i]));
+  const elements = [...section.querySelectorAll("[data-row]")];
+  const rows = elements.map((element, i) => new CorrectionRow(element, item.candidates[i].text));
   return {
     rows,
     answer: () => (rows.some((row) => row.done()) ? { corrections: rows.map((row) => row.value) } : {}),
     fill(answer) {
       rows.forEach((row, i) => (row.value = answer.corrections?.[i] ?? null));
     },
-    /** C: the first editor, then the next one. */
-    keys: {
-      c() {
-        const here = rows.findIndex((row) => row.element.contains(document.activeElement));
-        rows[(here + 1) % rows.length].focus();
-      },
-    },
+    /** C: the first answer that is not being corrected yet. */
+    keys: { c: () => (rows.find((row) => row.editor.hidden) ?? rows[0]).focus() },
   };
 }

@@ -54,6 +54,7 @@ export class Spans {
     const [, direction] = /Arrow(\w+)/.exec(name);
     const [way, unit] = { Left: ["left", "character"], Right: ["right", "character"], Up: ["backward", "line"], Down: ["forward", "line"] }[direction];
     selection.modify(name.includes("Shift+") ? "extend" : "move", way, name.includes("Ctrl+") && unit === "character" ? "word" : unit);
+    this.selected(); // the event comes later than a quick next key
     this.keepInSight(text);
   }
 
