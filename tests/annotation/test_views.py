@@ -273,9 +273,11 @@ def test_new_project(manager, manager_page, annotator_page):
         "name": "Poems",
         "modality": "text",
         "guidelines": "**Rhyme**",
-        "question": "Which is the better poem?",
+        "questions.0.type": "choice",
+        "questions.0.text": "Which is the better poem?",
+        "questions.0.tie": "1",
     }
-    values |= {"tie": "on", "labels_per_comparison": "3", "lease_minutes": "7"}
+    values |= {"labels_per_comparison": "3", "lease_minutes": "7"}
     assert annotator_page.get("/projects/new/").status_code == 403
     response = manager_page.post("/projects/new/", values)
     project = Project.objects.get(name="Poems")
@@ -288,7 +290,8 @@ def test_new_project(manager, manager_page, annotator_page):
 
 def test_settings(manager_page, project):
     address = f"/projects/{project.pk}/settings/"
-    values = {"name": "Better", "question": "Which?", "labels_per_comparison": "2", "lease_minutes": "20"}
+    values = {"name": "Better", "labels_per_comparison": "2", "lease_minutes": "20"}
+    values |= {"questions.0.type": "choice", "questions.0.text": "Which?"}
     assert manager_page.post(address, values | {"name": ""}).status_code == 200
     assert manager_page.post(address, values).url == address
     project.refresh_from_db()

@@ -84,6 +84,25 @@ def test_markdown_is_safe(text, html):
     assert render_markdown(text) == html
 
 
+@pytest.mark.parametrize(
+    ("text", "part"),
+    [
+        ("$x^2$", '<math display="inline"><mrow><msup><mi>x</mi><mn>2</mn></msup></mrow></math>'),
+        (r"\(y_1\)", '<math display="inline"><mrow><msub><mi>y</mi><mn>1</mn></msub></mrow></math>'),
+        ("$$\ni\n$$", '<math display="block"><mrow><mi>i</mi></mrow></math>'),
+        (r"\[ a \]", '<math display="block"><mrow><mi>a</mi></mrow></math>'),
+        ("from $5 to $6", "<p>from $5 to $6</p>"),
+        ("`$x$`", "<code>$x$</code>"),
+        (r"$\left( x$", r"<code>\left( x</code>"),  # what cannot be read stays as it was written
+        (r"$\href{javascript:alert(1)}{x}$", "<mi>x</mi>"),
+    ],
+)
+def test_formulas(text, part):
+    html = render_markdown(text)
+    assert part in html
+    assert "javascript" not in html
+
+
 def test_code_is_coloured_by_class():
     html = render_markdown("```python\ndef f(): pass\n```\n\n```nonsense\n<x>\n```")
     assert '<span class="k">def</span>' in html
