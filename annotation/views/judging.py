@@ -65,6 +65,7 @@ def judge(request: SignedIn, pk: int) -> HttpResponse:
             "item": item,
             "progress": {"today": progress["mine_today"], "judged": judged},
             "last_judgement": last,
+            "reason": reason,
             "urls": _addresses(project),
             "keys": whole_map(request.user.keys),
             "words": page_words(),

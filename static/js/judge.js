@@ -68,7 +68,7 @@ function showUndo() {
 
 function showIdle() {
   const waits = queue.entries.length > 0 && !deck.exhausted;
-  const sentence = waits ? words.line_is_down : deck.exhausted ? words.nothing_left : words.fetching;
+  const sentence = waits ? words.line_is_down : deck.exhausted ? data.reason || words.nothing_left : words.fetching;
   find("#idle-text").textContent = sentence;
   find("#again").hidden = !deck.exhausted;
   announce(sentence);
@@ -227,11 +227,6 @@ find("#drawer").addEventListener("submit", (event) => {
   change(Number(new FormData(event.target).get("judgement")));
 });
 find("#drawer").addEventListener("change", (event) => event.target.name === "reminder" && (session.reminder = event.target.value));
-find("#again").addEventListener("click", () => {
-  deck.exhausted = false;
-  show();
-  deck.fetchAhead();
-});
 
 const help = find("#help");
 find("#open-help").addEventListener("click", () => help.showModal());

@@ -87,7 +87,8 @@ export class Queue extends EventTarget {
   }
 
   stop(error) {
-    this.tell("signed-out", error.message);
+    if (error.problem?.code) this.tell("refused", error.message); // somebody said that this person is to wait
+    else this.tell("signed-out");
   }
 
   remove(client_id) {

@@ -19,7 +19,13 @@ def entries(project, **wanted):
 
 def test_a_changed_setting(manager_page, project):
     project.refresh_from_db()
-    form = {"name": "Replies", "question": "Which?", "labels_per_comparison": 2, "lease_minutes": 20}
+    form = {
+        "name": "Replies",
+        "questions.0.type": "choice",
+        "questions.0.text": "Which?",
+        "labels_per_comparison": 2,
+        "lease_minutes": 20,
+    }
     assert manager_page.post(f"/projects/{project.pk}/settings/", form).status_code == 302
     *_, (who, change, before, after) = entries(project, subject="project")
     assert (who, change, before["name"], after["name"]) == ("mona", "update", "Answers", "Replies")
