@@ -43,6 +43,29 @@ def _rate(name: str, default: str) -> tuple[int, timedelta] | None:
     return int(number), timedelta(**{f"{unit}s": 1})
 
 
+def _openid_connect() -> dict[str, object]:
+    """Single sign-on with one provider: OIDC_ISSUER, OIDC_CLIENT_ID, OIDC_CLIENT_SECRET and OIDC_NAME."""
+    issuer = os.environ.get("OIDC_ISSUER", "")
+    if not issuer:
+        return {}
+    missing = [name for name in ("OIDC_CLIENT_ID", "OIDC_CLIENT_SECRET") if not os.environ.get(name)]
+    if missing:
+        raise ImproperlyConfigured(f"OIDC_ISSUER is set, but {' and '.join(missing)} is not.")
+    app = {
+        "provider_id": "sso",
+        "name": os.environ.get("OIDC_NAME", "single sign-on"),
+        "client_id": os.environ["OIDC_CLIENT_ID"],
+        "secret": os.environ["OIDC_CLIENT_SECRET"],
+        "settings": {"server_url": issuer},
+    }
+    return {"openid_connect": {"APPS": [app], "OAUTH_PKCE_ENABLED": True}}
+
+
+def _origin(url: str) -> str:
+    parts = urlsplit(url)
+    return f"{parts.scheme}://{parts.netloc}"
+
+
 def _secret_key() -> str:
     """From SECRET_KEY, else made once and kept in the data directory; never one that ships with the code."""
     if key := os.environ.get("SECRET_KEY"):
@@ -104,6 +127,11 @@ INSTALLED_APPS = [
     "django.contrib.staticfiles",
     "django.contrib.humanize",
     "csp",
+    "allauth",
+    "allauth.account",
+    "allauth.mfa",
+    "allauth.socialaccount",
+    "allauth.socialaccount.providers.openid_connect",
     "django_htmx",
     "rest_framework",
     "drf_spectacular",
@@ -124,6 +152,7 @@ MIDDLEWARE = [
     "django.contrib.messages.middleware.MessageMiddleware",
     "django.middleware.clickjacking.XFrameOptionsMiddleware",
     "django_htmx.middleware.HtmxMiddleware",
+    "allauth.account.middleware.AccountMiddleware",
     "annotation.audit.AuditMiddleware",
 ]
 TEMPLATES = [
@@ -146,6 +175,9 @@ TEMPLATES = [
 DATABASE_URL = os.environ.get("DATABASE_URL") or database_url(DATA_DIR)
 if urlsplit(DATABASE_URL).scheme not in {"postgres", "postgresql"}:
     raise ImproperlyConfigured("DATABASE_URL must be postgres://…; Tiebreak relies on Postgres' locks.")
+CACHES = {  # shared by all processes; for counts of guessed codes, too rare to want a second store
+    "default": {"BACKEND": "django.core.cache.backends.db.DatabaseCache", "LOCATION": "tiebreak_cache"}
+}
 DATABASES = {"default": dj_database_url.parse(DATABASE_URL, conn_max_age=60, conn_health_checks=True)}
 
 # Accounts
@@ -159,6 +191,17 @@ AUTH_PASSWORD_VALIDATORS = [
 LOGIN_URL = "annotation:sign_in"
 LOGIN_REDIRECT_URL = "annotation:home"
 LOGOUT_REDIRECT_URL = "annotation:sign_in"
+ACCOUNT_ADAPTER = "annotation.adapters.AccountAdapter"
+ACCOUNT_EMAIL_VERIFICATION = "none"  # no mail is sent; managers invite
+ACCOUNT_SIGNUP_FIELDS = ["username*"]
+ACCOUNT_REAUTHENTICATION_REQUIRED = True
+MFA_ADAPTER = "annotation.adapters.MFAAdapter"
+MFA_SUPPORTED_TYPES = ["totp", "recovery_codes"]
+MFA_TOTP_ISSUER = "Tiebreak"
+MFA_ALLOW_UNVERIFIED_EMAIL = True
+SOCIALACCOUNT_ADAPTER = "annotation.adapters.SocialAccountAdapter"
+SOCIALACCOUNT_STORE_TOKENS = False
+SOCIALACCOUNT_PROVIDERS = _openid_connect()
 SESAME_ONE_TIME = True
 SESAME_MAX_AGE = timedelta(days=1)
 
@@ -206,7 +249,8 @@ CONTENT_SECURITY_POLICY = {
         "img-src": [SELF],
         "font-src": [SELF],
         "connect-src": [SELF],
-        "form-action": [SELF],
+        # A form that starts single sign-on is redirected to the provider.
+        "form-action": [SELF, *([_origin(os.environ["OIDC_ISSUER"])] if SOCIALACCOUNT_PROVIDERS else [])],
         "base-uri": [NONE],
         "frame-ancestors": [NONE],
     }

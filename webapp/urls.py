@@ -14,6 +14,7 @@ urlpatterns = [
     path("api/schema/", SpectacularAPIView.as_view(), name="api-schema"),
     path("api/v1/", include(annotation.api.urlpatterns + annotation.assignment_api.urlpatterns)),
     path("api/v1/", include(training.api.urlpatterns)),
+    path("account/", include("webapp.account_urls")),
     path("", include("annotation.urls")),
     path("", include("training.urls")),
 ]

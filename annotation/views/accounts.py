@@ -1,11 +1,15 @@
 """Signing in by password or by one-time link, and signing out."""
 
 import sesame.utils
+from allauth.account.internal.flows.login import perform_login, record_authentication
+from allauth.account.models import Login
+from allauth.socialaccount.adapter import get_adapter as get_social_adapter
 from django.conf import settings
 from django.contrib import messages
-from django.contrib.auth import login, logout
+from django.contrib.auth import logout
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import redirect, render
+from django.urls import reverse
 from django.utils import timezone
 from django.utils.http import url_has_allowed_host_and_scheme
 from django.views.decorators.cache import never_cache
@@ -42,13 +46,17 @@ def sign_in(request: HttpRequest) -> HttpResponse:
                 return finish_sign_in(request, user, target=target)
             form.add_error(None, "This name and password do not belong together. Both are case-sensitive.")
     context = {"form": form, "next": request.POST.get("next", request.GET.get("next", ""))}
+    context["providers"] = get_social_adapter().list_providers(request)
     return render(request, "annotation/sign_in.html", context, status=status)
 
 
-def finish_sign_in(request: HttpRequest, user: User, *, target: str) -> HttpResponse:
-    """What comes after it is clear who this is."""
-    login(request, user, backend=MODEL_BACKEND)
-    return redirect(target)
+def finish_sign_in(
+    request: HttpRequest, user: User, *, target: str, backend: str = MODEL_BACKEND
+) -> HttpResponse:
+    """What comes after a password, a link or an invitation: the second factor, if this person set one up."""
+    user.backend = backend
+    record_authentication(request, user, method=backend)
+    return perform_login(request, Login(user=user, redirect_url=target, email_verification="none"))
 
 
 def _target(request: HttpRequest) -> str:
@@ -56,7 +64,7 @@ def _target(request: HttpRequest) -> str:
     wanted = request.POST.get("next", request.GET.get("next", ""))
     if url_has_allowed_host_and_scheme(wanted, {request.get_host()}, require_https=request.is_secure()):
         return wanted
-    return settings.LOGIN_REDIRECT_URL
+    return reverse(settings.LOGIN_REDIRECT_URL)
 
 
 @never_cache
@@ -66,8 +74,7 @@ def link(request: HttpRequest) -> HttpResponse:
     user = sesame.utils.get_user(request)
     if user is None:
         return render(request, "annotation/link_spent.html", status=403)
-    login(request, user, backend=LINK_BACKEND)
-    return redirect(settings.LOGIN_REDIRECT_URL)
+    return finish_sign_in(request, user, target=reverse(settings.LOGIN_REDIRECT_URL), backend=LINK_BACKEND)
 
 
 @require_POST

@@ -1,5 +1,6 @@
 """Inviting people into a project, and what an invited person sees."""
 
+from allauth.socialaccount.adapter import get_adapter as get_social_adapter
 from django.contrib import messages
 from django.contrib.auth.decorators import login_required
 from django.http import HttpRequest, HttpResponse
@@ -11,6 +12,7 @@ from django.views.decorators.debug import sensitive_post_parameters
 from django.views.decorators.http import require_http_methods, require_POST
 
 from annotation import services
+from annotation.adapters import INVITATION_KEY
 from annotation.errors import Conflict, Invalid, NotAllowed, NotFound
 from annotation.forms import InvitationForm, JoinForm
 from annotation.models import User
@@ -18,8 +20,6 @@ from annotation.permissions import Action
 from annotation.views.access import SignedIn, project_for
 from annotation.views.accounts import finish_sign_in
 from annotation.views.projects import members_page
-
-SESSION_KEY = "invitation"  # whose link this browser opened: an account may then be made by single sign-on
 
 
 @login_required
@@ -67,7 +67,7 @@ def invitation(request: HttpRequest, secret: str) -> HttpResponse:
     except NotFound as error:
         return render(request, "annotation/invitation_spent.html", {"reason": error}, status=404)
     signed_in = isinstance(request.user, User)
-    request.session[SESSION_KEY] = secret
+    request.session[INVITATION_KEY] = secret
     form = JoinForm(request.POST if request.method == "POST" and not signed_in else None)
     if request.method == "POST":
         try:
@@ -83,4 +83,5 @@ def invitation(request: HttpRequest, secret: str) -> HttpResponse:
             messages.error(request, str(error))
             return redirect(found.project)
     context = {"invitation": found, "form": form, "here": request.path}
+    context["providers"] = get_social_adapter().list_providers(request)
     return render(request, "annotation/invitation.html", context)

@@ -2,6 +2,7 @@
 
 from datetime import timedelta
 
+from allauth.socialaccount.adapter import get_adapter as get_social_adapter
 from django.contrib import messages
 from django.contrib.auth.decorators import login_required
 from django.http import HttpResponse
@@ -35,7 +36,9 @@ def tokens(request: SignedIn) -> HttpResponse:
         )
         form = TokenForm(user=request.user)
     own = request.user.api_tokens.select_related("project").order_by("-created_at", "-pk")
-    return render(request, "annotation/tokens.html", {"form": form, "made": made, "tokens": own})
+    context = {"form": form, "made": made, "tokens": own}
+    context["providers"] = get_social_adapter().list_providers(request)
+    return render(request, "annotation/tokens.html", context)
 
 
 @login_required

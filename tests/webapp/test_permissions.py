@@ -139,6 +139,28 @@ PAGES: dict[str, Route] = {
     "training:schedule_action": Route({"pk": "schedule", "action": "disable"}, {"POST": MANAGING}),
 }
 
+# django-allauth's pages are about the person who asks; these show something to strangers, the others do not.
+THEIRS_FOR_ALL = {
+    "account_inactive",
+    "socialaccount_login_cancelled",
+    "socialaccount_login_error",
+}
+THEIRS = THEIRS_FOR_ALL | {
+    "account_login",
+    "account_reauthenticate",
+    "mfa_authenticate",
+    "mfa_index",
+    "mfa_reauthenticate",
+    "mfa_activate_totp",
+    "mfa_deactivate_totp",
+    "mfa_view_recovery_codes",
+    "mfa_generate_recovery_codes",
+    "mfa_download_recovery_codes",
+    "socialaccount_connections",
+    "socialaccount_signup",
+    "openid_connect_login",
+    "openid_connect_callback",
+}
 LISTED = (SIGNED_IN, "read")  # everybody sees the list of what is theirs
 IN_PROJECT = {"project": "project"}
 API: dict[str, Route] = {
@@ -259,7 +281,7 @@ def got_through(response: Any, route: Route) -> bool:
 
 def test_every_address_has_a_line():
     found = dict(patterns(get_resolver()))
-    assert found.keys() == PAGES.keys() | API.keys()
+    assert found.keys() == PAGES.keys() | API.keys() | THEIRS
     assert {name for name, route in found.items() if route.startswith("api/v1/")} == API.keys()
 
 
@@ -269,6 +291,19 @@ def test_every_method_has_a_line(world):
         answered = {method for method in METHODS if ask(world, name, method, "owner").status_code != 405}
         if answered != set(route.who):
             wrong.append(f"{name} answers to {sorted(answered)}, but its line says {sorted(route.who)}")
+    assert not wrong, "\n".join(wrong)
+
+
+def test_pages_of_the_account(world):
+    wrong = []
+    for name in sorted(THEIRS):
+        address = reverse(name, kwargs={"provider_id": "sso"} if name.startswith("openid") else {})
+        for who in (NOBODY, "annotator"):
+            for method in ("get", "post"):
+                response = getattr(world.pages[who], method)(address)
+                shows = response.status_code == 200 and name not in THEIRS_FOR_ALL
+                if response.status_code >= 500 or (shows and who == NOBODY):
+                    wrong.append(f"{who} {method} {name}: {response.status_code}")
     assert not wrong, "\n".join(wrong)
 
 
