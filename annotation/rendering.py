@@ -30,7 +30,7 @@ def _in_steps(text: Text) -> SafeString:
         format_html('<li class="step" data-step="{}">{}</li>', i, render_markdown(words[start:end]))
         for i, (start, end) in enumerate(steps_of(text))
     ]
-    return format_html('<ol class="steps">{}</ol>', mark_safe("".join(steps)))  # noqa: S308 - safe parts
+    return format_html('<ol class="worked">{}</ol>', mark_safe("".join(steps)))  # noqa: S308 - safe parts
 
 
 def _as_written(text: Text, steps: list[tuple[int, int]]) -> SafeString:

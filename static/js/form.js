@@ -17,6 +17,7 @@ export class AnswerForm {
     });
     element.addEventListener("answered", (event) => this.answered(event.detail));
     element.addEventListener("input", () => this.changed());
+    element.addEventListener("writing", () => this.onDemand && this.questions.hidden && this.open(true));
     element.addEventListener("focusin", (event) => {
       this.current = this.rows.find((row) => row.element.contains(event.target)) ?? this.current;
     });
@@ -173,6 +174,7 @@ export class AnswerForm {
   open(open) {
     this.questions.hidden = !open;
     this.showSend();
+    this.element.dispatchEvent(new CustomEvent("opened"));
     this.current = this.rows[0];
   }
 

@@ -52,11 +52,13 @@ function show() {
   if (item) {
     board.show(item);
     form.show(item, drafts.get(item.lease) ?? item.previous_answer);
+    showReasons();
     announce(words.next.replace("%s", item.candidates.length));
     board.prompt.focus({ preventScroll: true });
     session.shown();
   } else {
     form.leave();
+    showReasons();
     showIdle();
   }
   showUndo();
@@ -64,6 +66,12 @@ function show() {
 
 function showUndo() {
   find("#undo").disabled = past.length === 0;
+}
+
+/** The button for what is optional says whether it is open. */
+function showReasons() {
+  find("#reasons").hidden = !deck.first || !form.onDemand;
+  find("#reasons").setAttribute("aria-expanded", String(Boolean(form.onDemand && !form.questions.hidden)));
 }
 
 function showIdle() {
@@ -222,6 +230,8 @@ find("#undo").closest("form").addEventListener("submit", (event) => {
   event.preventDefault();
   undo();
 });
+find("#reasons").addEventListener("click", () => form.reasons());
+find("#answer").addEventListener("opened", showReasons);
 find("#drawer").addEventListener("submit", (event) => {
   event.preventDefault();
   change(Number(new FormData(event.target).get("judgement")));

@@ -26,7 +26,7 @@ class CorrectionRow extends TextRow {
   open(open) {
     this.editor.hidden = !open;
     this.button.setAttribute("aria-expanded", String(open));
-    this.element.dispatchEvent(new CustomEvent("writing", { bubbles: true }));
+    if (open) this.element.dispatchEvent(new CustomEvent("writing", { bubbles: true }));
   }
 
   get last() {

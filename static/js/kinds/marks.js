@@ -31,6 +31,7 @@ export function marks(section, { question, required, board, words, announce }) {
   const samePlace = (a, b) => ["candidate", "type", "start", "end", "box", "point", "step"].every((key) => same(a[key] ?? null, b[key] ?? null));
 
   function propose(place, quote = "") {
+    element.dispatchEvent(new CustomEvent("writing", { bubbles: true }));
     setPending({ ...place });
     const found = marked.find((mark) => samePlace(mark, place));
     announce([describePlace(place), quote, found && describeMark(found)].filter(Boolean).join(". "));
