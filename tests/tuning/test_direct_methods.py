@@ -74,6 +74,8 @@ CASES: dict[str, tuple[str, dict[str, Any], float | None]] = {
     "margin": ("dpo", {"margin": 0.5}, None),
     "groups": ("dpo", {"group_step": 0.5}, LN2),
     "moving": ("dpo", {"reference": "live", "sync_reference_every": 2}, LN2),
+    "tdpo": ("tdpo", {}, LN2),
+    "sparse": ("tdpo", {"loss": "sparse", "mask_penalty": 0.0}, LN2),
     "kto": ("kto", {}, 0.5),
     "apo_zero_unpaired": ("kto", {"loss": "apo_zero_unpaired"}, 0.5),
     "uft": ("uft", {}, 0.25),
@@ -86,8 +88,8 @@ CASES: dict[str, tuple[str, dict[str, Any], float | None]] = {
 }
 # One of each kind of path: plain, coupled, remembering, weighing tokens, reading twice, without reference.
 PATHS = [
-    "sigmoid", "bco_pair", "aot", "ld_alpha", "on_policy", "margin", "groups", "moving", "kto", "uft", "copg",
-    "orpo", "alphapo", "cpo", "redi",
+    "sigmoid", "tdpo", "sparse", "bco_pair", "aot", "ld_alpha", "on_policy", "margin", "groups", "moving",
+    "kto", "uft", "copg", "orpo", "alphapo", "cpo", "redi",
 ]  # fmt: skip
 
 

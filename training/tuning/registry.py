@@ -27,6 +27,7 @@ from training.tuning.config import (
     ScoreConfig,
     SFTConfig,
     SimPOConfig,
+    TDPOConfig,
     UFTConfig,
 )
 
@@ -109,6 +110,7 @@ METHODS = [
         purpose="train",
         summary="Makes preferred answers likelier, straight from comparisons. The first choice for tuning on "
         "them.",
+        reward="optional",
     ),
     Method(
         name="grpo",
@@ -168,6 +170,17 @@ METHODS = [
         purpose="train",
         summary="Writes n answers to each prompt and imitates the best (RAFT). Robust, and easy to follow.",
         reward="required",
+    ),
+    Method(
+        name="tdpo",
+        title="Token-level DPO",
+        paper="arXiv:2404.11999",
+        modality="text",
+        feedback=("choice", "ranking"),
+        config=TDPOConfig,
+        purpose="train",
+        summary="DPO that also holds the policy near the reference token by token. Use it when "
+        "answers drift or repeat themselves.",
     ),
     Method(
         name="kto",

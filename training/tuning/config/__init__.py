@@ -44,6 +44,7 @@ from training.tuning.config.text import (
     SampleKeys,
     TextTrainConfig,
 )
+from training.tuning.config.token_level import TDPOConfig
 from training.tuning.config.unpaired import CoPGConfig, KTOConfig, ScoreKeys, UFTConfig
 
 __all__ = [
@@ -78,6 +79,7 @@ __all__ = [
     "ScoreConfig",
     "ScoreKeys",
     "SimPOConfig",
+    "TDPOConfig",
     "TextTrainConfig",
     "TieModel",
     "TieRule",

@@ -93,6 +93,24 @@ class TokenKeys(Config):
         description="Weight of the tokens by which an answer is longer than the other one (LD-DPO, "
         "arXiv:2409.06411). Empty or 1: all tokens count alike.",
     )
+    focus: Literal["all", "marks", "edits"] = Field(
+        "all",
+        title="Tokens that count",
+        description="all of them. marks: those that annotators marked (all of an answer without marks). "
+        "edits: "
+        "those in which the two answers differ.",
+    )
+    rest_weight: float = Field(
+        0.0, ge=0, le=1, title="Weight of the rest", description="Of the other tokens, with marks or edits."
+    )
+
+    @model_validator(mode="after")
+    def _rest_has_a_use(self) -> Self:
+        refuse(
+            self.rest_weight and self.focus == "all",
+            'rest_weight needs "focus": "marks" or "edits"',
+        )
+        return self
 
 
 class DPOConfig(TextTrainConfig, PairKeys, ReferenceKeys, TokenKeys, SampleKeys):
@@ -171,6 +189,14 @@ class DPOConfig(TextTrainConfig, PairKeys, ReferenceKeys, TokenKeys, SampleKeys)
         title="Tie rate",
         description="nu of Rao-Kupper (above 1) or Davidson: of equal answers, 3 and 1 make half the "
         "judgements ties.",
+    )
+    guidance: float = Field(
+        0.5,
+        ge=0,
+        title="Guidance",
+        description="With an already tuned policy as reward: how much its token rewards decide how far "
+        "each token "
+        "may move (TGDPO, arXiv:2506.14574).",
     )
     group_step: float | None = Field(
         None,

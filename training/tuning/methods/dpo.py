@@ -22,9 +22,11 @@ from training.tuning.plan import MicroBatch
 from training.tuning.run import Run
 from training.tuning.text.dataset import Choose, Example, choose_pairs
 from training.tuning.text.direct import Direct, inspect_direct
+from training.tuning.text.guide import open_guide
 from training.tuning.text.pairs import (
     PairIndex,
     PairValues,
+    TokenWeights,
     index_pairs,
     join_values,
     pair_values,
@@ -41,6 +43,7 @@ def train(run: Run) -> None:
     """Train a policy on preferences. See the module for the steps."""
     config: DPOConfig = run.config
     work = Direct(run, choose(config), needs=NEEDS, reference=config.reference)
+    weights = token_weights(config, guide=open_guide(run, [*work.examples, *work.held_out]))
     memory = start_memory(config, work.examples)
     sizes = group_sizes(work.examples)
 
@@ -58,21 +61,23 @@ def train(run: Run) -> None:
                     return group_objective(losses, pairs, sizes, config.group_step, memory)
                 return (losses * pairs.weight).sum() / pairs.weight.sum()
 
-            backward_whole(lambda micro: read(work, config, micro), micro_batches, objective)
+            backward_whole(lambda micro: read(work, config, micro, weights), micro_batches, objective)
         else:
             weight = total_weight(work.examples, micro_batches)
             for micro in micro_batches:
                 pairs = _index(work, micro)
-                losses, metrics = pair_losses(read(work, config, micro), pairs, config)
+                losses, metrics = pair_losses(read(work, config, micro, weights), pairs, config)
                 (losses * pairs.weight).sum().div(weight).backward()
                 means.add(metrics, pairs.weight)
-        work.end_step(step, means, lambda: evaluate(work, config, memory))
+        work.end_step(step, means, lambda: evaluate(work, config, memory, weights))
     work.finish()
 
 
-def evaluate(work: Direct, config: Any, memory: dict[str, Tensor]) -> dict[str, float]:
+def evaluate(
+    work: Direct, config: Any, memory: dict[str, Tensor], weights: TokenWeights | None
+) -> dict[str, float]:
     """The training metrics on held-out groups, all of them as one batch."""
-    values = join_values([read(work, config, micro, source="eval") for micro in work.eval_batches])
+    values = join_values([read(work, config, micro, weights, source="eval") for micro in work.eval_batches])
     pairs = index_pairs(work.held_out, device=work.policy.device)
     means = Means()
     means.add(pair_losses(values, pairs, config, delta=shift(memory))[1], pairs.weight)
@@ -90,7 +95,9 @@ def choose(config: Any) -> Choose:
     return choose_pairs(config, apart=[*apart, "annotator_group"] if config.group_step else apart)
 
 
-def read(work: Direct, config: Any, micro: MicroBatch, *, source: str = "train") -> PairValues:
+def read(
+    work: Direct, config: Any, micro: MicroBatch, weights: TokenWeights | None, *, source: str = "train"
+) -> PairValues:
     """The values of the pairs of a micro-batch."""
     reading = work.read(micro, source=source, log_sum_squares=config.on_policy_weighting)
     return pair_values(
@@ -98,7 +105,7 @@ def read(work: Direct, config: Any, micro: MicroBatch, *, source: str = "train")
         reading.reference,
         reading.examples,
         log_sum_squares=reading.log_sum_squares,
-        token_weights=token_weights(config),
+        token_weights=weights,
     )
 
 

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from training.tuning.metrics import Means
 from training.tuning.optim import make_optimizer, update
@@ -16,13 +16,13 @@ from training.tuning.plan import MicroBatch, make_plan, split
 from training.tuning.run import Run
 from training.tuning.text.batches import GroupBatch, make_batch
 from training.tuning.text.dataset import Choose, Example, Prepared, prepare, preview
-from training.tuning.text.logprobs import token_log_sum_squares
+from training.tuning.text.logprobs import token_kl, token_log_sum_squares
 from training.tuning.text.pairs import PairIndex, PairValues, index_pairs, pair_values
 from training.tuning.text.reference import reference_logprobs
 from training.tuning.text.samples import write_samples
 from training.tuning.text.saving import how_to_load, save_result
 from training.tuning.text.setup import TOKEN_BUDGET, open_group_tokenizer, open_policy
-from training.tuning.text.tokens import how_joined
+from training.tuning.text.tokens import GroupTokenizer, how_joined
 from training.tuning.throughput import Throughput
 
 
@@ -43,16 +43,23 @@ class Reading:
 class Direct:
     """One training run on given answers. ``choose`` and ``needs`` are as for ``prepare``.
 
-    ``reference``: ``cached`` and ``live`` are the model as it starts; None leaves it out. ``device`` memory
-    aside, both give the same values.
+    ``reference``: ``cached`` and ``live`` are the model as it starts, with the same values; None leaves it
+    out. ``companion`` makes, for the width of the model's states, a small network that is trained beside the
+    policy and not part of the result.
     """
 
     def __init__(
-        self, run: Run, choose: Choose, *, needs: str, reference: Literal["cached", "live"] | None
+        self,
+        run: Run,
+        choose: Choose,
+        *,
+        needs: str,
+        reference: Literal["cached", "live"] | None,
+        companion: Callable[[int], nn.Module] | None = None,
     ) -> None:
         config = run.config
         self.run = run
-        self.tokenizer = open_group_tokenizer(run.base, max_length=config.max_length)
+        self.tokenizer = _tokenizer(run)
         self.data = prepare(run.train, self.tokenizer, choose, file=run.dir.train_file, needs=needs)
         self.held_out = self._held_out(choose)
         self.plan = make_plan(self.data.sizes, config=config, seed=run.seed, budget=TOKEN_BUDGET)
@@ -67,7 +74,13 @@ class Direct:
             self._frozen = self.policy.frozen_start(self.moving)
         self.add_source("train", self.data.examples, self.plan.micro_batches())
         self.add_source("eval", self.held_out, self.eval_batches)
-        self._optimizer = make_optimizer(self.policy.model.parameters(), config)
+        self.companion = (
+            companion(self.policy.lm_head.weight.shape[1]).to(self.policy.device) if companion else None
+        )
+        # One module, so that checkpoints hold both.
+        both = {"policy": self.policy.model, "companion": self.companion}
+        self._trained = nn.ModuleDict(both) if self.companion is not None else self.policy.model
+        self._optimizer = make_optimizer(self._trained.parameters(), config)
         self._speed = Throughput()
 
     @property
@@ -87,7 +100,7 @@ class Direct:
         """The steps that are left, from 1; ``keep`` as for ``Run.begin``."""
         keep = dict(keep or {}) | {f"reference.{name}": value for name, value in (self.moving or {}).items()}
         total = self.plan.total_steps
-        done = self.run.begin(self.policy.model, self._optimizer, total_steps=total, keep=keep)
+        done = self.run.begin(self._trained, self._optimizer, total_steps=total, keep=keep)
         if done == 0:
             write_samples(self.run, self.policy, self.tokenizer, step=0, when="before")
         for step in range(done + 1, total + 1):
@@ -106,6 +119,26 @@ class Direct:
             spread = token_log_sum_squares(states.detach(), head.weight, head.bias, dtype=self.policy.dtype)
         self._speed.add(batch.tokens)
         return Reading(batch, examples, policy, self._read_reference(batch, micro, policy, source), spread)
+
+    def read_divergence(
+        self, micro: MicroBatch, *, source: str = "train"
+    ) -> tuple[Reading, Float[Tensor, " C"], Float[Tensor, "C H"]]:
+        """Read a micro-batch with policy and live reference, and KL(π_ref ‖ π) of every answer token.
+
+        Also the reference's states at these tokens.
+        """
+        examples = [self._sources[source][index] for index in micro]
+        batch = make_batch([one.tokens for one in examples], causal=True, device=self.policy.device)
+        policy = self.policy
+        with torch.no_grad(), self._frozen():
+            other = policy.answer_states(batch)
+            reference = policy.token_logprobs(batch, other)
+            weight = policy.lm_head.weight.detach()
+        states = policy.answer_states(batch)
+        head = policy.lm_head
+        kl = token_kl(states, head.weight, head.bias, other, weight, dtype=policy.dtype)
+        self._speed.add(batch.tokens)
+        return Reading(batch, examples, policy.token_logprobs(batch, states), reference), kl, other
 
     def read_pairs(
         self, micro: MicroBatch, *, source: str = "train", **options: Any
@@ -168,6 +201,13 @@ class Direct:
 
 def inspect_direct(run: Run, choose: Choose, *, needs: str) -> dict[str, Any]:
     """The data as ``train`` will see it."""
-    tokenizer = open_group_tokenizer(run.base, max_length=run.config.max_length)
+    tokenizer = _tokenizer(run)
     data = prepare(run.train, tokenizer, choose, file=run.dir.train_file, needs=needs)
     return preview(data, tokenizer.tokenizer, joined=how_joined(tokenizer.tokenizer, pair=False))
+
+
+def _tokenizer(run: Run) -> GroupTokenizer:
+    """The base's, which keeps the characters of tokens if spans of them weigh."""
+    tokenizer = open_group_tokenizer(run.base, max_length=run.config.max_length)
+    tokenizer.with_offsets = getattr(run.config, "focus", None) == "marks"
+    return tokenizer

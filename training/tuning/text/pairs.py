@@ -122,28 +122,41 @@ def pair_values(
     reference agree, and loses nothing to the size of the sums.
     """
     counts = [len(answer) for example in examples for answer in example.tokens.answers]
-    ratios, references = (policy - reference).split(counts), reference.split(counts)
-    on_policy = None
+    lengths = torch.tensor(counts, dtype=policy.dtype, device=policy.device)
+    weights = torch.ones_like(lengths)
     if log_sum_squares is not None:
         parts = zip(policy.detach().split(counts), log_sum_squares.split(counts), strict=True)
-        on_policy = [on_policy_weight(*part) for part in parts]
-    columns: dict[str, list[Tensor]] = {one.name: [] for one in fields(PairValues)}
+        weights = torch.stack([on_policy_weight(*part) for part in parts])
+    pairs = index_pairs(examples, device=policy.device)
+    chosen, rejected = side_sums(policy - reference, examples, token_weights)
+    reference_chosen, reference_rejected = side_sums(reference, examples, token_weights)
+    return PairValues(
+        chosen=chosen,
+        rejected=rejected,
+        reference_chosen=reference_chosen,
+        reference_rejected=reference_rejected,
+        chosen_tokens=lengths[pairs.chosen],
+        rejected_tokens=lengths[pairs.rejected],
+        chosen_weight=weights[pairs.chosen],
+        rejected_weight=weights[pairs.rejected],
+    )
+
+
+def side_sums(
+    values: Float[Tensor, " C"], examples: Sequence[Example], token_weights: TokenWeights | None = None
+) -> tuple[Float[Tensor, " B"], Float[Tensor, " B"]]:
+    """Sums of a value of every answer token over the chosen and the rejected answer of each pair."""
+    parts = values.split([len(answer) for example in examples for answer in example.tokens.answers])
+    sums: dict[str, list[Tensor]] = {"chosen": [], "rejected": []}
     offset = 0
     for example in examples:
         for pair in example.pairs:
             weights = token_weights(example, pair) if token_weights else (None, None)
-            for side, weight in zip(("chosen", "rejected"), weights, strict=True):
-                at = offset + getattr(pair, side)
-                columns[side].append(_sum(ratios[at], weight))
-                columns[f"reference_{side}"].append(_sum(references[at], weight))
-                columns[f"{side}_tokens"].append(policy.new_tensor(float(counts[at])))
-                columns[f"{side}_weight"].append(policy.new_ones(()) if on_policy is None else on_policy[at])
+            for side, weight in zip(sums, weights, strict=True):
+                part = parts[offset + getattr(pair, side)]
+                sums[side].append(part.sum() if weight is None else (part * weight.to(part)).sum())
         offset += len(example.tokens.blocks)
-    return PairValues(**{name: torch.stack(column) for name, column in columns.items()})
-
-
-def _sum(values: Tensor, weight: Tensor | None) -> Tensor:
-    return values.sum() if weight is None else (values * weight.to(values)).sum()
+    return torch.stack(sums["chosen"]), torch.stack(sums["rejected"])
 
 
 def total_weight(examples: Sequence[Example], micro_batches: Sequence[MicroBatch]) -> float:

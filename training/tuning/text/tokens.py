@@ -26,7 +26,8 @@ class EncodedGroup:
 
     ``prefix`` is shared by all candidates; ``blocks[i]`` follows it for candidate i, and its tokens from
     ``starts[i]`` on are the answer. In the layout ``separate`` the prefix is empty and a block holds prompt
-    and answer; ``types`` are then the encoder's token types, if it has any.
+    and answer; ``types`` are then the encoder's token types, if it has any. ``offsets``, if they were asked
+    for, are the characters of each candidate's text that each answer token holds (none: the end token).
     """
 
     prefix: list[int]
@@ -34,6 +35,7 @@ class EncodedGroup:
     starts: list[int]
     types: list[list[int]] | None = None
     truncated: bool = False
+    offsets: list[list[tuple[int, int]]] | None = None
 
     @property
     def size(self) -> int:
@@ -72,6 +74,7 @@ class GroupTokenizer:
         self.end_ids = end_ids
         self.with_end = with_end
         self.share = share
+        self.with_offsets = False
         self._end_texts = [tokenizer.decode([token]) for token in end_ids]
         self._leading = leading_special_ids(tokenizer)
 
@@ -87,7 +90,8 @@ class GroupTokenizer:
 
     def encode(self, prompt: Text, answers: list[Text]) -> EncodedGroup:
         """All candidates of one prompt. Raises Unusable with the reason, or BadInput."""
-        encoded = [self._encode_one(prompt, answer) for answer in answers]
+        found = [self._encode_one(prompt, answer) for answer in answers]
+        encoded = [(ids, start) for ids, start, _ in found]
         room = self.context - max(start for _, start in encoded)
         if room < 1:
             raise Unusable(TOO_LONG)
@@ -105,10 +109,11 @@ class GroupTokenizer:
             blocks=[ids[shared:] for ids, _ in cut],
             starts=[start - shared for _, start in cut],
             truncated=any(len(ids) < len(whole) for (ids, _), (whole, _) in zip(cut, encoded, strict=True)),
+            offsets=[offsets[:room] for _, _, offsets in found] if self.with_offsets else None,
         )
 
-    def _encode_one(self, prompt: Text, answer: Text) -> tuple[list[int], int]:
-        """Tokens of prompt and answer, and where the answer starts."""
+    def _encode_one(self, prompt: Text, answer: Text) -> tuple[list[int], int, list[tuple[int, int]]]:
+        """Tokens of prompt and answer, where the answer starts, and (if asked for) its tokens' characters."""
         content = self._without_end(_answer_text(answer))
         if not content.strip():
             raise Unusable("an answer is empty but for the end token")
@@ -119,8 +124,24 @@ class GroupTokenizer:
         encoding = self.tokenizer(full, add_special_tokens=False, return_offsets_mapping=True)
         ids, offsets = encoding["input_ids"], encoding["offset_mapping"]
         start = next((at for at, (_, end) in enumerate(offsets) if end > boundary), len(ids))
-        ids = ids[:start] + self._ended(ids[start:], offsets[start:], full)
-        return self._with_leading(ids), start + len(self._with_leading([]))
+        ended = self._ended(ids[start:], offsets[start:], full)
+        places = (
+            self._places(offsets[start:], len(ended), full, boundary, content) if self.with_offsets else []
+        )
+        return self._with_leading(ids[:start] + ended), start + len(self._with_leading([])), places
+
+    def _places(
+        self, offsets: list[tuple[int, int]], count: int, full: str, boundary: int, content: str
+    ) -> list[tuple[int, int]]:
+        """The characters of ``content`` in each of ``count`` answer tokens."""
+        at = full.find(content.strip(), boundary)
+        if at < 0:
+            raise Unusable("the chat template changes the answer, so marks have no place in it")
+        origin, size = at - (len(content) - len(content.lstrip())), len(content)
+        found = [
+            (min(max(start - origin, 0), size), min(max(end - origin, 0), size)) for start, end in offsets
+        ]
+        return (found + [(size, size)] * count)[:count]
 
     def _ended(self, ids: list[int], offsets: list[tuple[int, int]], full: str) -> list[int]:
         """The answer's tokens with exactly one end token, last (or none)."""
