@@ -125,7 +125,7 @@ def test_tgdpo_run(tmp_path: Path, llama: Path, capsys: Any) -> None:
     for name, value in found["none"].items():
         torch.testing.assert_close(value, found["still"][name], rtol=1e-4, atol=1e-6)
     assert any((value - found["tuned"][name]).abs().max() > 1e-4 for name, value in found["none"].items())
-    two = [{"model": str(tuned / "result")}, {"rule": "length:words"}]
+    two = [{"model": str(tuned / "result")}, {"rule": "length:5"}]
     assert run(make_run(tmp_path / "two", "dpo", base=llama, config=config, reward=two)) == 1
     assert "one tuned policy as its guide" in capsys.readouterr().err
 
