@@ -1,5 +1,6 @@
 """Forms of what goes in and out."""
 
+from datetime import UTC, datetime, time
 from typing import Any
 
 from django import forms
@@ -8,6 +9,11 @@ from django.utils.translation import gettext_lazy as _
 from annotation.formats import FORMATS
 from annotation.formats.packing import CONTAINERS
 from annotation.forms import PageForm
+from annotation.models import Judgement
+
+
+class DateInput(forms.DateInput):
+    input_type = "date"
 
 
 def format_choices(modality: str) -> list[tuple[str, Any]]:
@@ -43,6 +49,40 @@ class ExportForm(PageForm):
         required=False,
         choices=[("", _("what the format is usually packed in")), *((name, name) for name in CONTAINERS)],
     )
+    consensus = forms.ChoiceField(
+        label=_("Judgements"),
+        required=False,
+        choices=[
+            ("each", _("each as it was given")),
+            ("majority", _("one for each comparison, by majority")),
+            ("weighted", _("one for each comparison, reliable people weighing more")),
+        ],
+    )
+    since = forms.DateField(label=_("Given from"), required=False, widget=DateInput)
+    until = forms.DateField(label=_("Given before"), required=False, widget=DateInput)
+    annotators = forms.CharField(
+        label=_("Only by"), required=False, max_length=2000, help_text=_("Names, with commas between them.")
+    )
+    kinds = forms.MultipleChoiceField(
+        label=_("Only of these kinds"),
+        required=False,
+        choices=[(kind.value, kind.label) for kind in Judgement.Kind],
+        widget=forms.CheckboxSelectMultiple,
+    )
+    min_agreement = forms.IntegerField(
+        label=_("Agreement from (%)"), required=False, min_value=0, max_value=100
+    )
+    max_agreement = forms.IntegerField(
+        label=_("Agreement to (%)"), required=False, min_value=0, max_value=100
+    )
+    part = forms.ChoiceField(
+        label=_("Split by prompt"),
+        required=False,
+        choices=[("", _("all prompts")), ("train", _("those to train on")), ("eval", _("those held out"))],
+    )
+    eval_percent = forms.IntegerField(
+        label=_("Share that is held out (%)"), required=False, min_value=0, max_value=100, initial=10
+    )
     judged = forms.BooleanField(
         required=False, initial=True, label=_("Only comparisons that somebody judged")
     )
@@ -56,4 +96,18 @@ class ExportForm(PageForm):
     def filters(self) -> dict[str, Any]:
         """In the API's form."""
         data = self.cleaned_data
-        return ({"judged": True} if data["judged"] else {}) | ({"held_out": True} if data["held_out"] else {})
+        found: dict[str, Any] = {name: True for name in ("judged", "held_out") if data[name]}
+        found |= {name: data[name] for name in ("kinds", "part") if data[name]}
+        if data["consensus"] not in ("", "each"):
+            found["consensus"] = data["consensus"]
+        if names := [name.strip() for name in data["annotators"].split(",") if name.strip()]:
+            found["annotators"] = names
+        for name in ("since", "until"):
+            if data[name]:
+                found[name] = datetime.combine(data[name], time.min, UTC)
+        for name in ("min_agreement", "max_agreement"):
+            if data[name] is not None:
+                found[name] = data[name] / 100
+        if data["part"] and data["eval_percent"] is not None:
+            found["eval_fraction"] = data["eval_percent"] / 100
+        return found

@@ -5,7 +5,6 @@ that no prompt is in both parts, and depends on nothing but the judgements, the 
 """
 
 import hashlib
-import json
 import random
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
@@ -16,6 +15,7 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationErro
 
 from annotation.errors import Invalid
 from annotation.models import Project
+from annotation.splitting import canonical, split_score
 from annotation.template import plain_text, rename_candidates
 from training import storage
 from training.models import Snapshot
@@ -142,12 +142,6 @@ def shuffle_labels(groups: Iterable[dict[str, Any]], *, seed: int) -> Iterator[d
         yield {**group, "judgements": judgements}
 
 
-def split_score(prompt: Any, *, seed: int) -> float:
-    """A number in 0..1 that depends on prompt and seed alone; prompts below eval_fraction are held out."""
-    digest = hashlib.sha256(f"{seed}:{canonical(prompt)}".encode()).digest()
-    return int.from_bytes(digest[:8], "big") / 2**64
-
-
 def split_cut(scores: set[float], eval_fraction: float) -> float:
     """Prompts whose score is below this are held out: about `eval_fraction` of them.
 
@@ -161,11 +155,6 @@ def split_cut(scores: set[float], eval_fraction: float) -> float:
             "All judgements are about one prompt, so none can be held out; set eval_fraction to 0."
         )
     return min(max(eval_fraction, ordered[1]), ordered[-1])
-
-
-def canonical(value: Any) -> str:
-    """JSON with sorted keys and without spaces: equal values, equal text."""
-    return json.dumps(value, ensure_ascii=False, sort_keys=True, separators=(",", ":"), allow_nan=False)
 
 
 def _store(rows: Iterable[dict[str, Any]], *, eval_fraction: float, seed: int) -> Frozen:

@@ -37,7 +37,7 @@ HOLDS = Holds(
          "critique", "corrections", "span"}
     ),
     facts=frozenset({"annotator", "kind"}),
-    kinds=("regular", "judge"),
+    kinds=("regular", "review", "judge"),
     sources=True,
     meta=True,
     unjudged=True,

@@ -7,6 +7,9 @@ from dataclasses import dataclass
 from itertools import combinations
 from typing import Any, Final, Literal
 
+from django.utils.translation import gettext as _
+from django.utils.translation import gettext_lazy
+
 from annotation.formats.schema import MAX_CANDIDATES
 
 Row = dict[str, Any]
@@ -40,6 +43,15 @@ WORDS: Final = {
     "step": "marks of steps",
     "severity": "severities of marks",
 }
+FACT_WORDS: Final = {
+    "annotator": gettext_lazy("annotators"),
+    "annotator_group": gettext_lazy("their groups"),
+    "kind": gettext_lazy("kinds of judgements"),
+    "order": gettext_lazy("sides"),
+    "seconds": gettext_lazy("seconds"),
+    "at": gettext_lazy("times"),
+    "template_version": gettext_lazy("template versions"),
+}
 ANSWERS: Final = frozenset(WORDS)
 MARKS: Final = ("span", "box", "point", "step")
 
@@ -62,7 +74,7 @@ class Holds:
     candidates: tuple[int, int] = (1, MAX_CANDIDATES)
     pairs: bool = False
     modalities: tuple[str, ...] = ("text", "image")
-    kinds: tuple[str, ...] = ("regular",)
+    kinds: tuple[str, ...] = ("regular", "review")
     ratings: frozenset[str] | None = None
     sources: bool = False
     meta: bool = False
@@ -70,6 +82,16 @@ class Holds:
     unjudged: bool = False
     needs: str | None = None
     one_judge: bool = False
+
+
+def in_words(holds: Holds) -> tuple[str, str]:
+    """What a format holds, for people: its answers, and what it knows beside them."""
+    answers = [str(words) for name, words in WORDS.items() if name in holds.answers]
+    beside = [str(FACT_WORDS[name]) for name in FACT_WORDS if name in holds.facts]
+    beside += [_("sources")] if holds.sources else []
+    beside += [_("other columns")] if holds.meta else []
+    beside += [_("references")] if holds.reference else []
+    return ", ".join(answers), ", ".join(beside)
 
 
 def count(left_out: LeftOut, reason: str, number: int = 1) -> None:

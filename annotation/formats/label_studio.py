@@ -35,7 +35,7 @@ HOLDS = Holds(
     sources=True,
     meta=True,
     unjudged=True,
-    kinds=("regular", "gold", "judge"),
+    kinds=("regular", "review", "gold", "judge"),
 )  # fmt: skip
 LISTS: Final = ("items", "candidates", "answers", "responses", "completions", "images", "options")
 CONTENT: Final = ("text", "body", "html", "image", "content", "title")

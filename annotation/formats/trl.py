@@ -13,6 +13,7 @@ from typing import Any, Final
 from annotation.formats.fitting import Holds
 from annotation.formats.reading import list_of, make_group, need, only_row, rest_of, text_of, with_meta
 from annotation.formats.schema import RowError, check_text, describe
+from annotation.template.texts import plain_text, steps_of
 
 Row = dict[str, Any]
 HOLDS = Holds(
@@ -121,7 +122,7 @@ def _steps(row: Row, meta: Row, *, content: str) -> Row:
     marks, start = [], 0
     for index, (step, label) in enumerate(zip(steps, labels, strict=True)):
         mark: Row = {"candidate": 0, "type": "step", "step": index, "start": start, "end": start + len(step)}
-        mark["category"] = CORRECT if label else INCORRECT
+        mark |= {} if label else {"category": INCORRECT}
         mark |= {"first_error": True} if not label and all(labels[:index]) else {}
         marks.append(mark)
         start += len(step) + len(BETWEEN)
@@ -153,9 +154,15 @@ def write(group: Row) -> Iterator[Row]:
                     {"prompt": group["prompt"], "completion": content, "label": bool(thumb)}, group
                 )
         for index, content in enumerate(contents):
-            marks = [mark for mark in judgement.get("marks", []) if mark["candidate"] == index]
+            marks = [
+                mark for mark in judgement.get("marks", []) if mark["candidate"] == index and _placed(mark)
+            ]
             if marks:
                 yield with_meta({"prompt": group["prompt"], **_labelled(content, marks)}, group)
+
+
+def _placed(mark: Row) -> bool:
+    return "end" in mark or "step" in mark
 
 
 def _preferences(judgement: Row, k: int) -> Iterator[tuple[int, int]]:
@@ -171,18 +178,15 @@ def _preferences(judgement: Row, k: int) -> Iterator[tuple[int, int]]:
 
 
 def _labelled(content: Any, marks: list[Row]) -> Row:
-    """The steps and whether each is correct. A step nobody marked is."""
-    text = content if isinstance(content, str) else "\n".join(message["content"] for message in content)
-    wrong = {
-        mark["step"] for mark in marks if mark.get("category") != CORRECT and mark.get("step") is not None
+    """The steps that were marked, and whether each is correct: without a category and no error."""
+    text = plain_text(content)
+    spans = steps_of(content)
+    steps: dict[tuple[int, int], bool] = {}
+    for mark in marks:
+        where = (mark["start"], mark["end"]) if "end" in mark else spans[mark["step"]]
+        wrong = mark.get("first_error") or mark.get("category") not in (None, CORRECT)
+        steps[where] = steps.get(where, True) and not wrong
+    return {
+        "completions": [text[start:end] for start, end in sorted(steps)],
+        "labels": [steps[where] for where in sorted(steps)],
     }
-    placed = sorted((mark["start"], mark["end"]) for mark in marks if "start" in mark and "end" in mark)
-    whole = bool(placed) and BETWEEN.join(text[start:end] for start, end in placed) == text
-    steps = [text[start:end] for start, end in placed] if whole else split_steps(text)
-    return {"completions": steps, "labels": [index not in wrong for index in range(len(steps))]}
-
-
-def split_steps(text: str) -> list[str]:
-    """The paragraphs of an answer, or its lines where there is one paragraph only."""
-    paragraphs = [part.strip() for part in text.split(BETWEEN) if part.strip()]
-    return paragraphs if len(paragraphs) > 1 else [line.strip() for line in text.splitlines() if line.strip()]

@@ -26,7 +26,7 @@ HOLDS = Holds(
     prompts="plain",
     texts="plain",
     modalities=("text",),
-    kinds=("regular", "judge"),
+    kinds=("regular", "review", "judge"),
     sources=True,
     meta=True,
 )

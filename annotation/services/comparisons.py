@@ -28,7 +28,17 @@ from annotation.services.strategies import lock_members, lower_frontiers, new_ke
 from annotation.template import can_be_judged, differences_of
 
 IMPORT_PREFIX = "import:"  # no person's name may contain a colon
-COLUMNS = ("annotator", "kind", "order", "choice", "strength", "template_version", "seconds", "at")
+COLUMNS = (
+    "annotator",
+    "kind",
+    "order",
+    "choice",
+    "strength",
+    "template_version",
+    "seconds",
+    "at",
+    "differences",
+)
 
 
 def add_comparisons(

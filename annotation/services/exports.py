@@ -17,7 +17,8 @@ from annotation.errors import Invalid
 from annotation.formats import find_format
 from annotation.formats.packing import CONTAINERS, pack
 from annotation.models import ExportJob, Project, User
-from annotation.services.groups import check_filters, read_groups
+from annotation.services.filters import check_filters
+from annotation.services.groups import read_groups
 from annotation.services.jobs import enqueue
 
 MAX_ATTEMPTS: Final = 5

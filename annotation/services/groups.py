@@ -2,61 +2,26 @@
 
 from collections.abc import Iterator, Mapping
 from datetime import datetime
-from typing import Annotated, Any, Final, Literal
+from typing import Any, Final
 
 from django.contrib.postgres.expressions import ArraySubquery
 from django.db.models import Exists, OuterRef, Q, QuerySet
 from django.db.models.functions import JSONObject
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
 
-from annotation.errors import Invalid
 from annotation.models import Candidate, Comparison, Judgement, Project
+from annotation.services.aggregating import aggregator
 from annotation.services.comparisons import IMPORT_PREFIX, annotator_name
+from annotation.services.filters import GroupFilters, check_filters
 
-CHUNK: Final = 500
+CHUNK: Final = 1000  # comparisons
 REVIEW: Final = "review"
 UNLESS_ASKED: Final = ("regular", REVIEW, "judge")  # checks and tests are about people, not about answers
-UserName = Annotated[str, Field(pattern=r"^[^\x00]+$", max_length=150)]
-Kind = Literal["regular", "gold", "repeat", "review", "qualification", "judge"]
-
-
-class GroupFilters(BaseModel):
-    """Which groups and which of their judgements; left out: all but what is held out."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    held_out: bool = Field(False, description="with the comparisons that are for evaluation only")
-    judged: bool | None = Field(
-        None, description="true: only groups with a judgement; false: only those without"
-    )
-    annotators: list[UserName] | None = Field(
-        None, min_length=1, description="only their judgements, by user name"
-    )
-    kinds: list[Kind] | None = Field(
-        None, min_length=1, description="only judgements of these kinds; left out: regular, review and judge"
-    )
-    reviews: Literal["overrule", "beside"] | None = Field(
-        None,
-        description="whether a reviewer's answer takes the place of the annotators', or stands beside them;"
-        " left out: as the project says where models learn from it, and beside them in exports",
-    )
-    since: AwareDatetime | None = Field(None, description="only judgements given at this time or later")
-
-
-def check_filters(filters: object) -> GroupFilters:
-    """Raises `Invalid` with paths such as filters.since."""
-    try:
-        return GroupFilters.model_validate(filters)
-    except ValidationError as error:
-        found = {".".join(map(str, ("filters", *item["loc"]))): item for item in error.errors()}
-        words = {"extra_forbidden": f"is not known; known: {', '.join(GroupFilters.model_fields)}."}
-        raise Invalid({path: words.get(item["type"], item["msg"]) for path, item in found.items()}) from error
 
 
 def judged_groups(*, project: Project, before: datetime, filters: dict[str, Any]) -> Iterator[dict[str, Any]]:
     """The groups that have judgements standing at `before`, in the shape of the contract's group row.
 
-    Canonical indices and a stable order, from one query through a server-side cursor. Images are
+    Canonical indices and a stable order, some at a time, in constant memory. Images are
     `{"image": name, "storage_key": key}`. Held-out comparisons only with `filters["held_out"]`.
     """
     reviews = "overrule" if project.review_overrules else "beside"
@@ -77,10 +42,24 @@ def read_groups(*, project: Project, before: datetime, filters: GroupFilters) ->
         comparisons.annotate(candidate_rows=ArraySubquery(_candidate_rows()))
         .annotate(judgement_rows=ArraySubquery(_judgement_rows(judgements)))
         .order_by("rank")
-        .values("prompt", "reference", "meta", "candidate_rows", "judgement_rows")
+        .values("rank", "prompt", "reference", "meta", "candidate_rows", "judgement_rows")
     )
-    for row in rows.iterator(chunk_size=CHUNK):
-        yield _group(row)
+    put_together = aggregator(project, filters)
+    for row in _in_chunks(rows):
+        group = _group(row)
+        if filters.passes(group):
+            yield put_together(group)
+
+
+def _in_chunks(rows: QuerySet[Any, Any]) -> Iterator[Mapping[str, Any]]:
+    """All rows by rank. No transaction or cursor stays open meanwhile, however long that takes."""
+    last = 0
+    while True:
+        chunk = list(rows.filter(rank__gt=last)[:CHUNK])
+        yield from chunk
+        if len(chunk) < CHUNK:
+            return
+        last = chunk[-1]["rank"]
 
 
 def _judgements(before: datetime, filters: GroupFilters) -> QuerySet[Judgement]:
@@ -92,6 +71,8 @@ def _judgements(before: datetime, filters: GroupFilters) -> QuerySet[Judgement]:
     judgements = judgements.filter(kind__in=kinds)
     if filters.since is not None:
         judgements = judgements.filter(created_at__gte=filters.since)
+    if filters.until is not None:
+        judgements = judgements.filter(created_at__lt=filters.until)
     if filters.reviews == "overrule" and REVIEW in kinds:
         decided = Judgement.objects.standing_at(before).filter(comparison=OuterRef("comparison"), kind=REVIEW)
         judgements = judgements.filter(Q(kind=REVIEW) | ~Exists(decided))

@@ -211,7 +211,19 @@ def test_trl():
         "so it is 7",
     ]
     assert [mark.get("first_error") for mark in judgement["marks"]] == [None, True, None]
-    assert [mark["category"] for mark in judgement["marks"]] == ["correct", "incorrect", "incorrect"]
+    assert [mark.get("category") for mark in judgement["marks"]] == [None, "incorrect", "incorrect"]
+
+
+def test_trl_steps_come_back():
+    row = [json.loads(line) for line in (DATA / "trl.jsonl").read_text().splitlines()][-1]
+    (group,) = FORMATS["trl"].read([row], content="text")
+    assert list(FORMATS["trl"].rows_of(group, {})) == [row]
+    # As the site stores them: the marks up to the first error, of the steps that it sees in the answer.
+    marks = [{"candidate": 0, "type": "step", "step": 0}]
+    marks.append({"candidate": 0, "type": "step", "step": 1, "category": "slip", "first_error": True})
+    judged = group | {"judgements": [{"marks": marks}]}
+    (labelled,) = FORMATS["trl"].rows_of(judged, {})
+    assert (labelled["completions"], labelled["labels"]) == (row["completions"][:2], [True, False])
 
 
 # What a format can hold comes back as it was
