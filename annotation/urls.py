@@ -69,21 +69,13 @@ urlpatterns = [
     path("projects/<int:pk>/judge/submit/", judging.judge_submit, name="judge_submit"),
     path("projects/<int:pk>/judge/skip/", judging.judge_skip, name="judge_skip"),
     path("projects/<int:pk>/judge/undo/", judging.judge_undo, name="judge_undo"),
-<<<<<<< HEAD
     path("projects/<int:pk>/history/", beside.history, name="history"),
     path("projects/<int:pk>/session/", beside.session, name="session"),
     path("keys/", beside.keys, name="keys"),
-    path("projects/<int:pk>/imports/", data.imports, name="imports"),
-    path("imports/<int:pk>/", data.import_detail, name="import"),
-    path("imports/<int:pk>/rejected.csv", data.rejected_rows, name="import_rejected"),
-    path("projects/<int:pk>/exports/", data.exports, name="exports"),
-=======
-    path("projects/<int:pk>/history/", judging.history, name="history"),
     path("projects/<int:pk>/imports/", transfers.imports, name="imports"),
     path("imports/<int:pk>/", transfers.import_detail, name="import"),
     path("imports/<int:pk>/rejected.csv", transfers.rejected_rows, name="import_rejected"),
     path("projects/<int:pk>/exports/", transfers.exports, name="exports"),
->>>>>>> c5254dc (Exports by date, person, agreement and part of a split; consensus by majority or weight; pages for all formats)
     path("projects/<int:pk>/data/", data.browse, name="data"),
     path("projects/<int:pk>/data/<int:comparison>/", data.comparison, name="comparison"),
     path(
