@@ -4,7 +4,7 @@ from datetime import date, timedelta
 from itertools import count
 from typing import Any
 
-from django.db.models import Case, Count, Exists, F, Max, OuterRef, Prefetch, Q, QuerySet, Subquery, Sum, When
+from django.db.models import Case, Count, F, Max, OuterRef, Prefetch, Q, QuerySet, Subquery, Sum, When
 from django.db.models.functions import Coalesce
 
 from annotation.models import AuditEntry, Candidate, Comparison, Judgement, Lease, Member, Project, User
@@ -57,48 +57,12 @@ def days_in_a_row(*, project: Project, user: User, today: date) -> int:
     return next(n for n in count() if last - timedelta(days=n) not in judged)
 
 
-def comparisons_of(
-    project: Project, *, q: str = "", state: str = "", use: str = "", against: str = ""
-) -> QuerySet[Comparison]:
-    """Comparisons in the order of the queue, with `judgement_count`; filters as on the page.
-
-    `against` names a person: those where somebody else said something else than they did.
-    """
-    standing = Q(judgements__undone_at=None, judgements__set_aside_at=None)
-    found: Any = Comparison.objects.filter(project=project).order_by("rank", "pk")
-    if q:
-        found = found.filter(prompt__icontains=q)
-    if use:
-        found = found.filter(held_out=use == "held-out")
-    if against:
-        found = found.filter(Exists(_disagreements_of(against)))
-    found = found.annotate(judgement_count=Count("judgements", filter=standing, distinct=True))
-    if state == "waiting":
-        found = found.filter(open_slots__gt=0)
-    elif state == "judged":
-        found = found.filter(judgement_count__gte=F("needed"))
-    elif state == "split":
-        found = found.annotate(answers=Count("judgements__choice", filter=standing, distinct=True)).filter(
-            answers__gt=1
-        )
-    filtered: QuerySet[Comparison] = found.prefetch_related(_candidates(), _judgements())
-    return filtered
-
-
-def _disagreements_of(username: str) -> QuerySet[Judgement]:
-    """Their judgements of the outer comparison with which another person's does not agree."""
-    others = Judgement.objects.standing().filter(
-        ~Q(annotator=OuterRef("annotator")), ~Q(choice=OuterRef("choice")), comparison=OuterRef("comparison")
-    )
-    theirs = Judgement.objects.standing().filter(comparison=OuterRef("pk"), annotator__username=username)
-    return theirs.filter(Exists(others))
-
-
 def comparison_in_full(project: Project) -> QuerySet[Comparison]:
     """For the page of one comparison: candidates, and every judgement with its annotator, undone ones too."""
-    judgements = Judgement.objects.select_related("annotator").order_by("created_at", "pk")
+    judgements = Judgement.objects.select_related("annotator", "set_aside").order_by("created_at", "pk")
+    judgements = judgements.prefetch_related("changes__changed_by")
     return Comparison.objects.filter(project=project).prefetch_related(
-        _candidates(), Prefetch("judgements", queryset=judgements)
+        candidates_in_order(), Prefetch("judgements", queryset=judgements)
     )
 
 
@@ -146,9 +110,6 @@ def audit_of(
     return found.order_by("-at", "-pk")
 
 
-def _candidates() -> Prefetch:
+def candidates_in_order() -> Prefetch:
+    """To prefetch them with their pictures."""
     return Prefetch("candidates", queryset=Candidate.objects.select_related("image").order_by("index"))
-
-
-def _judgements() -> Prefetch:
-    return Prefetch("judgements", queryset=Judgement.objects.standing().order_by("created_at", "pk"))

@@ -143,35 +143,6 @@ class AuditFilterForm(PageForm):
     until = forms.DateField(label=_("Until"), required=False, widget=forms.DateInput(attrs={"type": "date"}))
 
 
-class DataFilterForm(PageForm):
-    q = forms.CharField(
-        label="Prompt contains",
-        required=False,
-        max_length=200,
-        widget=forms.TextInput(attrs={"type": "search"}),
-    )
-    state = forms.ChoiceField(
-        required=False,
-        choices=[
-            ("", "All"),
-            ("waiting", "Waiting"),
-            ("judged", "Fully judged"),
-            ("split", "People disagree"),
-        ],
-    )
-    use = forms.ChoiceField(
-        required=False,
-        label="Used for",
-        choices=[("", "Anything"), ("training", "Training"), ("held-out", "Evaluation only")],
-    )
-    against = forms.CharField(
-        label="Others disagree with",
-        required=False,
-        max_length=150,
-        widget=forms.TextInput(attrs={"autocomplete": "off"}),
-    )
-
-
 class KeysForm(PageForm):
     """A field for each key of the judging page, with the key that this person presses for it."""
 

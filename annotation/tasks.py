@@ -42,3 +42,11 @@ def forget_old_counts() -> None:
     from annotation.services import limits
 
     limits.forget_old_counts(now=timezone.now())
+
+
+@shared_task(acks_late=False, ignore_result=True)
+def read_prompts() -> None:
+    """The words of new comparisons, for search."""
+    from annotation import services
+
+    services.read_prompts()

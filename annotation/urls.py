@@ -77,7 +77,11 @@ urlpatterns = [
     path("imports/<int:pk>/rejected.csv", transfers.rejected_rows, name="import_rejected"),
     path("projects/<int:pk>/exports/", transfers.exports, name="exports"),
     path("projects/<int:pk>/data/", data.browse, name="data"),
+    path("projects/<int:pk>/data/judgements/", data.judgements, name="judgements"),
+    path("projects/<int:pk>/data/judgements/<int:judgement>/", data.judgement_edit, name="judgement_edit"),
     path("projects/<int:pk>/data/<int:comparison>/", data.comparison, name="comparison"),
+    path("projects/<int:pk>/data/<int:comparison>/edit/", data.comparison_edit, name="comparison_edit"),
+    path("projects/<int:pk>/data/<int:comparison>/delete/", data.comparison_delete, name="comparison_delete"),
     path(
         "projects/<int:pk>/data/<int:comparison>/<int:index>/image/",
         data.candidate_image,

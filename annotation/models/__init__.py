@@ -3,6 +3,7 @@
 from annotation.models.assignment import Consent, ConsentText, GoldAnswer, QualificationAttempt, SetAside
 from annotation.models.audit import AuditEntry, RateCount
 from annotation.models.comparisons import Candidate, Comparison, ComparisonQuerySet, Media, Reservation
+from annotation.models.editing import JudgementChange
 from annotation.models.invitations import Invitation
 from annotation.models.jobs import ExportJob, ImportJob, Job, RejectedRow
 from annotation.models.judgements import Judgement, JudgementQuerySet, Kind, Lease, LeaseQuerySet
@@ -15,6 +16,7 @@ from annotation.models.projects import (
     QueueStrategy,
     TemplateVersion,
 )
+from annotation.models.search import PromptWords, UnreadPrompts
 
 __all__ = [
     "AnnotatorGroup",
@@ -32,6 +34,7 @@ __all__ = [
     "Invitation",
     "Job",
     "Judgement",
+    "JudgementChange",
     "JudgementQuerySet",
     "Kind",
     "Lease",
@@ -40,6 +43,7 @@ __all__ = [
     "Member",
     "Project",
     "ProjectQuerySet",
+    "PromptWords",
     "QualificationAttempt",
     "QueueStrategy",
     "RateCount",
@@ -47,5 +51,6 @@ __all__ = [
     "Reservation",
     "SetAside",
     "TemplateVersion",
+    "UnreadPrompts",
     "User",
 ]

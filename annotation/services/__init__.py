@@ -5,6 +5,12 @@ from annotation.services.answers import answer_as_given
 from annotation.services.assignment import remove_group, save_group, update_assignment
 from annotation.services.comparisons import add_comparisons
 from annotation.services.consent import consent_text, give_consent, publish_consent_text
+from annotation.services.editing import (
+    correct_judgement,
+    delete_comparison,
+    edit_comparison,
+    set_aside_judgement,
+)
 from annotation.services.exports import run_export, start_export
 from annotation.services.gold import remove_gold_answer, set_gold_answer
 from annotation.services.groups import judged_groups
@@ -33,6 +39,7 @@ from annotation.services.projects import add_member, create_project, remove_memb
 from annotation.services.queue import lease_of, next_lease
 from annotation.services.reopening import renew_lease, reopen_expired_leases, skip_lease
 from annotation.services.reviewing import next_review, reviews_waiting
+from annotation.services.searching import read_prompts
 from annotation.services.standing import standing
 from annotation.services.strategies import set_priorities, use_strategy
 
@@ -42,8 +49,11 @@ __all__ = [
     "add_member",
     "answer_as_given",
     "consent_text",
+    "correct_judgement",
     "create_project",
     "create_user",
+    "delete_comparison",
+    "edit_comparison",
     "find_invitation",
     "give_consent",
     "history",
@@ -62,6 +72,7 @@ __all__ = [
     "present",
     "progress",
     "publish_consent_text",
+    "read_prompts",
     "remove_gold_answer",
     "remove_group",
     "remove_member",
@@ -77,6 +88,7 @@ __all__ = [
     "run_import",
     "save_group",
     "set_aside",
+    "set_aside_judgement",
     "set_gold_answer",
     "set_priorities",
     "sign_in",

@@ -24,6 +24,7 @@ from annotation.models import (
     User,
 )
 from annotation.services.copying import copy_rows
+from annotation.services.searching import note_new_comparisons
 from annotation.services.strategies import lock_members, lower_frontiers, new_key
 from annotation.template import can_be_judged, differences_of
 
@@ -109,6 +110,7 @@ def add_groups(
     ids = copy_rows(Comparison, rows)
     copy_rows(Candidate, list(_candidates(ids, groups)))
     copy_rows(Reservation, [{"comparison_id": ids[number], **row} for number, row in reserved])
+    note_new_comparisons(project, ids)
     _add_judgements(project, ids, groups)
     if project.queue_strategy != QueueStrategy.ORDER and rows:
         lock_members([project.pk])

@@ -60,6 +60,7 @@ def test_data_filters(manager_page, annotator, project):
         body = manager_page.get(f"/projects/{project.pk}/data/?{query}").content.decode()
         return re.findall(r">(Question \d)\?</a>", body)
 
+    services.read_prompts()
     assert found("") == ["Question 0", "Question 1", "Question 7"]
     assert found("q=question+1") == ["Question 1"]
     assert found("state=waiting") == ["Question 1", "Question 7"]

@@ -1,0 +1,130 @@
+"""The data pages' reads: filters, full-text search, and pages by position, fast in a million rows too."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from django.contrib.postgres.search import SearchQuery
+from django.db.models import Count, Exists, OuterRef, Prefetch, Q, QuerySet, Subquery
+from django.db.models.functions import Coalesce
+
+from annotation.browsing import candidates_in_order
+from annotation.models import Comparison, Judgement, Lease, Project, PromptWords
+
+PAGE: Final = 50
+MOST_COUNTED: Final = 10_000
+
+
+@dataclass(frozen=True)
+class Page:
+    """Some rows, and the positions for the links to those before and behind, None at the ends."""
+
+    rows: list[Any]
+    before: int | None
+    after: int | None
+
+
+def page_of(
+    rows: QuerySet[Any],
+    key: str,
+    *,
+    before: int | None = None,
+    after: int | None = None,
+    descending: bool = False,
+) -> Page:
+    """The rows behind a value of the unique column `key`, or those before one, in the order of the column."""
+    start = before if before is not None else after
+    backwards = before is not None
+    falling = descending != backwards
+    if start is not None:
+        rows = rows.filter(**{f"{key}__{'lt' if falling else 'gt'}": start})
+    found = list(rows.order_by(f"-{key}" if falling else key)[: PAGE + 1])
+    more, found = len(found) > PAGE, found[:PAGE]
+    if backwards:
+        found.reverse()
+    has_before = more if backwards else after is not None and bool(found)
+    has_after = bool(found) if backwards else more
+    return Page(
+        rows=found,
+        before=getattr(found[0], key) if has_before else None,
+        after=getattr(found[-1], key) if has_after else None,
+    )
+
+
+def count_of(rows: QuerySet[Any]) -> int:
+    """How many there are, counted no further than one beyond `MOST_COUNTED`."""
+    return rows.order_by().values("pk")[: MOST_COUNTED + 1].count()
+
+
+def comparisons_of(project: Project, filters: Mapping[str, Any]) -> QuerySet[Comparison]:
+    """A project's comparisons that pass the filters of the page, without an order.
+
+    `q` are words of the prompt, as a web search takes them. `against` names a person: those where somebody
+    else said something else than they did.
+    """
+    found = Comparison.objects.filter(project=project)
+    standing = Judgement.objects.standing().filter(comparison=OuterRef("pk"))
+    if q := filters.get("q"):
+        query = SearchQuery(q, config="simple", search_type="websearch")
+        found = found.filter(
+            pk__in=PromptWords.objects.filter(project=project, words=query).values("comparison")
+        )
+    if use := filters.get("use"):
+        found = found.filter(held_out=use == "held-out")
+    if against := filters.get("against"):
+        found = found.filter(Exists(_disagreements_of(against)))
+    if by := filters.get("by"):
+        found = found.filter(Exists(standing.filter(annotator__username__in=[by, f"import:{by}"])))
+    if source := filters.get("source"):
+        found = found.filter(candidates__source=source).distinct()
+    state = filters.get("state")
+    if state == "waiting":
+        found = found.filter(open_slots__gt=0)
+    elif state == "judged":
+        held = Lease.objects.filter(comparison=OuterRef("pk"), state=Lease.State.OPEN)
+        found = found.filter(~Exists(held), Exists(standing), open_slots=0)
+    elif state == "unjudged":
+        found = found.filter(~Exists(standing))
+    elif state == "split":
+        other = Judgement.objects.standing().filter(
+            ~Q(choice=OuterRef("choice")), comparison=OuterRef("comparison")
+        )
+        found = found.filter(Exists(standing.filter(Exists(other))))
+    return found
+
+
+def for_table(rows: QuerySet[Comparison]) -> QuerySet[Comparison]:
+    """With candidates, standing judgements, and `judgement_count`."""
+    standing = Judgement.objects.standing().order_by("created_at", "pk")
+    own = Judgement.objects.standing().filter(comparison=OuterRef("pk")).order_by().values("comparison")
+    counted = Coalesce(Subquery(own.annotate(n=Count("pk")).values("n")), 0)
+    return rows.annotate(judgement_count=counted).prefetch_related(
+        candidates_in_order(), Prefetch("judgements", queryset=standing)
+    )
+
+
+def _disagreements_of(username: str) -> QuerySet[Judgement]:
+    """Their judgements of the outer comparison with which another person's does not agree."""
+    others = Judgement.objects.standing().filter(
+        ~Q(annotator=OuterRef("annotator")), ~Q(choice=OuterRef("choice")), comparison=OuterRef("comparison")
+    )
+    theirs = Judgement.objects.standing().filter(comparison=OuterRef("pk"), annotator__username=username)
+    return theirs.filter(Exists(others))
+
+
+def judgements_of(project: Project, filters: Mapping[str, Any]) -> QuerySet[Judgement]:
+    """A project's judgements that pass the filters of the page, without an order."""
+    found = Judgement.objects.filter(comparison__project=project)
+    if by := filters.get("by"):
+        found = found.filter(annotator__username__in=[by, f"import:{by}"])
+    if kind := filters.get("kind"):
+        found = found.filter(kind=kind)
+    if since := filters.get("since"):
+        found = found.filter(created_at__date__gte=since)
+    if until := filters.get("until"):
+        found = found.filter(created_at__date__lt=until)
+    counts = {"standing": Q(undone_at=None, set_aside_at=None)}
+    counts |= {"aside": Q(set_aside_at__isnull=False), "undone": Q(undone_at__isnull=False)}
+    if state := filters.get("state"):
+        found = found.filter(counts[state])
+    return found.select_related("annotator", "comparison")

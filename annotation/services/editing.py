@@ -1,0 +1,151 @@
+"""Changes by hand: texts that nobody has judged, judgements with a reason, comparisons that go."""
+
+from datetime import datetime
+from typing import Any, Final
+
+from django.db import transaction
+from django.utils.translation import gettext as _
+
+from annotation.errors import Conflict, Invalid
+from annotation.formats.schema import check_text
+from annotation.models import Candidate, Comparison, Judgement, JudgementChange, Lease, SetAside, User
+from annotation.services import reopening
+from annotation.services.answers import known_answer
+from annotation.services.comparisons import content_key, digest_of
+from annotation.services.searching import read_words
+from annotation.template import differences_of
+
+MAX_REASON: Final = 500
+
+
+@transaction.atomic
+def edit_comparison(
+    *,
+    comparison: Comparison,
+    prompt: Any = None,
+    texts: list[Any] | None = None,
+    held_out: bool | None = None,
+) -> Comparison:
+    """Change the prompt, the candidates' texts or what a comparison is used for.
+
+    Prompt and texts only while nobody has judged it or has it open: a judgement is about what was shown.
+    """
+    row = Comparison.objects.select_for_update(no_key=True).get(pk=comparison.pk)
+    candidates = list(Candidate.objects.filter(comparison=row).select_related("image").order_by("index"))
+    if held_out is not None:
+        row.held_out = held_out
+    if prompt is not None or texts is not None:
+        _refuse_if_seen(row)
+        _set_contents(row, candidates, prompt, texts)
+    row.save()
+    read_words(project=row.project_id, first=row.pk, last=row.pk)
+    return row
+
+
+def _refuse_if_seen(comparison: Comparison) -> None:
+    if Judgement.objects.filter(comparison=comparison).exists():
+        raise Conflict(_("Somebody has judged this comparison; what they judged stays as they saw it."))
+    if Lease.objects.filter(comparison=comparison, state=Lease.State.OPEN).exists():
+        raise Conflict(_("Somebody has this comparison open; try again when they are done."))
+
+
+def _set_contents(row: Comparison, candidates: list[Candidate], prompt: Any, texts: list[Any] | None) -> None:
+    errors: dict[str, str] = {}
+    if prompt is not None:
+        row.prompt = _checked(prompt, "prompt", errors)
+    if texts is not None and len(texts) != len(candidates):
+        errors["candidates"] = _("There are %(count)s candidates.") % {"count": len(candidates)}
+    elif texts is not None:
+        for index, (candidate, text) in enumerate(zip(candidates, texts, strict=True)):
+            if text is not None and candidate.image_id is None:
+                candidate.text = _checked(text, f"candidates.{index}", errors)
+        contents = [candidate.image_id or digest_of(candidate.text) for candidate in candidates]
+        if len(contents) > 1 and len(set(contents)) == 1:
+            errors["candidates"] = _("The candidates are all the same, so there is nothing to compare.")
+    if errors:
+        raise Invalid(errors)
+    Candidate.objects.bulk_update(candidates, ["text"])
+    row.prompt_key = digest_of(row.prompt)
+    shown = [{"image": item.image} if item.image else {"text": item.text} for item in candidates]
+    row.content_key = content_key({"prompt": row.prompt, "candidates": shown})
+
+
+def _checked(value: Any, field: str, errors: dict[str, str]) -> Any:
+    try:
+        if "\x00" in str(value):
+            raise ValueError(_("contains a NUL character"))
+        return check_text(value)
+    except ValueError as error:
+        errors[field] = str(error)
+        return value
+
+
+@transaction.atomic
+def delete_comparison(*, comparison: Comparison) -> None:
+    """Delete a comparison and everything that was said about it. What a run has learnt stays learnt."""
+    reopening.lock([comparison.pk])
+    Judgement.objects.filter(comparison=comparison.pk).delete()
+    Lease.objects.filter(comparison=comparison.pk).delete()
+    Comparison.objects.filter(pk=comparison.pk).delete()
+
+
+@transaction.atomic
+def correct_judgement(
+    *, judgement: Judgement, answer: dict[str, Any], by: User, reason: str, now: datetime
+) -> Judgement:
+    """Put another answer in a judgement's place, in canonical indices; what it said before is kept.
+
+    `answer` is all that the judgement says from now on: choice, strength and the template's other keys.
+    """
+    reason = _reason(reason)
+    row = (
+        Judgement.objects.select_for_update(no_key=True)
+        .select_related("comparison__project")
+        .get(pk=judgement.pk)
+    )
+    if row.undone_at is not None:
+        raise Conflict(_("This judgement was taken back; there is nothing to correct."))
+    stored = known_answer(row.comparison.project, row.comparison, answer)
+    before = {"choice": row.choice, "strength": row.strength, **row.answers}
+    JudgementChange.objects.create(judgement=row, before=before, reason=reason, changed_by=by, changed_at=now)
+    row.choice, row.strength = stored.pop("choice", None), stored.pop("strength", None)
+    kept = {"context": row.answers["context"]} if "context" in row.answers else {}
+    row.answers, row.differences = kept | stored, None
+    if "corrections" in stored:
+        texts: list[Any] = list(
+            Candidate.objects.filter(comparison=row.comparison_id)
+            .order_by("index")
+            .values_list("text", flat=True)
+        )
+        row.differences = differences_of(stored["corrections"], texts)
+    row.save(update_fields=["choice", "strength", "answers", "differences"])
+    return row
+
+
+@transaction.atomic
+def set_aside_judgement(*, judgement: Judgement, by: User, reason: str, now: datetime) -> SetAside:
+    """Let one judgement no longer count, and open its slot for others; `restore` brings it back."""
+    reason = _reason(reason)
+    reopening.lock([judgement.comparison_id])
+    row = Judgement.objects.select_related("comparison", "lease").get(pk=judgement.pk)
+    if row.undone_at is not None or row.set_aside_at is not None:
+        raise Conflict(_("This judgement does not count any more already."))
+    record = SetAside.objects.create(
+        project_id=row.comparison.project_id,
+        annotator_id=row.annotator_id,
+        reason=reason,
+        created_by=by,
+        created_at=now,
+        count=1,
+    )
+    Judgement.objects.filter(pk=row.pk).update(set_aside=record, set_aside_at=now)
+    if row.lease is not None and row.lease.state == Lease.State.JUDGED:
+        reopening.reopen([row.lease.pk])
+        Lease.objects.filter(pk=row.lease.pk).update(state=Lease.State.SET_ASIDE)
+    return record
+
+
+def _reason(reason: str) -> str:
+    if not reason.strip() or len(reason) > MAX_REASON:
+        raise Invalid({"reason": _("Say why, in 500 characters at most.")})
+    return reason.strip()
