@@ -75,7 +75,7 @@ class Comparisons(generics.ListAPIView):
     def get_serializer_context(self) -> dict[str, Any]:
         fake = getattr(self, "swagger_fake_view", False)
         in_hand = set() if fake else _in_hand(user_of(self.request))
-        return super().get_serializer_context() | {"in_hand": in_hand}
+        return {**super().get_serializer_context(), "in_hand": in_hand}
 
 
 class Judgements(generics.ListAPIView):

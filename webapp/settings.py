@@ -223,7 +223,7 @@ STATIC_ROOT = DATA_DIR / "static"
 STATICFILES_DIRS = [BASE_DIR / "static"]
 WHITENOISE_USE_FINDERS = DEBUG
 IMPORT_MAX_BYTES = int(os.environ.get("IMPORT_MAX_BYTES", 2 * 1024**3))
-# Hosts from which an import may fetch the pictures that its rows point to, such as "*.example.org"; none unless named.
+# Hosts from which an import may fetch pictures that rows point to, such as "*.example.org"; else none.
 IMPORT_URL_ALLOWLIST = _list("IMPORT_URL_ALLOWLIST")
 # Hosts outside the public internet to which imports and webhooks may connect all the same.
 OUTGOING_PRIVATE_HOSTS = _list("OUTGOING_PRIVATE_HOSTS")

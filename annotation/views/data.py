@@ -57,7 +57,7 @@ def judgements(request: SignedIn, pk: int) -> HttpResponse:
     return render(request, "annotation/judgements.html", _context(request, project, form, chosen, page, rows))
 
 
-def _position(request: SignedIn) -> dict[str, int]:
+def _position(request: SignedIn) -> dict[str, Any]:
     """From which row on; nonsense in the address is the beginning."""
     found = {}
     for name in ("before", "after"):

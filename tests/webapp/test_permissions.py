@@ -121,6 +121,14 @@ PAGES: dict[str, Route] = {
     "annotation:import_rejected": Route({"pk": "import"}, {"GET": MANAGING}),
     "annotation:exports": of_project(GET=MANAGING, POST=MANAGING),
     "annotation:data": of_project(GET=BROWSING),
+    "annotation:judgements": of_project(GET=BROWSING),
+    "annotation:judgement_edit": Route(
+        {"pk": "project", "judgement": "judgement"}, {"GET": MANAGING, "POST": MANAGING}
+    ),
+    "annotation:comparison_edit": Route(
+        {"pk": "project", "comparison": "comparison"}, {"GET": MANAGING, "POST": MANAGING}
+    ),
+    "annotation:comparison_delete": Route({"pk": "project", "comparison": "comparison"}, {"POST": MANAGING}),
     "annotation:comparison": Route({"pk": "project", "comparison": "comparison"}, {"GET": BROWSING}),
     "annotation:candidate_image": Route(
         {"pk": "picture_project", "comparison": "picture", "index": 0}, {"GET": BROWSING}
@@ -179,6 +187,13 @@ API: dict[str, Route] = {
     "project-audit": api("project", GET=(OWNING, "manage")),
     "project-history": api("project", GET=(JUDGING, "judge")),
     "project-imports": api("project", POST=(MANAGING, "manage")),
+    "project-comparisons": api("project", GET=(BROWSING, "read")),
+    "project-judgements": api("project", GET=(BROWSING, "read")),
+    "comparison-detail": api(
+        "comparison", GET=(BROWSING, "read"), PATCH=(MANAGING, "manage"), DELETE=(MANAGING, "manage")
+    ),
+    "judgement-detail": api("judgement", GET=(BROWSING, "read"), PATCH=(MANAGING, "manage")),
+    "judgement-set-aside": api("judgement", POST=(MANAGING, "manage")),
     "import-detail": api("import", GET=(MANAGING, "manage")),
     "project-exports": api("project", POST=(MANAGING, "read")),
     "export-detail": api("export", GET=(MANAGING, "read")),
