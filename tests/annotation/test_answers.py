@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from annotation.errors import Invalid
 from annotation.template import (
+    KEYS,
     Shown,
     aligned_difference,
     check_answer,
@@ -283,6 +284,61 @@ def test_there_and_back_again(data):
     stored = stored_answer(template, normal, about, order)
     assert presented_answer(stored | {"context": "c"}, order) == normal
     assert check_answer(template, normal, about) == normal
+
+
+WORD = st.sampled_from(["candidate", "type", "step", "start", "end", "choice", "turn", "help", "name"])
+JSON = st.recursive(
+    st.one_of(
+        st.none(),
+        st.booleans(),
+        st.integers(-2, 3),
+        st.integers(),
+        st.floats(allow_nan=False),
+        st.sampled_from(["tie", "both_bad", "span", "step", "box", "help", "a", ""]),
+        st.text(max_size=3),
+    ),
+    lambda inner: st.one_of(
+        st.lists(inner, max_size=4), st.dictionaries(WORD | st.text(max_size=2), inner, max_size=4)
+    ),
+    max_leaves=8,
+)
+
+
+@settings(max_examples=100, deadline=None)
+@given(data=st.data())
+def test_nonsense_is_refused_with_paths(data):
+    """Whatever comes: a checked answer, which checks again as itself, or mistakes by their path."""
+    template = data.draw(strategies.templates())
+    texts = data.draw(st.lists(strategies.TEXTS, min_size=1, max_size=3))
+    about = Shown(len(texts), lambda: texts)
+    good = data.draw(strategies.answers(template, texts))
+    keys = st.sampled_from([*KEYS.values(), "strength", "mood"])
+    sent = good | data.draw(st.dictionaries(keys, JSON, min_size=1, max_size=2))
+    try:
+        normal = check_answer(template, sent, about)
+    except Invalid as error:
+        paths = {path.split(".")[0] for path in error.errors}
+    else:
+        paths = set()
+        assert check_answer(template, normal, about) == normal
+        order = list(range(len(texts)))
+        assert presented_answer(stored_answer(template, normal, about, order), order) == normal
+    assert paths <= {*KEYS.values(), "strength", "mood"}
+
+
+@settings(max_examples=200, deadline=None)
+@given(JSON, st.lists(st.fixed_dictionaries({"type": st.sampled_from([*KEYS, "context"])}), max_size=2), JSON)
+def test_templates_of_nonsense_are_refused_with_paths(whole, questions, value):
+    mixed = [question | {"text": value, "options": value, "aspects": value} for question in questions]
+    for sent in (whole, [whole], questions, mixed):
+        try:
+            parsed = parse_questions(sent)
+        except Invalid as error:
+            paths = list(error.errors)
+        else:
+            paths = []
+            assert parse_questions(parsed) == parsed
+        assert all(path.split(".")[0] == "questions" for path in paths)
 
 
 def test_steps_up_to_the_first_error():

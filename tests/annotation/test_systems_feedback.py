@@ -15,9 +15,10 @@ from tests.annotation import factories
 from tests.annotation.conftest import api_client
 from tests.annotation.test_exports import export, rows_of
 from tests.annotation.test_feedback_api import errors, send, take
-from training.tuning.config import PairKeys
+from training.tuning.config import PairKeys, ScoreKeys
 from training.tuning.corrections import correction_rewards
 from training.tuning.data import Group
+from training.tuning.labels import make_labels, make_scores
 from training.tuning.pairs import Pair, make_pairs
 
 pytestmark = pytest.mark.django_db
@@ -88,15 +89,15 @@ def test_thumbs_and_ratings_of_single_answers():
     study = Study(questions, [group("p", text) for text in said])
     study.judge(lambda shown, texts, _: said[texts[0]])
     (scale,) = study.project.questions[0]["aspects"]
+    keys = ScoreKeys(rating="overall", rating_low=scale["min"], rating_high=scale["max"])
     found = {}
     for row in study.rows():
         (judgement,) = row["judgements"]
         assert "choice" not in judgement
-        if "thumbs" in judgement:
-            r = float(judgement["thumbs"][0])
-        else:
-            r = (judgement["ratings"][0]["overall"] - scale["min"]) / (scale["max"] - scale["min"])
-        found[row["candidates"][0]["text"]] = r
+        read = Group.model_validate(row)
+        labels = [float(label.good > label.bad) for label in make_labels(read, keys)]
+        scores = [score for score in make_scores(read, keys) if score is not None]
+        (found[row["candidates"][0]["text"]],) = labels + scores
     # (σ(0) − r)² at the start of training, where the implicit reward is 0: .25, .25 and .0625.
     assert found == {"A": 1.0, "B": 0.0, "C": 0.75}
     assert [(0.5 - r) ** 2 for r in found.values()] == [0.25, 0.25, 0.0625]
