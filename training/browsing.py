@@ -41,7 +41,8 @@ def method_choices(project: Project) -> list[MethodChoice]:
     choices = [
         MethodChoice(
             method=method,
-            allowed=bool(collected & set(method.feedback)),
+            allowed=bool(collected & set(method.feedback))
+            or ("aspect" in collected and "aspect" in method.config.model_fields),
             needs=" or ".join(words[kind] for kind in method.feedback),
         )
         for method in METHODS

@@ -5,7 +5,7 @@ import pytest
 from annotation.errors import Conflict, Invalid
 from tests.annotation.factories import add_texts, make_project, make_user
 from tests.training import factories
-from training import datasets, services, tasks
+from training import browsing, datasets, services, tasks
 from training.models import Checkpoint, Run, Snapshot
 from training.services import executing
 from training.services.errors import RunFailed
@@ -147,6 +147,7 @@ def test_every_kind_of_feedback_is_recognised(manager):
         "thumbs": {"thumbs": [1, None]},
         "correction": {"corrections": ["x", None]},
         "step": {"marks": [{"candidate": 0, "type": "step", "step": 0, "first_error": True}]},
+        "aspect": {"aspects": {"tone": {"choice": 1}}},
     }
     for number, (kind, answer) in enumerate(said.items()):
         judgement = {"annotator": "a", "kind": "regular", "order": [0, 1]} | answer
@@ -154,6 +155,21 @@ def test_every_kind_of_feedback_is_recognised(manager):
         group = {"prompt": f"p{number}", "candidates": candidates, "judgements": [judgement]}
         add_comparisons(project=project, groups=[group])
         assert services.feedback_of(project) == {"prompt"} | set(list(said)[: number + 1]), kind
+
+
+def test_an_aspect_needs_choices_by_aspect(ask, manager):
+    from annotation.services import add_comparisons
+
+    errors = refusal(ask, config={"aspect": "tone"})
+    assert errors == {"config.aspect": "Nobody compared candidates in any aspect in this project."}
+    project = make_project(by=manager, questions=[{"type": "aspects", "aspects": [{"name": "tone"}]}])
+    judgement = {"annotator": "a", "order": [0, 1], "aspects": {"tone": {"choice": 1}}}
+    group = {"prompt": "p", "candidates": [{"text": "t"}, {"text": "u"}], "judgements": [judgement]}
+    add_comparisons(project=project, groups=[group])
+    assert ask(project=project, config={"aspect": "tone"}).method == "dpo"
+    assert "method" in refusal(ask, project=project, config={})
+    allowed = {choice.method.name for choice in browsing.method_choices(project) if choice.allowed}
+    assert {"dpo", "reward_model"} <= allowed
 
 
 def test_prepared_run_is_queued(ask, inspected):

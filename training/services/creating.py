@@ -51,7 +51,7 @@ def create_run(
     wanted = datasets.check_filters(filters or {})
     if not 0 <= eval_fraction < 1:
         raise Invalid({"eval_fraction": "must be at least 0 and less than 1."})
-    check_feedback(project, chosen)
+    check_feedback(project, chosen, aspect=given.get("aspect"))
     prompts_only = chosen.feedback == ("prompt",)
     if prompts_only and (wanted or shuffle_labels):
         message = f"{chosen.name} uses the prompts alone: leave filters of judgements out."
@@ -221,10 +221,12 @@ def check_seed(seed: int) -> None:
         raise Invalid({"seed": f"must be a whole number from 0 to {MAX_SEED}."})
 
 
-def check_feedback(project: Project, method: Method) -> None:
+def check_feedback(project: Project, method: Method, *, aspect: str | None = None) -> None:
     """Raise Invalid, in a sentence, if nothing that was collected can be used by the method."""
     collected = feedback_of(project)
-    if collected & set(method.feedback):
+    if aspect is not None and "aspect" not in collected:
+        raise Invalid({"config.aspect": "Nobody compared candidates in any aspect in this project."})
+    if aspect is not None or collected & set(method.feedback):
         return
     wants = " or ".join(FEEDBACK_WORDS[kind] for kind in method.feedback)
     judged = sorted(collected - {"prompt"})
@@ -239,6 +241,7 @@ FEEDBACK_WORDS = {
     "step": "marked steps",
     "thumbs": "thumbs up or down",
     "correction": "corrections",
+    "aspect": "choices by aspect",
     "demonstration": "answers without judgement",
     "prompt": "prompts",
     "candidates": "candidates",
@@ -246,7 +249,10 @@ FEEDBACK_WORDS = {
 
 
 def feedback_of(project: Project) -> set[str]:
-    """Which kinds of feedback the project has collected, in the words of the methods' `feedback`."""
+    """Which kinds of feedback the project has collected, in the words of the methods' `feedback`.
+
+    `aspect`, choices by aspect, is for methods whose config has an `aspect`.
+    """
     comparisons = Comparison.objects.filter(project=project, held_out=False)
     judged = Judgement.objects.standing().filter(comparison__in=comparisons)
     asked = {
@@ -256,6 +262,7 @@ def feedback_of(project: Project) -> set[str]:
             "rating": "ratings",
             "thumbs": "thumbs",
             "correction": "corrections",
+            "aspect": "aspects",
         }.items()
     }
     asked["step"] = BoolOr(Q(answers__marks__contains=[{"type": "step"}]))

@@ -47,7 +47,7 @@ from torch import nn
 
 from training.tuning.cards import write_card
 from training.tuning.config import Config
-from training.tuning.data import Group, load_groups
+from training.tuning.data import Group, aspects_of, in_aspect, load_groups
 from training.tuning.errors import BadInput, Stopped
 from training.tuning.registry import Method, get_method
 from training.tuning.rewards.spec import BadReward, RewardEntry, parse_rewards
@@ -112,14 +112,26 @@ class Run:
     @cached_property
     def train(self) -> list[Group]:
         """The groups of data/train.jsonl."""
-        return load_groups(self.dir.train_file, modality=self.method.modality, media=self.dir.media)
+        groups = load_groups(self.dir.train_file, modality=self.method.modality, media=self.dir.media)
+        if self._aspect is not None and self._aspect not in (known := aspects_of(groups)):
+            there = ", ".join(known) or "none"
+            raise BadInput(f'nobody judged the aspect "{self._aspect}"; aspects in the data: {there}')
+        return self._in_aspect(groups)
 
     @cached_property
     def eval(self) -> list[Group]:
         """The groups of data/eval.jsonl; none if there is no such file."""
         if not self.dir.eval_file.exists():
             return []
-        return load_groups(self.dir.eval_file, modality=self.method.modality, media=self.dir.media)
+        groups = load_groups(self.dir.eval_file, modality=self.method.modality, media=self.dir.media)
+        return self._in_aspect(groups)
+
+    @property
+    def _aspect(self) -> str | None:
+        return getattr(self.config, "aspect", None)
+
+    def _in_aspect(self, groups: list[Group]) -> list[Group]:
+        return groups if self._aspect is None else [in_aspect(group, self._aspect) for group in groups]
 
     @cached_property
     def data_sha256(self) -> str:

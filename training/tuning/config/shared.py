@@ -149,6 +149,12 @@ class PairKeys(VoteKeys):
         title="Strength",
         description="weight: a judgement of strength 1, 2 or 3 counts as that many votes. ignore: as one.",
     )
+    aspect: str | None = Field(
+        None,
+        title="Aspect",
+        description="Learn from the choices in this aspect, such as helpfulness, and from no others. Empty: "
+        "from choices and rankings as a whole.",
+    )
 
 
 class BestKeys(Config):
