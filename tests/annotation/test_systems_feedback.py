@@ -16,10 +16,10 @@ from tests.annotation.conftest import api_client
 from tests.annotation.test_exports import export, rows_of
 from tests.annotation.test_feedback_api import errors, send, take
 from training.tuning.config import PairKeys, ScoreKeys
-from training.tuning.corrections import correction_rewards
 from training.tuning.data import Group
 from training.tuning.labels import make_labels, make_scores
 from training.tuning.pairs import Pair, make_pairs
+from training.tuning.rewards.tokens import correction_rewards
 
 pytestmark = pytest.mark.django_db
 DATA = Path(__file__).resolve().parents[3] / "shared" / "data"
@@ -247,21 +247,27 @@ def test_steps_up_to_the_first_error_are_labelled():
 
 @pytest.mark.system("s000-111")
 def test_corrections_reward_each_token():
-    """y = ABXD corrected to ABCD: (+, +, −, 0). An answer that needs no correction: all +."""
+    """y = ABXD corrected to ABCD: (+, +, −, 0). An answer that needs no correction: all +.
+
+    The stored difference says which words the person left as they were, as a corrector would predict them.
+    """
     study = Study([{"type": "correction", "required": True}], [group("p", "A B X D", "A B C D")])
     study.judge(lambda shown, texts, _: {"corrections": ["A B C D"] * 2})
     (row,) = study.rows()
-    corrected = row["judgements"][0]["corrections"]
-    rewards = [
-        correction_rewards(candidate["text"].split(), correction.split())
-        for candidate, correction in zip(row["candidates"], corrected, strict=True)
-    ]
-    assert rewards == [[1, 1, -1, 0], [1, 1, 1, 1]]
     stored = study.project.comparisons.get().judgements.get()
     assert stored.differences == [
         [["equal", 0, 4, 0, 4], ["replace", 4, 5, 4, 5], ["equal", 5, 7, 5, 7]],
         [["equal", 0, 7, 0, 7]],
     ]
+    rewards = []
+    for candidate, corrected, pieces in zip(
+        row["candidates"], row["judgements"][0]["corrections"], stored.differences, strict=True
+    ):
+        words = candidate["text"].split()
+        kept = {at for kind, start, end, *_ in pieces if kind == "equal" for at in range(start, end)}
+        predicted = [word if 2 * number in kept else "another" for number, word in enumerate(words)]
+        rewards.append(correction_rewards(words, corrected.split(), predicted).tolist())
+    assert rewards == [[1, 1, -1, 0], [1, 1, 1, 1]]
 
 
 @pytest.mark.system("s001-023")
