@@ -31,33 +31,38 @@ def what_was_said(lease: Lease, project: Project, given: dict[str, Any]) -> dict
     questions = questions_of(lease, project)
 
     def load_texts() -> list[Any]:
-        texts = Candidate.objects.filter(comparison=lease.comparison_id).order_by("index")
-        canonical = list(texts.values_list("text", flat=True))
-        return [canonical[index] for index in lease.order]
+        texts = _texts(lease.comparison_id)
+        return [texts[index] for index in lease.order]
 
     shown = Shown(len(lease.order), load_texts)
-    stored = stored_answer(questions, check_answer(questions, given, shown), shown, lease.order)
+    columns = _columns(stored_answer(questions, check_answer(questions, given, shown), shown, lease.order))
+    if columns["answers"].get("corrections") is not None:
+        texts = to_canonical({"corrections": shown.texts}, lease.order)["corrections"]
+        columns["differences"] = differences_of(columns["answers"]["corrections"], texts)
     if find_question(questions, "context") is not None:
         meta = Comparison.objects.values_list("meta", flat=True).get(pk=lease.comparison_id)
-        stored["context"] = context_of(questions, meta)
-    differences = None
-    if "corrections" in stored:
-        texts = to_canonical({"corrections": shown.texts}, lease.order)["corrections"]
-        differences = differences_of(stored["corrections"], texts)
-    return {
-        "choice": stored.pop("choice", None),
-        "strength": stored.pop("strength", None),
-        "answers": stored,
-        "differences": differences,
-    }
+        columns["answers"]["context"] = context_of(questions, meta)
+    return columns
 
 
-def known_answer(project: Project, comparison: Comparison, given: dict[str, Any]) -> dict[str, Any]:
-    """An answer to a part of the template, in canonical indices, in the form in which answers are stored."""
-    texts: list[Any] = list(comparison.candidates.order_by("index").values_list("text", flat=True))
+def known_answer(
+    project: Project, comparison: Comparison, given: dict[str, Any], *, version: int | None = None
+) -> dict[str, Any]:
+    """The same columns for an answer to a part of the template, given in canonical indices.
+
+    `version` is that of the template, where the project has had it; else it is the one in force.
+    """
+    found = TemplateVersion.objects.filter(
+        project=project, version=version or project.template_version
+    ).first()
+    questions = found.questions if found is not None else project.questions
+    texts = _texts(comparison.pk)
     shown, order = Shown(len(texts), lambda: texts), range(len(texts))
-    checked = check_answer(project.questions, given, shown, partial=True)
-    return stored_answer(project.questions, checked, shown, order)
+    checked = check_answer(questions, given, shown, partial=True)
+    columns = _columns(stored_answer(questions, checked, shown, order))
+    if columns["answers"].get("corrections") is not None:
+        columns["differences"] = differences_of(columns["answers"]["corrections"], texts)
+    return columns
 
 
 def answer_as_given(judgement: Judgement) -> dict[str, Any]:
@@ -65,3 +70,18 @@ def answer_as_given(judgement: Judgement) -> dict[str, Any]:
     plain = {"choice": judgement.choice, "strength": judgement.strength}
     stored = {key: value for key, value in plain.items() if value is not None} | judgement.answers
     return presented_answer(stored, judgement.order)
+
+
+def _texts(comparison: int) -> list[Any]:
+    """Of the candidates in their own order; None for pictures."""
+    candidates = Candidate.objects.filter(comparison=comparison).order_by("index")
+    return list(candidates.values_list("text", flat=True))
+
+
+def _columns(stored: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "choice": stored.pop("choice", None),
+        "strength": stored.pop("strength", None),
+        "answers": stored,
+        "differences": None,
+    }

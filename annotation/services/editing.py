@@ -13,7 +13,7 @@ from annotation.services import reopening
 from annotation.services.answers import known_answer
 from annotation.services.comparisons import content_key, digest_of
 from annotation.services.searching import read_words
-from annotation.template import differences_of
+from annotation.template import NOT_ANSWERS
 
 MAX_REASON: Final = 500
 
@@ -105,20 +105,13 @@ def correct_judgement(
     )
     if row.undone_at is not None:
         raise Conflict(_("This judgement was taken back; there is nothing to correct."))
-    stored = known_answer(row.comparison.project, row.comparison, answer)
+    columns = known_answer(row.comparison.project, row.comparison, answer, version=row.template_version)
     before = {"choice": row.choice, "strength": row.strength, **row.answers}
     JudgementChange.objects.create(judgement=row, before=before, reason=reason, changed_by=by, changed_at=now)
-    row.choice, row.strength = stored.pop("choice", None), stored.pop("strength", None)
-    kept = {"context": row.answers["context"]} if "context" in row.answers else {}
-    row.answers, row.differences = kept | stored, None
-    if "corrections" in stored:
-        texts: list[Any] = list(
-            Candidate.objects.filter(comparison=row.comparison_id)
-            .order_by("index")
-            .values_list("text", flat=True)
-        )
-        row.differences = differences_of(stored["corrections"], texts)
-    row.save(update_fields=["choice", "strength", "answers", "differences"])
+    beside = {name: value for name, value in row.answers.items() if name in NOT_ANSWERS}
+    for name, value in columns.items():
+        setattr(row, name, beside | value if name == "answers" else value)
+    row.save(update_fields=list(columns))
     return row
 
 

@@ -30,12 +30,11 @@ def set_gold_answer(
     if comparison is None:
         raise NotFound("There is no such comparison in this project.")
     known = known_answer(project, comparison, {"choice": choice, **(answers or {})})
-    known.pop("strength", None)  # how much better is a matter of opinion
     values = {
         "project": project,
         "purpose": purpose,
-        "choice": known.pop("choice", None),
-        "answers": known,
+        "choice": known["choice"],  # how much better is a matter of opinion
+        "answers": known["answers"],
         "explanation": explanation,
         "created_by": by,
     }

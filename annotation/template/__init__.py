@@ -4,7 +4,7 @@ A template is a list of questions, at most one of each type. It is stored in the
 was ever saved is kept, and a judgement names the one that it was given under.
 """
 
-from annotation.template.answers import check_answer, presented_answer, stored_answer
+from annotation.template.answers import NOT_ANSWERS, check_answer, presented_answer, stored_answer
 from annotation.template.checks import Shown
 from annotation.template.differences import aligned_difference, differences_of
 from annotation.template.parsing import (
@@ -26,6 +26,7 @@ __all__ = [
     "DEFAULT_QUESTIONS",
     "KEYS",
     "MOST_RANKED",
+    "NOT_ANSWERS",
     "TIE",
     "Shown",
     "aligned_difference",

@@ -129,6 +129,17 @@ def test_schema_names_every_kind():
 
 
 @pytest.mark.django_db
+def test_a_judgement_is_corrected_under_the_template_it_was_given_under(project, annotator):
+    factories.add_texts(project, 1)
+    judgement, _ = answer(take(project, annotator), annotator, 0)
+    services.update_project(project=project, questions=[{"type": "thumbs"}])
+    change = {"judgement": judgement, "by": project.created_by, "reason": "A slip.", "now": NOW}
+    assert services.correct_judgement(answer={"choice": "tie"}, **change).choice == "tie"
+    with pytest.raises(Invalid):
+        services.correct_judgement(answer={"thumbs": [1, 0]}, **change)
+
+
+@pytest.mark.django_db
 def test_an_answer_is_checked_against_what_was_shown(project, annotator):
     """The manager takes the tie out while somebody looks at a comparison that still offers it."""
     factories.add_texts(project, 2)
