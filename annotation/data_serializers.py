@@ -88,5 +88,7 @@ def filters_of(form: type[DataFilterForm | JudgementFilterForm], given: Any) -> 
     """The filters in an address, checked as those of the pages are."""
     bound = form(given)
     if not bound.is_valid():
-        raise serializers.ValidationError({name: [str(text) for text in found] for name, found in bound.errors.items()})
+        raise serializers.ValidationError(
+            {name: [str(text) for text in found] for name, found in bound.errors.items()}
+        )
     return bound.cleaned_data

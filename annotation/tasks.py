@@ -50,3 +50,18 @@ def read_prompts() -> None:
     from annotation import services
 
     services.read_prompts()
+
+
+@shared_task(acks_late=False, ignore_result=True)
+def deliver_webhooks() -> None:
+    """What webhooks are still to be told."""
+    from annotation import services
+
+    services.deliver_due(now=timezone.now())
+
+
+@shared_task(acks_late=False, ignore_result=True)
+def forget_old_deliveries() -> None:
+    from annotation import services
+
+    services.forget_old_deliveries(now=timezone.now())

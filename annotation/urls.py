@@ -1,6 +1,6 @@
 """Addresses of the pages for annotators and managers."""
 
-from django.urls import path
+from django.urls import path, re_path
 
 from annotation.views import (
     accounts,
@@ -16,6 +16,7 @@ from annotation.views import (
     templates,
     tokens,
     transfers,
+    webhooks,
 )
 
 app_name = "annotation"
@@ -76,6 +77,13 @@ urlpatterns = [
     path("imports/<int:pk>/", transfers.import_detail, name="import"),
     path("imports/<int:pk>/rejected.csv", transfers.rejected_rows, name="import_rejected"),
     path("projects/<int:pk>/exports/", transfers.exports, name="exports"),
+    path("projects/<int:pk>/webhooks/", webhooks.webhooks, name="webhooks"),
+    path("projects/<int:pk>/webhooks/<int:webhook>/", webhooks.webhook, name="webhook"),
+    re_path(
+        r"^projects/(?P<pk>\d+)/webhooks/(?P<webhook>\d+)/(?P<action>rotate|test|enable|disable|delete)/$",
+        webhooks.webhook_action,
+        name="webhook_action",
+    ),
     path("projects/<int:pk>/data/", data.browse, name="data"),
     path("projects/<int:pk>/data/judgements/", data.judgements, name="judgements"),
     path("projects/<int:pk>/data/judgements/<int:judgement>/", data.judgement_edit, name="judgement_edit"),

@@ -16,6 +16,8 @@ app.config_from_object("django.conf:settings", namespace="CELERY")
 app.autodiscover_tasks(["annotation", "training"])
 app.conf.beat_schedule = {
     "reopen-expired-leases": {"task": "annotation.tasks.reopen_expired_leases", "schedule": 30.0},
+    "deliver-webhooks": {"task": "annotation.tasks.deliver_webhooks", "schedule": 10.0},
+    "forget-old-deliveries": {"task": "annotation.tasks.forget_old_deliveries", "schedule": 3600.0},
     "read-prompts": {"task": "annotation.tasks.read_prompts", "schedule": 5.0},
     "resume-lost-jobs": {"task": "annotation.tasks.resume_lost_jobs", "schedule": 30.0},
     "forget-old-counts": {"task": "annotation.tasks.forget_old_counts", "schedule": 3600.0},

@@ -6,6 +6,7 @@ from drf_spectacular.views import SpectacularAPIView
 import annotation.api
 import annotation.assignment_api
 import annotation.data_api
+import annotation.webhook_api
 import training.api
 from webapp import health
 
@@ -14,7 +15,12 @@ urlpatterns = [
     path("readyz", health.readyz, name="readyz"),
     path("api/schema/", SpectacularAPIView.as_view(), name="api-schema"),
     path("api/v1/", include(annotation.api.urlpatterns + annotation.assignment_api.urlpatterns)),
-    path("api/v1/", include(annotation.data_api.urlpatterns + training.api.urlpatterns)),
+    path(
+        "api/v1/",
+        include(
+            annotation.data_api.urlpatterns + annotation.webhook_api.urlpatterns + training.api.urlpatterns
+        ),
+    ),
     path("account/", include("webapp.account_urls")),
     path("", include("annotation.urls")),
     path("", include("training.urls")),

@@ -17,6 +17,7 @@ from annotation.models.projects import (
     TemplateVersion,
 )
 from annotation.models.search import PromptWords, UnreadPrompts
+from annotation.models.webhooks import Webhook, WebhookDelivery
 
 __all__ = [
     "AnnotatorGroup",
@@ -53,4 +54,6 @@ __all__ = [
     "TemplateVersion",
     "UnreadPrompts",
     "User",
+    "Webhook",
+    "WebhookDelivery",
 ]

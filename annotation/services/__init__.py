@@ -42,19 +42,32 @@ from annotation.services.reviewing import next_review, reviews_waiting
 from annotation.services.searching import read_prompts
 from annotation.services.standing import standing
 from annotation.services.strategies import set_priorities, use_strategy
+from annotation.services.webhooks import (
+    add_webhook,
+    deliver_due,
+    emit,
+    forget_old_deliveries,
+    rotate_secret,
+    send_to,
+    update_webhook,
+)
 
 __all__ = [
     "accept_invitation",
     "add_comparisons",
     "add_member",
+    "add_webhook",
     "answer_as_given",
     "consent_text",
     "correct_judgement",
     "create_project",
     "create_user",
     "delete_comparison",
+    "deliver_due",
     "edit_comparison",
+    "emit",
     "find_invitation",
+    "forget_old_deliveries",
     "give_consent",
     "history",
     "invitation_link",
@@ -84,9 +97,11 @@ __all__ = [
     "reviews_waiting",
     "revoke_invitation",
     "revoke_token",
+    "rotate_secret",
     "run_export",
     "run_import",
     "save_group",
+    "send_to",
     "set_aside",
     "set_aside_judgement",
     "set_gold_answer",
@@ -102,5 +117,6 @@ __all__ = [
     "update_assignment",
     "update_member",
     "update_project",
+    "update_webhook",
     "use_strategy",
 ]

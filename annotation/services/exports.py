@@ -16,10 +16,11 @@ from django.utils import timezone
 from annotation.errors import Invalid
 from annotation.formats import find_format
 from annotation.formats.packing import CONTAINERS, pack
-from annotation.models import ExportJob, Project, User
+from annotation.models import ExportJob, Project, User, Webhook
 from annotation.services.filters import check_filters
 from annotation.services.groups import read_groups
 from annotation.services.jobs import enqueue
+from annotation.services.webhooks import emit
 
 MAX_ATTEMPTS: Final = 5
 TOUCH_EVERY: Final = 2000  # rows
@@ -66,8 +67,17 @@ def run_export(job_id: int) -> None:
         "left_out": left_out,
         "finished_at": timezone.now(),
     }
-    if not ExportJob.objects.filter(pk=job.pk, status=ExportJob.Status.RUNNING).update(**values):
-        default_storage.delete(key)
+    with transaction.atomic():
+        if ExportJob.objects.filter(pk=job.pk, status=ExportJob.Status.RUNNING).update(**values):
+            _tell(job, rows=rows)
+            return
+    default_storage.delete(key)
+
+
+def _tell(job: ExportJob, *, rows: int = 0, error: str = "") -> None:
+    status = ExportJob.Status.FAILED if error else ExportJob.Status.DONE
+    data = {"export": job.pk, "status": status, "error": error, "rows": rows}
+    emit(project=job.project_id, event=Webhook.Event.EXPORT_FINISHED, data=data)
 
 
 def _start_attempt(job_id: int) -> ExportJob | None:
@@ -81,6 +91,7 @@ def _start_attempt(job_id: int) -> ExportJob | None:
             )
             job.status, job.finished_at = ExportJob.Status.FAILED, timezone.now()
             job.save(update_fields=["status", "error", "finished_at"])
+            _tell(job, error=job.error)
             return None
         job.status, job.touched_at, job.attempts = ExportJob.Status.RUNNING, timezone.now(), job.attempts + 1
         job.save(update_fields=["status", "touched_at", "attempts"])

@@ -25,10 +25,11 @@ from annotation.formats.archive import DAMAGE, MAX_IMAGE_BYTES, Upload
 from annotation.formats.images import BadImage
 from annotation.formats.records import Record, UnreadableFile
 from annotation.formats.schema import RowError
-from annotation.models import ImportJob, Media, Project, RejectedRow, User
+from annotation.models import ImportJob, Media, Project, RejectedRow, User, Webhook
 from annotation.services.comparisons import add_groups, without_duplicates
 from annotation.services.jobs import enqueue
 from annotation.services.media import store_image
+from annotation.services.webhooks import emit
 from annotation.template import most_candidates
 
 CHUNK_LINES: Final = 1000
@@ -242,4 +243,7 @@ def _finish(job: ImportJob, status: str, *, error: str = "") -> None:
     values = {"status": status, "error": error, "finished_at": timezone.now()}
     unfinished = ImportJob.objects.filter(pk=job.pk, status__in=ImportJob.UNFINISHED, position=job.position)
     if unfinished.update(**values):
+        data = {"import": job.pk, "status": status, "error": error, "accepted": job.accepted}
+        data |= {"rejected": job.rejected, "duplicates": job.duplicates}
+        emit(project=job.project_id, event=Webhook.Event.IMPORT_FINISHED, data=data)
         transaction.on_commit(partial(default_storage.delete, job.storage_key))

@@ -15,6 +15,7 @@ from annotation.permissions import Action, check
 from annotation.services import eligibility, qualification, queue, reviewing
 from annotation.services.answers import what_was_said
 from annotation.services.strategies import step_of
+from annotation.services.webhooks import tell_of_judgement
 
 MAX_OPEN_AFTER_UNDO: Final = 10
 SAME_ID_OTHER_ANSWER: Final = (
@@ -108,6 +109,7 @@ def submit_judgement(
             held = [other for other in leases if other.pk != lease_id]
             _hand_out_next(judgement, member, held, after=after, now=now)
         judgement.save(force_insert=True)
+        tell_of_judgement(judgement, project=member.project_id)
         return judgement, judgement.next_lease
 
     try:

@@ -57,6 +57,7 @@ PAGES: dict[str, list[Page]] = {
         Page(_("Settings"), "annotation:project_edit", Action.EDIT),
         Page(_("Assignment"), "annotation:assignment", Action.EDIT),
         Page(_("Known answers"), "annotation:gold", Action.EDIT),
+        Page(_("Webhooks"), "annotation:webhooks", Action.EDIT),
         Page(_("Audit log"), "annotation:audit", Action.OWN),
     ],
 }

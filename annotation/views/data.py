@@ -41,7 +41,7 @@ def browse(request: SignedIn, pk: int) -> HttpResponse:
     form = DataFilterForm(request.GET or None)
     chosen: dict[str, Any] = form.cleaned_data if form.is_valid() else {}
     rows = comparisons_of(project, chosen)
-    page = page_of(for_table(rows), "rank", **_position(request))
+    page = page_of(for_table(rows), "rank", **position_of(request))
     return render(request, "annotation/data.html", _context(request, project, form, chosen, page, rows))
 
 
@@ -53,11 +53,11 @@ def judgements(request: SignedIn, pk: int) -> HttpResponse:
     form = JudgementFilterForm(request.GET or None)
     chosen: dict[str, Any] = form.cleaned_data if form.is_valid() else {}
     rows = judgements_of(project, chosen)
-    page = page_of(rows, "pk", descending=True, **_position(request))
+    page = page_of(rows, "pk", descending=True, **position_of(request))
     return render(request, "annotation/judgements.html", _context(request, project, form, chosen, page, rows))
 
 
-def _position(request: SignedIn) -> dict[str, Any]:
+def position_of(request: SignedIn) -> dict[str, Any]:
     """From which row on; nonsense in the address is the beginning."""
     found = {}
     for name in ("before", "after"):

@@ -23,6 +23,7 @@ from annotation.models import (
     Project,
     SetAside,
     User,
+    Webhook,
 )
 from annotation.services.media import store_image
 from tests.annotation.factories import add_texts, make_project, make_user
@@ -125,6 +126,7 @@ def _add_collected(world: World, pictures: Project) -> None:
         "invitation": invitation.pk,
         "invitation_secret": secret,
         "annotator": world.users["annotator"].pk,
+        "webhook": Webhook.objects.create(project=project, url="https://example.org/", secret="s").pk,
         "import": ImportJob.objects.create(**job).pk,
         "export": ExportJob.objects.create(**job, **done, file_name="x.jsonl").pk,
     }

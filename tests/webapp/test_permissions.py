@@ -121,6 +121,11 @@ PAGES: dict[str, Route] = {
     "annotation:import_rejected": Route({"pk": "import"}, {"GET": MANAGING}),
     "annotation:exports": of_project(GET=MANAGING, POST=MANAGING),
     "annotation:data": of_project(GET=BROWSING),
+    "annotation:webhooks": of_project(GET=MANAGING, POST=MANAGING),
+    "annotation:webhook": Route({"pk": "project", "webhook": "webhook"}, {"GET": MANAGING}),
+    "annotation:webhook_action": Route(
+        {"pk": "project", "webhook": "webhook", "action": "rotate"}, {"POST": MANAGING}
+    ),
     "annotation:judgements": of_project(GET=BROWSING),
     "annotation:judgement_edit": Route(
         {"pk": "project", "judgement": "judgement"}, {"GET": MANAGING, "POST": MANAGING}
@@ -187,6 +192,10 @@ API: dict[str, Route] = {
     "project-audit": api("project", GET=(OWNING, "manage")),
     "project-history": api("project", GET=(JUDGING, "judge")),
     "project-imports": api("project", POST=(MANAGING, "manage")),
+    "project-webhooks": api("project", GET=(MANAGING, "manage"), POST=(MANAGING, "manage")),
+    "webhook-detail": api("webhook", PATCH=(MANAGING, "manage"), DELETE=(MANAGING, "manage")),
+    "webhook-rotate": api("webhook", POST=(MANAGING, "manage")),
+    "webhook-deliveries": api("webhook", GET=(MANAGING, "manage")),
     "project-comparisons": api("project", GET=(BROWSING, "read")),
     "project-judgements": api("project", GET=(BROWSING, "read")),
     "comparison-detail": api(
