@@ -204,7 +204,8 @@ def test_pages_and_api(webhook, receiver, manager_page, as_manager, project):
 @pytest.mark.parametrize(
     "address",
     ["127.0.0.1", "10.1.2.3", "192.168.0.1", "169.254.169.254", "0.0.0.0", "100.64.0.1", "224.0.0.1", "::1",
-     "fe80::1",      "fc00::1", "::ffff:127.0.0.1", "::ffff:10.0.0.1", "64:ff9b::7f00:1", "2002:7f00:1::", "ff02::1"],
+     "fe80::1",      "fc00::1", "::ffff:127.0.0.1", "::ffff:10.0.0.1", "64:ff9b::7f00:1", "2002:7f00:1::",
+     "ff02::1"],
 )  # fmt: skip
 def test_addresses_of_no_public_host(address):
     assert not is_public(address)
