@@ -415,3 +415,16 @@ def test_differences_rebuild_both_texts(before, after):
     assert "".join(old[a:b] for _, a, b, _, _ in pieces) == old
     assert "".join(new[c:d] for _, _, _, c, d in pieces) == new
     assert all(old[a:b] == new[c:d] for operation, a, b, c, d in pieces if operation == "equal")
+
+
+def test_long_texts_that_differ_throughout_are_one_replacement():
+    """Aligning them would hold up the request; what they begin and end with is told apart all the same."""
+    old = "Same. " + " ".join(str(n % 97) for n in range(4000)) + " end"
+    new = "Same. " + " ".join(str(n % 89) for n in range(1, 4000)) + " end"
+    assert aligned_difference(old, new) == [
+        ("equal", 0, 6, 0, 6),
+        ("replace", 6, len(old) - 4, 6, len(new) - 4),
+        ("equal", len(old) - 4, len(old), len(new) - 4, len(new)),
+    ]
+    assert aligned_difference(old, old) == [("equal", 0, len(old), 0, len(old))]
+    assert aligned_difference(old, old.replace(" 50 ", " x ", 1))[1][0] == "replace"
