@@ -128,7 +128,9 @@ def test_uft_scores_everything() -> None:
 
 @pytest.mark.system("s003-043")
 def test_copg_by_hand() -> None:
-    """Fair reference, R = (1, 0), β 1: ½ at the start, 0 where π ∝ e^R; the prompt's own level is no matter."""
+    """Fair reference, R = (1, 0), β 1: ½ at the start, 0 where π ∝ e^R; the prompt's own level is no
+    matter.
+    """
     scores = torch.tensor([1.0, 0.0], dtype=torch.float64)
     start = torch.zeros(2, dtype=torch.float64)
     assert group_loss(start, scores, beta=1.0).item() == 0.5

@@ -198,7 +198,9 @@ def test_it_learns(method: str, tmp_path: Path, learner: Callable[[str], Path]) 
 
 
 def test_kto_drift_is_that_of_mismatched_answers(tmp_path: Path, llama: Path) -> None:
-    """z₀ is the mean log-ratio of each prompt with the next prompt's answer, whatever else is in the batch."""
+    """z₀ is the mean log-ratio of each prompt with the next prompt's answer, whatever else is in the
+    batch.
+    """
     labels = [{"prompt": f"question {n}", "completion": f"answer {n}", "label": n % 2} for n in range(4)]
     config = QUICK | {"batch_size": 4, "max_steps": 4, "learning_rate": 5e-2, "warmup": 0}
     folder = make_run(tmp_path / "run", "kto", base=llama, config=config, rows=labels)

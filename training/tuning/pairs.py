@@ -19,7 +19,7 @@ n_chosen / weight and ``tie`` is t / weight.
 """
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from typing import Any, Literal
@@ -53,15 +53,22 @@ class Pair:
     lead: float = 0.0
 
 
-def make_pairs(group: Group, keys: PairKeys, *, apart: Sequence[Apart] = ()) -> list[Pair]:
+def make_pairs(
+    group: Group,
+    keys: PairKeys,
+    *,
+    apart: Sequence[Apart] = (),
+    only: Callable[[Judgement], bool] | None = None,
+) -> list[Pair]:
     """The pairs of one group, in the order of its candidates. Empty if its judgements prefer nothing.
 
-    Votes that differ in what ``apart`` names make pairs of their own (sensible with ``pairs: each``).
+    Votes that differ in what ``apart`` names make pairs of their own (sensible with ``pairs: each``);
+    ``only`` leaves judgements out.
     """
     count = len(group.candidates)
     buckets: dict[tuple[float, str], list[tuple[Judgement, float]]] = defaultdict(list)
     for judgement, weight in zip(group.judgements, judgement_weights(group, keys), strict=True):
-        if judgement.kind not in VOTING_KINDS or weight == 0:
+        if judgement.kind not in VOTING_KINDS or weight == 0 or (only and not only(judgement)):
             continue
         tied = not _preferences_exist(judgement, count)
         strength = (0.0 if tied else float(judgement.strength or 1)) if "strength" in apart else 1.0

@@ -16,6 +16,7 @@ from training.tuning.config.jobs import (
     GenerateConfig,
     ScoreConfig,
 )
+from training.tuning.config.mixtures import GoalDPOConfig, SELMConfig, VRPOConfig, WRPOConfig
 from training.tuning.config.online import (
     BestOfNConfig,
     GRPOConfig,
@@ -58,6 +59,7 @@ __all__ = [
     "DiffusionDPOConfig",
     "GRPOConfig",
     "GenerateConfig",
+    "GoalDPOConfig",
     "ImageGenerateConfig",
     "ImageRewardModelConfig",
     "ImageScoreConfig",
@@ -73,6 +75,7 @@ __all__ = [
     "RLOOConfig",
     "RewardModelConfig",
     "RolloutKeys",
+    "SELMConfig",
     "SFTConfig",
     "SampleKeys",
     "SamplingKeys",
@@ -85,5 +88,7 @@ __all__ = [
     "TieRule",
     "TrainConfig",
     "UFTConfig",
+    "VRPOConfig",
     "VoteKeys",
+    "WRPOConfig",
 ]
