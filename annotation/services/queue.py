@@ -4,7 +4,7 @@ Locks are always taken in the order comparisons, members, leases, each by id. Ta
 the member and then only comparisons that are free (SKIP LOCKED), so it never waits with a lock in hand;
 where it has to wait it starts over. What reopens a slot (`annotation.services.reopening`) is a transaction of
 its own that locks comparisons, then members, and lowers the frontiers. The unique constraints of `Lease` are
-the guarantee; the locks make sure that they are never hit. See docs/adr/0007.
+the guarantee; the locks make sure that they are never hit. See docs/adr/0008 and 0009.
 """
 
 import json

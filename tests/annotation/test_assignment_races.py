@@ -7,13 +7,14 @@ the database tell the same story.
 
 import random
 import threading
+import time
 import uuid
 from collections import Counter
 from datetime import timedelta
 
 import pytest
 from django.utils import timezone
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from annotation import services
@@ -28,6 +29,8 @@ pytestmark = pytest.mark.django_db(transaction=True)
 class Person:
     """Works until nothing is left, and breaks off, repeats, takes back and skips as `chance` has it."""
 
+    MISHAPS = ("disconnect", "disconnect", "disconnect", "answer_twice", "undo", "skip", "lose_reply")
+
     def __init__(self, project, user, seed, mishaps):
         self.project, self.user, self.mishaps = project, user, mishaps
         self.chance = random.Random(seed)
@@ -38,13 +41,20 @@ class Person:
     def work(self):
         while (lease := self.take()) is not None:
             if self.chance.random() < self.mishaps:
-                self.chance.choice(
-                    [self.disconnect, self.answer_twice, self.undo, self.skip, self.lose_reply]
-                )(lease)
+                getattr(self, self.chance.choice(self.MISHAPS))(lease)
             else:
                 self.answer(lease)
         for lease in self.left:  # the line is back: what was left lying is sent after all
             self.answer(lease)
+
+    def regret(self):
+        """At the end, when all have passed by: an answer is taken back, and the comparison passed over."""
+        standing = [pk for pk in self.accepted.values() if pk not in self.undone]
+        if standing and self.chance.random() < self.mishaps:
+            pk = self.chance.choice(standing)
+            lease = services.undo_judgement(judgement_id=pk, annotator=self.user, now=timezone.now())
+            self.undone.add(pk)
+            self.skip(lease)
 
     def take(self):
         return services.next_lease(project=self.project, user=self.user, now=timezone.now())
@@ -73,6 +83,7 @@ class Person:
         )
         if self.chance.random() < 0.5:
             self.left.append(lease)
+        time.sleep(0.01)  # others go past it
         services.reopen_expired_leases(now=timezone.now(), project=self.project.pk)
 
     def answer_twice(self, lease):
@@ -144,13 +155,33 @@ def everybody_works(project: Project, *, people: int, seed: int, mishaps: float)
             done += working.acquire(timeout=0.02)
 
     at_once([*(lambda person=person: shift(person) for person in persons), sweeper])
-    # Some left while others held what was then given back; careful people of every group finish.
+    # Some left while others held what was then given back. They come again, and carefully.
+    for person in persons:
+        person.regret()
+    for person in persons:
+        person.mishaps = 0.0
+        person.work()
+        assert not open_for(person), "somebody was told that nothing is left, and it was not true"
+    # What is still open was skipped or answered by all who may have it: new people of every group finish.
     for group in groups:
         for user in factories.add_annotators(project, project.labels_per_comparison):
             Member.objects.filter(project=project, user=user).update(group=group)
             persons.append(finisher := Person(project, user, seed, 0.0))
             finisher.work()
     return persons
+
+
+def open_for(person: Person) -> list[int]:
+    """Comparisons with a slot that this person could fill, found without the queue's own queries."""
+    group = Member.objects.get(project=person.project, user=person.user).group_id
+    had = Lease.objects.filter(annotator=person.user, state__in=Lease.HAD)
+    rows = Comparison.objects.filter(project=person.project).exclude(leases__in=had)
+    return [
+        comparison.pk
+        for comparison in rows.prefetch_related("reservations")
+        if comparison.open_slots > comparison.reserved_open
+        or any(one.group_id == group and one.open_slots for one in comparison.reservations.all())
+    ]
 
 
 def assert_all_is_well(project: Project, persons: list[Person]) -> None:
@@ -185,7 +216,7 @@ def assert_all_is_well(project: Project, persons: list[Person]) -> None:
 projects = st.fixed_dictionaries(
     {
         "labels": st.integers(2, 4),
-        "comparisons": st.integers(8, 24),
+        "comparisons": st.integers(6, 12),
         "strategy": st.sampled_from(["order", "fewest", "random", "priority"]),
         "groups": st.integers(0, 2),
         "checks": st.booleans(),
@@ -200,16 +231,21 @@ QUIET = {
 }
 
 
-@settings(max_examples=5, **QUIET)
-@given(values=projects, seed=st.integers(0, 2**16), mishaps=st.floats(0.1, 0.6))
+ROUGH = {"labels": 3, "comparisons": 12, "groups": 0, "checks": False}
+
+
+@settings(max_examples=4, **QUIET)
+@example(values=ROUGH | {"strategy": "order"}, seed=1, mishaps=0.7)
+@example(values=ROUGH | {"strategy": "fewest", "groups": 2}, seed=2, mishaps=0.7)
+@given(values=projects, seed=st.integers(0, 2**16), mishaps=st.sampled_from([0.3, 0.5, 0.7]))
 def test_every_slot_is_filled_exactly_once(values, seed, mishaps):
     project = make_project(**values)
-    assert_all_is_well(project, everybody_works(project, people=12, seed=seed, mishaps=mishaps))
+    assert_all_is_well(project, everybody_works(project, people=16, seed=seed, mishaps=mishaps))
 
 
 @pytest.mark.slow
 @settings(max_examples=12, **QUIET)
-@given(values=projects, seed=st.integers(0, 2**16), mishaps=st.floats(0.1, 0.6))
+@given(values=projects, seed=st.integers(0, 2**16), mishaps=st.sampled_from([0.3, 0.5, 0.7]))
 def test_with_64_annotators(values, seed, mishaps):
-    project = make_project(**values | {"comparisons": 3 * values["comparisons"]})
+    project = make_project(**values | {"comparisons": 5 * values["comparisons"]})
     assert_all_is_well(project, everybody_works(project, people=64, seed=seed, mishaps=mishaps))
