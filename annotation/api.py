@@ -20,6 +20,7 @@ from rest_framework.response import Response
 from annotation import serializers, services
 from annotation.browsing import audit_of, members_of
 from annotation.errors import Conflict, Invalid, NotFound
+from annotation.feedback import render_feedback
 from annotation.models import (
     AuditEntry,
     ExportJob,
@@ -102,6 +103,8 @@ def judgement(request: Request, lease: uuid.UUID) -> Response:
         **serializer.validated_data,
     )
     reply = serializers.judgement_reply(stored, present_lease(request, following) if following else None)
+    if "feedback" in reply and request.query_params.get("html") == "1":
+        reply["feedback"]["html"] = render_feedback(reply["feedback"])
     return Response(reply, status=status.HTTP_201_CREATED)
 
 

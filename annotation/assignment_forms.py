@@ -1,16 +1,17 @@
 """Forms of the pages about assignment. Shares are entered in percent, as people say them."""
 
-import json
 from typing import Any
 
 from django import forms
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
 
+from annotation.choices import describe
 from annotation.forms import PageForm
 from annotation.models import AnnotatorGroup, Comparison, GoldAnswer, Member, Project, QueueStrategy
 from annotation.template import TIE, find_question
 from annotation.template.questions import BOTH_BAD
+from annotation.wording import in_words
 
 LARGEST = 2**31 - 1
 
@@ -229,10 +230,10 @@ class GoldForm(PageForm):
 
 
 def plain_answer(gold: GoldAnswer) -> str:
-    """A known answer in a table: candidates counted from 1, other keys as they are stored."""
-    words = {TIE: _("tie"), BOTH_BAD: _("both bad")}
-    parts = []
-    if gold.choice is not None:
-        parts.append(words.get(gold.choice) or str(int(gold.choice) + 1))
-    parts += [f"{key}: {json.dumps(value, ensure_ascii=False)}" for key, value in gold.answers.items()]
-    return ", ".join(parts)
+    """A known answer in a table, by the candidates' own numbers, counted from 1."""
+    phrases = list(in_words(gold.answers, lambda index: f"{index + 1}"))
+    if isinstance(gold.choice, int):
+        phrases.insert(0, f"{gold.choice + 1}")
+    elif gold.choice is not None:
+        phrases.insert(0, describe(gold.choice, None).lower())
+    return "; ".join(phrases)

@@ -80,7 +80,7 @@ def members_of(project: Project) -> QuerySet[Member]:
     )
     return (
         Member.objects.filter(project=project)
-        .select_related("user")
+        .select_related("user", "group")
         .annotate(
             judgement_count=Count("user__judgements", filter=mine),
             last_at=Max("user__judgements__created_at", filter=mine),

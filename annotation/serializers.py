@@ -257,6 +257,7 @@ class FeedbackSerializer(serializers.Serializer):
     right = serializers.BooleanField()
     expected = AnswersSerializer(help_text="the right one, as presented")
     explanation = serializers.CharField(help_text="Markdown")
+    html = serializers.CharField(required=False, help_text="all of it in words, as safe HTML, with `?html=1`")
     result = TestResultSerializer(allow_null=True, help_text="after the last question of an attempt")
 
 

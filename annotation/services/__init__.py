@@ -36,6 +36,7 @@ from annotation.services.people import (
 from annotation.services.preferences import move_keys
 from annotation.services.presenting import history, lease_image, present, progress
 from annotation.services.projects import add_member, create_project, remove_member, update_project
+from annotation.services.qualification import feedback
 from annotation.services.queue import lease_of, next_lease
 from annotation.services.reopening import renew_lease, reopen_expired_leases, skip_lease
 from annotation.services.reviewing import next_review, reviews_waiting
@@ -66,6 +67,7 @@ __all__ = [
     "deliver_due",
     "edit_comparison",
     "emit",
+    "feedback",
     "find_invitation",
     "forget_old_deliveries",
     "give_consent",

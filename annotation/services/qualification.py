@@ -69,9 +69,8 @@ def record(member: Member, judgement: Judgement, *, now: datetime) -> None:
         member.qualified_at = now
         member.save(update_fields=["qualified_at"])
     elif attempt.number < member.project.test_attempts:
-        earlier.update(undone_at=now)
         judgement.undone_at = now
-        _leases(member, attempt).filter(state=Lease.State.JUDGED).update(state=Lease.State.UNDONE)
+        _take_back(member, now=now)
 
 
 def feedback(judgement: Judgement) -> dict[str, Any] | None:
@@ -113,12 +112,20 @@ def _open_attempt(member: Member, *, now: datetime) -> QualificationAttempt | No
         return attempts[-1]
     if len(attempts) >= member.project.test_attempts:
         return None
+    _take_back(member, now=now)  # of attempts that were the last ones when they ended
     return QualificationAttempt.objects.create(
         project_id=member.project_id,
         annotator_id=member.user_id,
         number=len(attempts) + 1,
         started_at=now,
     )
+
+
+def _take_back(member: Member, *, now: datetime) -> None:
+    """The answers of earlier attempts no longer stand, so that the questions can be asked again."""
+    mine = {"annotator": member.user_id, "comparison__project": member.project_id, "kind": Kind.QUALIFICATION}
+    Judgement.objects.standing().filter(**mine).update(undone_at=now)
+    Lease.objects.filter(**mine, state=Lease.State.JUDGED).update(state=Lease.State.UNDONE)
 
 
 def _leases(member: Member, attempt: QualificationAttempt) -> Any:

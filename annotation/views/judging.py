@@ -16,6 +16,7 @@ from annotation import services
 from annotation.browsing import judged_slots, own_judgements
 from annotation.choices import choices_for
 from annotation.errors import Blocked, Conflict, Invalid
+from annotation.feedback import render_feedback
 from annotation.keys import whole_map
 from annotation.models import Lease, Project, User
 from annotation.permissions import Action
@@ -108,7 +109,7 @@ def judge_submit(request: SignedIn, pk: int) -> HttpResponse:
         messages.error(request, sentence)
         return redirect("annotation:judge", pk)
     try:
-        services.submit_judgement(
+        stored, _following = services.submit_judgement(
             lease_id=lease.pk,
             annotator=request.user,
             client_id=client_id,
@@ -116,6 +117,8 @@ def judge_submit(request: SignedIn, pk: int) -> HttpResponse:
             strength=chosen.strength,
             now=timezone.now(),
         )
+        if (feedback := services.feedback(stored)) is not None:
+            messages.info(request, render_feedback(feedback))
     except (Conflict, Invalid) as error:
         messages.error(request, str(error))
     return redirect("annotation:judge", pk)

@@ -13,8 +13,9 @@ from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_http_methods
 
 from annotation import services
-from annotation.choices import choices_for, describe
+from annotation.choices import choices_for
 from annotation.errors import Conflict, Invalid
+from annotation.feedback import answer_in_words
 from annotation.models import Kind, Lease, Project
 from annotation.permissions import Action
 from annotation.services.reviewing import conflicting_judgements
@@ -39,18 +40,11 @@ def review(request: SignedIn, pk: int) -> HttpResponse:
         "project": project,
         "item": item,
         "choices": choices_for(question, len(item["candidates"])) if item and question else [],
-        "said": [_in_words(one) for one in item["judgements"]] if item else [],
+        "said": [(one["annotator"], answer_in_words(one)) for one in item["judgements"]] if item else [],
         "waiting": services.reviews_waiting(project),
         "client_id": uuid.uuid4(),
     }
     return render(request, "annotation/review.html", context)
-
-
-def _in_words(said: dict[str, Any]) -> dict[str, Any]:
-    """One annotator's answer for the page: the choice as a sentence, everything else by its key."""
-    others = {key: value for key, value in said.items() if key not in ("annotator", "choice", "strength")}
-    choice = describe(said["choice"], said.get("strength")) if said.get("choice") is not None else ""
-    return {"number": said["annotator"], "choice": choice, "others": others}
 
 
 def _decide(request: SignedIn, project: Project) -> HttpResponse:

@@ -182,7 +182,15 @@ function restore(entry, item, given = {}) {
 
 queue.addEventListener("state", ({ detail }) => tell(detail.state, detail.text, detail.waiting));
 
+/** After an answer of the test before the first work: whether it was right, and why. */
+function showFeedback(feedback) {
+  const place = find("#feedback");
+  place.hidden = !feedback;
+  place.innerHTML = feedback?.html ?? ""; // sanitised by the server
+}
+
 queue.addEventListener("stored", ({ detail: { entry, reply } }) => {
+  if (entry.project === data.project && entry.kind === "judgement") showFeedback(reply.feedback);
   const mine = past.find((item) => item.client_id === entry.client_id);
   if (mine) {
     mine.judgement = reply.judgement;

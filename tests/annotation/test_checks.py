@@ -236,6 +236,31 @@ def test_a_passed_test_opens_the_work(tested, annotator):
     assert set(Comparison.objects.filter(needed=0).values_list("open_slots", flat=True)) == {0}
 
 
+def test_the_page_says_what_was_right_and_why(project, annotator, annotator_page):
+    (comparison,) = factories.add_texts(project, 1)
+    services.set_gold_answer(
+        project=project,
+        comparison_id=comparison.pk,
+        by=project.created_by,
+        choice=0,
+        purpose="qualification",
+        explanation="It *answers* <script>.",
+    )
+    services.update_assignment(project=project, pass_mark=1.0)
+    lease = take(project, annotator)
+    body = {"client_id": str(uuid.uuid4()), "choice": lease.order.index(1)}
+    reply = api_client(annotator).post(f"/api/v1/leases/{lease.pk}/judgement/?html=1", body).json()
+    html = reply["feedback"]["html"]
+    right = "AB"[lease.order.index(0)]
+    for words in ("Not what was expected.", f"{right} better", "<em>answers</em> &lt;script&gt;", "0 of 1 were"):
+        assert words in html
+    services.update_assignment(project=project, test_attempts=2)
+    page = annotator_page.get(f"/projects/{project.pk}/judge/")
+    form = {"lease": page.context["item"]["lease"], "client_id": page.context["client_id"], "key": "1"}
+    answered = annotator_page.post(f"/projects/{project.pk}/judge/submit/", form, follow=True)
+    assert "Expected:" in answered.content.decode()
+
+
 def test_a_failed_attempt_begins_again_and_the_last_one_ends_it(tested, annotator):
     for _ in range(2):
         give(tested, annotator, right=False)
