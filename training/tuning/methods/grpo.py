@@ -72,18 +72,21 @@ def train(run: Run) -> None:
         metrics: dict[str, float] = {}
         if rollouts:
             keep_top = TOP_TOKENS if config.loss == "troll" else 0
-            laid = lay_out(policy, frozen, rollouts, config, keep_top=keep_top)
-            metrics = laid.facts() | judged | {"answers/even": share_even(rewards)}
-            speed.add(2 * laid.tokens)
+            # A single pass computes the old log-probabilities as it goes; others need them before.
+            with_old = config.updates > 1 or config.kl == "k1" or keep_top > 0
+            laid = lay_out(policy, frozen, rollouts, config, with_old=with_old, keep_top=keep_top)
+            metrics = judged | {"answers/even": share_even(rewards)}
+            speed.add(laid.tokens)
         old = [stored[index] for index in chosen if index in stored]
         rehearsed = lay_out(policy, frozen, old, config) if old else None
         for _ in range(config.updates):
             if rollouts:
-                metrics |= backward(policy, laid, rewards, config, variant)
+                metrics |= backward(policy, laid, rewards, config, variant, with_old=with_old)
                 speed.add(laid.tokens)
             if rehearsed is not None:
                 metrics |= rehearse(policy, rehearsed, config)
             metrics |= update(optimizer, config, step=step, total_steps=plan.total_steps)
+        metrics |= laid.facts() if rollouts else {}
         run.log(step, metrics | speed.result())
         if held_out and run.due(config.eval_every, step):
             run.log_eval(step, evaluate(run, policy, frozen, judge, held_out, context=tokenizer.context))
@@ -142,9 +145,12 @@ def sample_groups(
 
 
 def backward(
-    policy: TextModel, step: Step, rewards: Tensor, config: Any, variant: Variant
+    policy: TextModel, step: Step, rewards: Tensor, config: Any, variant: Variant, *, with_old: bool
 ) -> dict[str, float]:
-    """One pass over a step's rollouts: gradients of the mean loss. Returns its value and what was clipped."""
+    """One pass over a step's rollouts: gradients of the mean loss. Returns its value and what was clipped.
+
+    Without ``with_old`` the pass is the first and only one, and notes the old log-probabilities in ``step``.
+    """
     if config.kl == "k1":
         rewards = rewards - config.beta * step.sums(step.old - step.reference).view_as(rewards)
     advantages = group_relative(rewards, scale=variant.scale).flatten()
@@ -156,6 +162,8 @@ def backward(
     for micro in step.micros:
         states = policy.answer_states(micro.batch)
         logps = policy.token_logprobs(micro.batch, states, temperature=config.temperature)
+        if not with_old:
+            step.old[micro.tokens] = logps.detach()
         part = Part(
             policy=policy,
             batch=micro.batch,

@@ -164,11 +164,18 @@ def make_rollout(policy: TextModel, prompt: Prompt, answers: list[Answer]) -> Ro
 
 @torch.no_grad()
 def lay_out(
-    policy: TextModel, frozen: Frozen, rollouts: list[Rollout], config: RolloutKeys, *, keep_top: int = 0
+    policy: TextModel,
+    frozen: Frozen,
+    rollouts: list[Rollout],
+    config: RolloutKeys,
+    *,
+    with_old: bool = True,
+    keep_top: int = 0,
 ) -> Step:
     """Micro-batches of the rollouts, with the log-probabilities of policy and reference before an update.
 
-    With ``keep_top``, also those of the policy's likeliest tokens, renormalised, the sampled one first.
+    Without ``with_old`` the policy's are zeros, to be filled in by the pass that computes them anyway. With
+    ``keep_top``, also those of the policy's likeliest tokens, renormalised, the sampled one first.
     """
     parts: list[MicroBatch] = split(
         range(len(rollouts)),
@@ -186,8 +193,9 @@ def lay_out(
         )
         answers, tokens = here.answers.stop, here.tokens.stop
         micros.append(here)
-        states = policy.answer_states(batch)
-        old.append(policy.token_logprobs(batch, states, temperature=config.temperature))
+        if with_old:
+            states = policy.answer_states(batch)
+            old.append(policy.token_logprobs(batch, states, temperature=config.temperature))
         if keep_top:
             top.append(_top(policy, states, batch.targets, count=keep_top, temperature=config.temperature))
         with frozen():
@@ -197,10 +205,10 @@ def lay_out(
         micros=micros,
         lengths=torch.tensor(
             [count for micro in micros for count in micro.batch.counts],
-            dtype=old[0].dtype,
+            dtype=reference[0].dtype,
             device=policy.device,
         ),
-        old=torch.cat(old),
+        old=torch.cat(old) if with_old else torch.zeros_like(torch.cat(reference)),
         reference=torch.cat(reference),
         top=(torch.cat([one for one, _ in top]), torch.cat([one for _, one in top])) if top else None,
     )

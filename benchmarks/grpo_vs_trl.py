@@ -1,0 +1,258 @@
+"""GRPO updates per second and peak memory against TRL's GRPOTrainer: the same answers, rewards and loss.
+
+The answers are given and not generated, eight to a prompt, so that only the update is timed: reference
+log-probabilities, the loss and its gradients, and the optimizer's step. Every variant runs in a process of
+its own with one thread and is timed in CPU seconds, in turn, several rounds; the fastest of each counts. TRL
+runs in float32 without activation checkpointing, its fastest mode.
+``python -m benchmarks.grpo_vs_trl [--rounds 3] [--write FILE]``
+"""
+
+import argparse
+import json
+import os
+import random
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from benchmarks.dpo_vs_trl import ANSWER, LEARNING_RATE, PROMPT, VOCABULARY, Clock, prepare
+
+PROMPTS, BATCH, ANSWERS, BETA = 24, 8, 8, 0.04
+VARIANTS = ["trl", "tiebreak"]
+TARGETS = {"speed": 2.5, "memory": 0.45}
+
+
+def main() -> int:
+    """Measure both and print the ratios; exit code 1 if a target is missed."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--write", type=Path, help="write the result as Markdown")
+    parser.add_argument("--child", choices=VARIANTS, help=argparse.SUPPRESS)
+    parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.child:
+        print(json.dumps(CHILDREN[options.child](options.folder)))
+        return 0
+    with tempfile.TemporaryDirectory() as name:
+        prepare(Path(name))
+        write_answers(Path(name) / "answers.jsonl")
+        best = measure(Path(name), rounds=options.rounds)
+    ours, theirs = best["tiebreak"], best["trl"]
+    ratios = {
+        "speed": ours["pairs_per_second"] / theirs["pairs_per_second"],
+        "memory": ours["peak_mib"] / theirs["peak_mib"],
+        # Losses start at zero by construction; the gradients tell whether both train the same thing.
+        "gradient_difference": max(
+            abs(one / other - 1) for one, other in zip(ours["losses"], theirs["losses"], strict=True)
+        ),
+    }
+    report = describe(best, ratios, rounds=options.rounds)
+    print(report)
+    if options.write:
+        options.write.write_text(report + "\n", encoding="utf-8")
+    print(json.dumps({name: round(value, 5) for name, value in ratios.items()}))
+    fast = ratios["speed"] >= TARGETS["speed"] and ratios["memory"] <= TARGETS["memory"]
+    return 0 if fast and ratios["gradient_difference"] < 1e-3 else 1
+
+
+def write_answers(path: Path) -> None:
+    """Prompts with eight answers each, as words that are one token each."""
+    rng = random.Random(0)
+
+    def words(least: int, most: int) -> str:
+        return " ".join(f"w{rng.randrange(VOCABULARY)}" for _ in range(rng.randint(least, most)))
+
+    rows = [
+        {"prompt": words(*PROMPT) + " ", "answers": [words(*ANSWER) for _ in range(ANSWERS)]}
+        for _ in range(PROMPTS)
+    ]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+
+
+def read_answers(folder: Path) -> dict[str, list[str]]:
+    """Answers by prompt."""
+    rows = [json.loads(line) for line in (folder / "answers.jsonl").read_text().splitlines()]
+    return {row["prompt"]: row["answers"] for row in rows}
+
+
+def measure(folder: Path, *, rounds: int) -> dict[str, dict[str, Any]]:
+    """The fastest round of each."""
+    best: dict[str, dict[str, Any]] = {}
+    for _ in range(rounds):
+        for variant in VARIANTS:
+            command = [sys.executable, "-m", "benchmarks.grpo_vs_trl", "--child", variant]
+            done = subprocess.run(
+                [*command, "--folder", str(folder)],
+                capture_output=True,
+                text=True,
+                check=False,
+                env=os.environ | {"OMP_NUM_THREADS": "1"},
+            )
+            if done.returncode:
+                raise SystemExit(f"{variant} failed:\n{done.stderr[-3000:]}")
+            found = json.loads(done.stdout.strip().splitlines()[-1])
+            print(variant, round(found["pairs_per_second"], 3), round(found["peak_mib"]), file=sys.stderr)
+            known = best.get(variant)
+            if known is None or found["pairs_per_second"] > known["pairs_per_second"]:
+                best[variant] = found
+    return best
+
+
+def describe(best: dict[str, dict[str, Any]], ratios: dict[str, float], *, rounds: int) -> str:
+    """The result as Markdown."""
+    import trl
+
+    return "\n".join(
+        [
+            "# GRPO update against TRL",
+            "",
+            f"`python -m benchmarks.grpo_vs_trl --rounds {rounds}`: Llama of 10.6 M parameters, all trained, "
+            f"float32, trl {trl.__version__}; prompts of {PROMPT[0]} to {PROMPT[1]} tokens, {ANSWERS} answers "
+            f"of {ANSWER[0]} to {ANSWER[1]} each, {BATCH} prompts per update, beta {BETA}; "
+            f"generation left out. The fastest of {rounds} rounds, CPU seconds on one thread; peak memory of the whole "
+            "process.",
+            "",
+            "| variant | prompts per CPU second | peak MiB |",
+            "| --- | --- | --- |",
+            *(
+                f"| {name} | {best[variant]['pairs_per_second']:.2f} | {best[variant]['peak_mib']:.0f} |"
+                for variant, name in (("trl", "TRL GRPOTrainer"), ("tiebreak", "Tiebreak"))
+            ),
+            "",
+            f"- × TRL's speed: **{ratios['speed']:.2f}** (target {TARGETS['speed']})",
+            f"- × TRL's peak memory: **{ratios['memory']:.2f}** (target {TARGETS['memory']})",
+            f"- largest difference of a step's gradient norm: {ratios['gradient_difference']:.1e} of it",
+        ]
+    )
+
+
+def train_tiebreak(folder: Path) -> dict[str, Any]:
+    """Ours, through the command line's entry point."""
+    from training.tuning.__main__ import main as command
+    from training.tuning.methods import grpo
+    from training.tuning.run import Run
+    from training.tuning.text.generation import Answer
+    from training.tuning.text.rollouts import make_rollout
+
+    known = read_answers(folder)
+
+    def given(policy: Any, prompts: Any, config: Any, **options: Any) -> Any:
+        rollouts = []
+        for prompt in prompts:
+            encoded = policy.tokenizer(known[prompt.text], add_special_tokens=False)["input_ids"]
+            answers = [[*ids, policy.tokenizer.eos_token_id] for ids in encoded]
+            rollouts.append(
+                make_rollout(policy, prompt, [Answer(ids, [0.0] * len(ids), ended=True) for ids in answers])
+            )
+        return rollouts
+
+    grpo.roll_out = given
+    run = folder / f"run-{os.getpid()}"
+    (run / "data").mkdir(parents=True)
+    config = {
+        "learning_rate": LEARNING_RATE,
+        "batch_size": BATCH,
+        "lora": None,
+        "beta": BETA,
+        "num_generations": ANSWERS,
+        "scheduler": "constant",
+        "warmup": 0,
+        "log_every": 1,
+        "samples": 0,
+    }
+    spec = {"method": "grpo", "config": config, "base": str(folder / "model"), "seed": 0}
+    (run / "run.json").write_text(json.dumps(spec | {"reward": [{"rule": "words"}]}))
+    rows = [json.dumps({"prompt": prompt}) + "\n" for prompt in known]
+    (run / "data" / "train.jsonl").write_text("".join(rows))
+    clock, end_step = Clock(), Run.end_step
+
+    def timed(self: Run, step: int) -> None:
+        clock.mark()
+        if step < self.total_steps:
+            end_step(self, step)
+
+    Run.end_step = timed  # type: ignore[method-assign]
+    Run.publish = lambda *args, **options: None  # type: ignore[method-assign,assignment]
+    if command([str(run)]):
+        raise SystemExit("our run failed")
+    lines = (run / "metrics.jsonl").read_text().splitlines()
+    return clock.result([json.loads(line)["grad_norm"] for line in lines])
+
+
+def train_trl(folder: Path) -> dict[str, Any]:
+    """TRL's, on the batches of our plan in our order."""
+    from datasets import Dataset
+    from transformers import AutoTokenizer, TrainerCallback
+    from trl import GRPOConfig, GRPOTrainer
+
+    from training.tuning.config import GRPOConfig as Ours
+    from training.tuning.plan import make_plan
+
+    known = read_answers(folder)
+    prompts = list(known)
+    plan = make_plan([1] * PROMPTS, config=Ours(batch_size=BATCH), seed=0, budget=BATCH)
+    order = [index for step in range(1, plan.total_steps + 1) for micro in plan.step(step) for index in micro]
+    tokenizer = AutoTokenizer.from_pretrained(folder / "model")
+    clock, norms = Clock(), []
+
+    class Marks(TrainerCallback):
+        def on_step_end(self, *args: Any, **options: Any) -> None:
+            clock.mark()
+
+        def on_log(self, *args: Any, logs: dict[str, float], **options: Any) -> None:
+            if "grad_norm" in logs:
+                norms.append(logs["grad_norm"])
+
+    def given(asked: list[str], trainer: Any) -> dict[str, Any]:
+        """``asked`` holds each prompt once for each of its answers."""
+        texts = [known[prompt][number % ANSWERS] for number, prompt in enumerate(asked)]
+        encoded = tokenizer(texts, add_special_tokens=False)["input_ids"]
+        answers = [[*ids, tokenizer.eos_token_id] for ids in encoded]
+        return {
+            "prompt_ids": tokenizer(asked, add_special_tokens=False)["input_ids"],
+            "completion_ids": answers,
+            "logprobs": [[0.0] * len(ids) for ids in answers],
+        }
+
+    def words(completions: list[str], **options: Any) -> list[float]:
+        return [float(len(text.split())) for text in completions]
+
+    trainer = GRPOTrainer(
+        model=str(folder / "model"),
+        reward_funcs=words,
+        rollout_func=given,
+        processing_class=tokenizer,
+        train_dataset=Dataset.from_list([{"prompt": prompts[index]} for index in order]),
+        args=GRPOConfig(
+            output_dir=str(folder / "trl"),
+            per_device_train_batch_size=BATCH * ANSWERS,
+            num_generations=ANSWERS,
+            max_completion_length=ANSWER[1] + 1,
+            steps_per_generation=1,
+            shuffle_dataset=False,
+            learning_rate=LEARNING_RATE,
+            lr_scheduler_type="constant",
+            num_train_epochs=1,
+            beta=BETA,
+            loss_type="grpo",
+            gradient_checkpointing=False,
+            bf16=False,
+            use_cpu=True,
+            save_strategy="no",
+            logging_steps=1,
+            report_to="none",
+            disable_tqdm=True,
+            seed=0,
+        ),
+        callbacks=[Marks()],
+    )
+    trainer.train()
+    return clock.result(norms)
+
+
+CHILDREN = {"trl": train_trl, "tiebreak": train_tiebreak}
+
+if __name__ == "__main__":
+    sys.exit(main())
