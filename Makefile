@@ -29,6 +29,7 @@ test-slow: .make/dev .make/browser
 	$(RUN) -m pytest -m slow
 bench: .make/bench
 	$(RUN) -m benchmarks.dpo_vs_trl
+	$(RUN) -m benchmarks.grpo_vs_trl
 	$(RUN) -m benchmarks.collect_throughput
 systems: .make/dev
 	$(RUN) -m tests.systems
