@@ -72,7 +72,7 @@ def test_run_is_prepared_after_the_commit(ask, monkeypatch, django_capture_on_co
         ({"seed": -1}, "seed", "whole number"),
         ({"seed": 2**63}, "seed", "whole number"),
         ({"filters": {"nonsense": 1}}, "filters.nonsense", "unknown key"),
-        ({"reward": [{"model": "tiny"}]}, "reward", "takes no reward"),
+        ({"method": "sft", "reward": [{"model": "tiny"}]}, "reward", "takes no reward"),
         ({"reward": [{"rule": "length", "nonsense": 1}]}, "reward.0.nonsense", "unknown key"),
         ({"reward": ["tiny"]}, "reward.0", "must be an object"),
     ],
@@ -88,7 +88,7 @@ def test_refused(ask, values, field, words):
 def test_python_rewards_are_for_the_command_line(ask):
     reward = [{"python": "os:system"}]
     assert "command line only" in refusal(ask, reward=reward, over_http=True)["reward.0.python"]
-    assert "takes no reward" in refusal(ask, reward=reward)["reward"]
+    assert "takes no reward" in refusal(ask, method="sft", reward=reward)["reward"]
 
 
 def test_rewards_of_a_method_that_takes_them(base, run, manager):

@@ -27,6 +27,7 @@ from training.tuning.config.online import (
 )
 from training.tuning.config.reference_free import CPOConfig, ORPOConfig, REDIConfig, SimPOConfig
 from training.tuning.config.rewards import (
+    ProcessRewardModelConfig,
     RewardModelConfig,
 )
 from training.tuning.config.shared import (
@@ -71,6 +72,7 @@ __all__ = [
     "PPOConfig",
     "PairKeys",
     "PairRule",
+    "ProcessRewardModelConfig",
     "REDIConfig",
     "RLOOConfig",
     "RewardModelConfig",

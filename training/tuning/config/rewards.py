@@ -209,3 +209,21 @@ class RewardModelConfig(TextTrainConfig, PairKeys, BestKeys):
 def _refuse(wrong: bool, message: str) -> None:
     if wrong:
         raise ValueError(message)
+
+
+class ProcessRewardModelConfig(TextTrainConfig, BestKeys):
+    """Process reward model: is each step of an answer right? Ties and both-bad do not arise."""
+
+    score: Literal["min", "product", "last"] = Field(
+        "min",
+        title="Score of an answer",
+        description="How its steps become one score: the worst step (arXiv:2312.08935), all of them "
+        "(arXiv:2305.20050), or the last.",
+        json_schema_extra=PRIMARY,
+    )
+    members: int = Field(
+        1, ge=1, le=64, title="Members", description="Heads of an ensemble; scores are read from their mean."
+    )
+    metric_for_best: Literal["eval/accuracy", "eval/accuracy_wrong", "eval/loss"] = Field(  # type: ignore[assignment]
+        "eval/loss", title="Best by", description="The evaluation value that decides."
+    )

@@ -119,7 +119,7 @@ def score_rows(
 ) -> list[dict[str, Any]]:
     """A row for each group: see the module."""
     rows, at = [], 0
-    several = outputs[0].outputs if not run.reward and outputs[0].outputs.shape[1] > 1 else None
+    several = _several(run, rewards, outputs[0])
     for group in groups:
         own = range(at, at + len(group.candidates))
         row: dict[str, Any] = {"scores": _finite(scored.total[own.start : own.stop])}
@@ -137,6 +137,13 @@ def score_rows(
         rows.append(row)
         at = own.stop
     return rows
+
+
+def _several(run: Run, rewards: Rewards, measured: Measured) -> Tensor | None:
+    """All outputs of a reward model that has several; of steps there is one score alone."""
+    source = rewards.sources[0]
+    steps = isinstance(source, LearnedReward) and source.info.kind == "steps"
+    return None if run.reward or steps or measured.outputs.shape[1] == 1 else measured.outputs
 
 
 def selected_rows(

@@ -5,7 +5,7 @@ score      = by ``kind``:  scalar      the one output
                            ensemble    ``aggregate`` of the members' outputs
                            attributes  the sum of ``weights`` · outputs
                            preference  mean probability of being preferred to the prompt's others
-                           steps       ``aggregate`` of log σ of the outputs at the ends of the steps
+                           steps       ``step_rule`` of the outputs at the ends of the steps, members averaged
 """
 
 import json
@@ -36,6 +36,7 @@ class RewardInfo(Config):
     members: list[str] = Field(default_factory=list)
     condition: Condition = "none"
     temperature: float | None = None
+    step_rule: Literal["min", "product", "last"] = "min"
     link: dict[str, float | list[float]] = Field(default_factory=dict)
 
     @model_validator(mode="after")

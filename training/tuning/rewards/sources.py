@@ -20,11 +20,12 @@ from training.tuning.plan import split
 from training.tuning.rewards.info import RewardInfo, read_info
 from training.tuning.rewards.rules import Score
 from training.tuning.rewards.transforms import aggregate
-from training.tuning.text.batches import make_batch
+from training.tuning.text.batches import GroupBatch, make_batch
 from training.tuning.text.loading import load_for_use
 from training.tuning.text.models import TextModel
 from training.tuning.text.probe import check_reading
 from training.tuning.text.setup import TOKEN_BUDGET, open_tokenizer
+from training.tuning.text.steps import last_token, score_of_steps, steps_of
 from training.tuning.text.tokens import EncodedGroup, GroupTokenizer, Unusable
 
 Precision = Literal["fp32", "bf16"]
@@ -63,6 +64,8 @@ class LearnedReward:
         self.model: TextModel = load_for_use(folder, kind="reward", precision=precision, device=device)
         check_reading(self.model, kind="reward")
         self.tokenizer = open_tokenizer(folder, kind="reward", max_length=max_length)
+        if isinstance(self.tokenizer, GroupTokenizer):
+            self.tokenizer.with_offsets = True
         self.info = read_info(self.model.base) or RewardInfo(
             outputs=self.model.inner.config.num_labels if not self.model.members else 1
         )
@@ -84,8 +87,29 @@ class LearnedReward:
                 position_offset=self.model.position_offset,
             )
             rows = [at for index in micro for at in groups[index][0]]
-            outputs[rows] = self._normalised(self.model.outputs(batch))
+            if self.info.kind == "steps":
+                tokens = [groups[index][1] for index in micro]
+                outputs[rows] = self._of_steps(batch, tokens, [candidates[at] for at in rows])
+            else:
+                outputs[rows] = self._normalised(self.model.outputs(batch))
         return Measured(outputs, why)
+
+    def _of_steps(
+        self, batch: GroupBatch, groups: Sequence[EncodedGroup], candidates: Sequence[Any]
+    ) -> Tensor:
+        """A process reward model's score of every candidate, in each of the outputs (N, T)."""
+        states, first = self.model.states(batch), batch.first.tolist()
+        starts = [start for group in groups for start in group.starts]
+        offsets = [own for group in groups for own in group.offsets or []]
+        scores = []
+        for number, candidate in enumerate(candidates):
+            ends = [last_token(offsets[number], span) for span in steps_of(_plain(candidate))]
+            at = [first[number] + starts[number] + end for end in ends if end is not None]
+            # An answer that was cut within its first step is read at its last token.
+            read = states[at or [int(batch.last[number])]]
+            logits = self.model.score_head(read.to(torch.promote_types(read.dtype, torch.float32)))
+            scores.append(score_of_steps(logits.mean(dim=1), self.info.step_rule))
+        return torch.stack(scores)[:, None].expand(-1, self.info.outputs)
 
     @torch.no_grad()
     def measure_prompt(self, prompt: Text) -> Measured:
@@ -101,6 +125,8 @@ class LearnedReward:
     def reduce(self, outputs: Tensor, prompts: Sequence[Text]) -> Tensor:
         """One score for each row, as ``reward.json`` says."""
         info = self.info
+        if info.kind == "steps":
+            return outputs[:, 0]
         if info.kind == "attributes" and info.weights:
             return outputs @ outputs.new_tensor(info.weights)
         if info.kind == "preference":
