@@ -321,8 +321,8 @@ def describe(
         share = mean(ours, "seconds") / mean(theirs, "seconds")
         gain = mean(ours, "accuracy") - mean(theirs, "accuracy")
         ratios.append(
-            f"- {name}: **{share:.2f}** of TRL's time (target {TIME_TARGET}), accuracy {gain:+.3f}; by tokens "
-            f"read, ours each once and TRL's padded, the floor is {floors[name]:.2f}"
+            f"- {name}: **{share:.2f}** of TRL's time (target {TIME_TARGET}), accuracy {gain:+.3f}; by "
+            f"tokens read, ours each once and TRL's padded, the floor is {floors[name]:.2f}"
         )
     return "\n".join([*lines, "", *ratios])
 
