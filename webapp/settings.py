@@ -74,6 +74,10 @@ def _secret_key() -> str:
                 "SECRET_KEY is shorter than 32 characters; make one with `openssl rand -hex 32`."
             )
         return key
+    if os.environ.get("DATABASE_URL") and not DEBUG:  # several machines would make several
+        raise ImproperlyConfigured(
+            "DATABASE_URL is set, but SECRET_KEY is not; make one with `openssl rand -hex 32`."
+        )
     path = DATA_DIR / "secret_key"
     if not path.exists():
         DATA_DIR.mkdir(parents=True, exist_ok=True)
@@ -112,8 +116,8 @@ def _storage(url: str | None) -> dict[str, object]:
 
 
 # Core
-SECRET_KEY = _secret_key()
 DEBUG = _flag("DEBUG", default=False)
+SECRET_KEY = _secret_key()
 ALLOWED_HOSTS = _list("ALLOWED_HOSTS", "localhost,127.0.0.1,[::1]")
 CSRF_TRUSTED_ORIGINS = _list("CSRF_TRUSTED_ORIGINS")
 ROOT_URLCONF = "webapp.urls"

@@ -36,7 +36,7 @@ def sign_in(request: HttpRequest) -> HttpResponse:
     status = 200
     if form.is_valid():
         try:
-            address = request.META.get("REMOTE_ADDR", "")
+            address = _address(request)
             user = services.sign_in(**form.cleaned_data, address=address, now=timezone.now())
         except TooMany as error:
             form.add_error(None, str(error))
@@ -48,6 +48,13 @@ def sign_in(request: HttpRequest) -> HttpResponse:
     context = {"form": form, "next": request.POST.get("next", request.GET.get("next", ""))}
     context["providers"] = get_social_adapter().list_providers(request)
     return render(request, "annotation/sign_in.html", context, status=status)
+
+
+def _address(request: HttpRequest) -> str:
+    """Where the request comes from. Only our own proxy is believed, and only its last word."""
+    if settings.BEHIND_HTTPS and (forwarded := request.headers.get("X-Forwarded-For")):
+        return forwarded.rsplit(",", 1)[-1].strip()
+    return str(request.META.get("REMOTE_ADDR", ""))
 
 
 def finish_sign_in(

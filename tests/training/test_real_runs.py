@@ -95,6 +95,7 @@ def environment(settings, data_dir) -> dict[str, str]:
     return {
         **os.environ,
         "DJANGO_SETTINGS_MODULE": "webapp.settings",
+        "SECRET_KEY": "only-for-this-test-" * 2,
         "DATABASE_URL": database_url(data_dir, database=connection.settings_dict["NAME"]),
         "STORAGE_URL": f"file://{settings.STORAGES['default']['OPTIONS']['location']}",
         "TIEBREAK_WORK_DIR": str(settings.WORK_DIR),

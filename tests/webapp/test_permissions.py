@@ -280,18 +280,24 @@ def world(settings, tmp_path) -> World:
     return make_world(tmp_path)
 
 
+def filled(world: World, given: Any, who: str) -> Any:
+    """The row that a table's entry names, for this person; else the entry itself."""
+    known = isinstance(given, str) and (given in world.rows or (given, "owner") in world.rows)
+    return world.row(given, who if who in SIGNED_IN else "owner") if known else given
+
+
+def address_of(world: World, name: str, who: str) -> str:
+    route = PAGES[name] if name in PAGES else API[name]
+    keys = {**route.rows, **EXTRA_KEYS.get(name, {})}
+    return reverse(name, kwargs={key: filled(world, given, who) for key, given in keys.items()})
+
+
 def ask(world: World, name: str, method: str, who: str, client: Any = None) -> Any:
     """What this person gets; nothing that it changes stays."""
     route = PAGES[name] if name in PAGES else API[name]
-
-    def value(given: Any) -> Any:
-        known = isinstance(given, str) and (given in world.rows or (given, "owner") in world.rows)
-        return world.row(given, who if who in SIGNED_IN else "owner") if known else given
-
-    keys = {**route.rows, **EXTRA_KEYS.get(name, {})}
-    address = reverse(name, kwargs={key: value(given) for key, given in keys.items()})
+    address = address_of(world, name, who)
     client = client or (world.pages if name in PAGES else world.apis)[who]
-    body = {key: value(given) for key, given in route.body.items()} if method != "GET" else None
+    body = {key: filled(world, given, who) for key, given in route.body.items()} if method != "GET" else None
     cookies = client.cookies.output()
     with transaction.atomic():
         response = getattr(client, method.lower())(address, body)

@@ -218,6 +218,7 @@ def test_replaced_parts_are_not_started(tmp_path: Path, data_dir: Path) -> None:
     with psycopg.connect(url.replace("postgres://", "postgresql://"), autocommit=True) as connection:
         connection.execute("CREATE DATABASE replaced")
     replaced = {
+        "SECRET_KEY": "only-for-this-test-" * 2,
         "DATABASE_URL": database_url(data_dir, "replaced"),
         "CELERY_BROKER_URL": broker_url(tmp_path / "elsewhere"),
     }
