@@ -65,3 +65,19 @@ def forget_old_deliveries() -> None:
     from annotation import services
 
     services.forget_old_deliveries(now=timezone.now())
+
+
+@shared_task(acks_late=False, ignore_result=True)
+def refresh_quality() -> None:
+    """Count new judgements and renew the summaries of the projects that have some."""
+    from annotation.services.quality import refresh_quality
+
+    refresh_quality(now=timezone.now())
+
+
+@shared_task(acks_late=False, ignore_result=True)
+def refit_quality() -> None:
+    """Fit reliability and consensus again where enough has changed."""
+    from annotation.services.quality import refit_quality
+
+    refit_quality(now=timezone.now())

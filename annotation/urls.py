@@ -97,4 +97,6 @@ urlpatterns = [
     ),
     path("projects/<int:pk>/quality/", quality.quality, name="quality"),
     path("projects/<int:pk>/quality/agreement/", quality.agreement, name="agreement"),
+    path("projects/<int:pk>/quality/annotators/<int:user>/", quality.annotator, name="quality_annotator"),
+    path("projects/<int:pk>/leaderboard/", quality.leaderboard, name="leaderboard"),
 ]

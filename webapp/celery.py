@@ -21,6 +21,8 @@ app.conf.beat_schedule = {
     "read-prompts": {"task": "annotation.tasks.read_prompts", "schedule": 5.0},
     "resume-lost-jobs": {"task": "annotation.tasks.resume_lost_jobs", "schedule": 30.0},
     "forget-old-counts": {"task": "annotation.tasks.forget_old_counts", "schedule": 3600.0},
+    "refresh-quality": {"task": "annotation.tasks.refresh_quality", "schedule": 10.0},
+    "refit-quality": {"task": "annotation.tasks.refit_quality", "schedule": 30.0},
     "requeue-lost-runs": {"task": "training.tasks.requeue_lost_runs", "schedule": 15.0},
     "run-schedules": {"task": "training.tasks.run_schedules", "schedule": 15.0},
     "advance-matches": {"task": "training.tasks.advance_matches", "schedule": 10.0},

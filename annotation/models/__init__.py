@@ -16,6 +16,14 @@ from annotation.models.projects import (
     QueueStrategy,
     TemplateVersion,
 )
+from annotation.models.quality import (
+    QualityCount,
+    QualityCursor,
+    QualityReport,
+    QualityStale,
+    QualityUnit,
+    SourceResult,
+)
 from annotation.models.search import PromptWords, UnreadPrompts
 from annotation.models.webhooks import Webhook, WebhookDelivery
 
@@ -46,11 +54,17 @@ __all__ = [
     "ProjectQuerySet",
     "PromptWords",
     "QualificationAttempt",
+    "QualityCount",
+    "QualityCursor",
+    "QualityReport",
+    "QualityStale",
+    "QualityUnit",
     "QueueStrategy",
     "RateCount",
     "RejectedRow",
     "Reservation",
     "SetAside",
+    "SourceResult",
     "TemplateVersion",
     "UnreadPrompts",
     "User",

@@ -5,6 +5,7 @@ from annotation.services.answers import answer_as_given
 from annotation.services.assignment import remove_group, save_group, update_assignment
 from annotation.services.comparisons import add_comparisons
 from annotation.services.consent import consent_text, give_consent, publish_consent_text
+from annotation.services.counting import mark_stale
 from annotation.services.editing import (
     correct_judgement,
     delete_comparison,
@@ -79,6 +80,7 @@ __all__ = [
     "judged_groups",
     "lease_image",
     "lease_of",
+    "mark_stale",
     "member_of",
     "move_keys",
     "next_lease",

@@ -7,8 +7,10 @@ from django.db import transaction
 from annotation.errors import Conflict, Invalid, NotFound
 from annotation.models import Comparison, GoldAnswer, Project, User
 from annotation.services.answers import known_answer
+from annotation.services.counting import mark_stale
 
 
+@transaction.atomic
 def set_gold_answer(
     *,
     project: Project,
@@ -38,7 +40,9 @@ def set_gold_answer(
         "explanation": explanation,
         "created_by": by,
     }
-    return GoldAnswer.objects.update_or_create(comparison=comparison, defaults=values)[0]
+    gold = GoldAnswer.objects.update_or_create(comparison=comparison, defaults=values)[0]
+    mark_stale([comparison.pk])
+    return gold
 
 
 @transaction.atomic
@@ -52,6 +56,7 @@ def remove_gold_answer(*, project: Project, gold_answer_id: int) -> None:
     test = mine.filter(purpose=GoldAnswer.Purpose.QUALIFICATION)
     if project.pass_mark is not None and not test.exclude(pk=found.pk).exists():
         raise Conflict("The test needs at least one question; switch the test off first.")
+    mark_stale([found.comparison_id])
     found.delete()
 
 

@@ -14,6 +14,7 @@ from annotation.models import Comparison, Judgement, Kind, Lease, Member, Reserv
 from annotation.permissions import Action, check
 from annotation.services import eligibility, qualification, queue, reviewing
 from annotation.services.answers import what_was_said
+from annotation.services.counting import mark_stale
 from annotation.services.strategies import step_of
 from annotation.services.webhooks import tell_of_judgement
 
@@ -147,6 +148,7 @@ def undo_judgement(*, judgement_id: int, annotator: User, now: datetime) -> Leas
             )
         judgement.undone_at = now
         judgement.save(update_fields=["undone_at"])
+        mark_stale([judgement.comparison_id])
         old.state = Lease.State.UNDONE
         old.save(update_fields=["state"])
         new = Lease.objects.create(

@@ -43,6 +43,7 @@ PAGES: dict[str, list[Page]] = {
     ],
     _("People"): [
         Page(_("Quality"), "annotation:quality", Action.BROWSE),
+        Page(_("Leaderboard"), "annotation:leaderboard", Action.BROWSE),
         Page(_("Members"), "annotation:members", Action.PEOPLE),
         Page(_("Groups"), "annotation:groups", Action.PEOPLE),
         Page(_("Skipped"), "annotation:skipped", Action.PEOPLE),
@@ -156,13 +157,17 @@ def interval(
     low: float | None,
     high: float | None,
     *,
-    reference: float = 0.5,
+    reference: float | None = 0.5,
     minimum: float = 0.0,
+    maximum: float = 1.0,
 ) -> dict[str, Any]:
-    """A value with its interval on a line from `minimum` to 1, and a mark at `reference`."""
+    """A value with its interval on a line from `minimum` to `maximum`, and a mark at `reference`."""
 
     def place(number: float | None) -> str | None:
-        return None if number is None else f"{4 + 192 * (number - minimum) / (1 - minimum):.1f}"
+        if number is None:
+            return None
+        share = (number - minimum) / (maximum - minimum)
+        return f"{4 + 192 * min(1.0, max(0.0, share)):.1f}"
 
     return {"value": place(value), "low": place(low), "high": place(high), "reference": place(reference)}
 

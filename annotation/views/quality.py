@@ -1,35 +1,60 @@
-"""Do people agree, and who with whom."""
+"""Do people agree, who with whom, and which source is best."""
 
-from collections.abc import Iterable
-from typing import Any, Final
+from typing import Any
 
 from django.contrib.auth.decorators import login_required
-from django.http import HttpResponse
+from django.http import Http404, HttpResponse
 from django.shortcuts import render
 from django.views.decorators.http import require_GET
 
-from annotation.agreement import Annotator, annotators, summarise
+from annotation import quality_pages
+from annotation.models import Project
 from annotation.permissions import Action
+from annotation.quality_words import bias_sentences
 from annotation.views.access import SignedIn, project_for
-
-BAR_WIDTH: Final = 600
-BIAS_MIN: Final = 10  # fewer one-sided answers say nothing about bias
 
 
 @login_required
 @require_GET
 def quality(request: SignedIn, pk: int) -> HttpResponse:
-    """Agreement of the project with its interval, and a row for each annotator."""
+    """Agreement of the project question by question, and a row for each annotator."""
     project = project_for(request, pk, Action.BROWSE)
-    people = annotators(project)
+    report = quality_pages.read_report(project)
+    people = quality_pages.annotator_rows(report)
     context = {
         "project": project,
-        "summary": summarise(project),
+        "report": report,
+        "main": quality_pages.main_question(report["summary"]),
+        "questions": quality_pages.question_rows(report["summary"]),
         "people": people,
-        "sides": _sides(people),
-        "leaning": [person for person in people if _leans(person)],
+        "suspects": [row for row in people if row["evidence"]],
+        "sentences": bias_sentences(report["summary"] or {}),
+        "matrix": quality_pages.pair_matrix(report),
+        "points": quality_pages.scatter_points(people),
+        "slips": quality_pages.slips(project, report["fits"]),
+        "disputed": quality_pages.disputed(project, report["fits"]),
     }
     return render(request, "annotation/quality.html", context)
+
+
+@login_required
+@require_GET
+def annotator(request: SignedIn, pk: int, user: int) -> HttpResponse:
+    """One annotator: their numbers, the evidence, and where others said something else, side by side."""
+    project = project_for(request, pk, Action.BROWSE)
+    report = quality_pages.read_report(project)
+    row = next((row for row in quality_pages.annotator_rows(report) if row["annotator"] == user), None)
+    if row is None:
+        raise Http404("This person has judged nothing in this project, or it is not counted yet.")
+    context = {
+        "project": project,
+        "report": report,
+        "main": quality_pages.main_question(report["summary"]),
+        "person": row,
+        "pairs": quality_pages.pairs_of(report, user),
+        "disagreements": quality_pages.last_disagreements(project, user),
+    }
+    return render(request, "annotation/quality_annotator.html", context)
 
 
 @login_required
@@ -37,41 +62,22 @@ def quality(request: SignedIn, pk: int) -> HttpResponse:
 def agreement(request: SignedIn, pk: int) -> HttpResponse:
     """The first of the five answers, fetched by the project's page after it is there."""
     project = project_for(request, pk, Action.BROWSE)
-    return render(request, "annotation/_agreement.html", {"project": project, "summary": summarise(project)})
+    report = quality_pages.read_report(project)
+    context = {"project": project, "report": report, "main": quality_pages.main_question(report["summary"])}
+    return render(request, "annotation/_agreement.html", context)
 
 
-def _sides(people: Iterable[Annotator]) -> list[dict[str, Any]]:
-    """How often the first, neither and another candidate was preferred, as pieces of one bar."""
-    first = second = neither = 0
-    for person in people:
-        chosen_first = round(person.first_side.value * person.sided) if person.first_side else 0
-        first += chosen_first
-        second += person.sided - chosen_first
-        neither += person.undecided
-    total = first + second + neither
-    pieces, start = [], 0.0
-    for css, label, number in (
-        ("a", "shown first", first),
-        ("tie", "tie or both bad", neither),
-        ("b", "shown after", second),
-    ):
-        width = BAR_WIDTH * number / total if total else 0.0
-        share = number / total if total else 0.0
-        pieces.append(
-            {
-                "css": css,
-                "label": label,
-                "number": number,
-                "share": share,
-                "x": f"{start:.1f}",
-                "width": f"{width:.1f}",
-            }
-        )
-        start += width
-    return pieces if total else []
+@login_required
+@require_GET
+def leaderboard(request: SignedIn, pk: int) -> HttpResponse:
+    """Sources by strength, with intervals, and who beats whom."""
+    project = project_for(request, pk, Action.BROWSE)
+    return render(request, "annotation/leaderboard.html", _leaderboard(request, project))
 
 
-def _leans(person: Annotator) -> bool:
-    """Whether the interval of how often they prefer what is shown first leaves out one half."""
-    side = person.first_side
-    return side is not None and person.sided >= BIAS_MIN and not side.low <= 0.5 <= side.high
+def _leaderboard(request: SignedIn, project: Project) -> dict[str, Any]:
+    report = quality_pages.read_report(project)
+    by_length = request.GET.get("by_length") == "1"
+    name = "leaderboard_by_length" if by_length else "leaderboard"
+    board = (report["summary"] or {}).get(name)
+    return {"project": project, "report": report, "by_length": by_length} | quality_pages.drawn(board)

@@ -138,13 +138,13 @@ function ticks(low, high) {
   return found;
 }
 
-function label(text, x, y, anchor) {
+export function label(text, x, y, anchor) {
   const element = make("text", { x, y, "text-anchor": anchor });
   element.textContent = text;
   return element;
 }
 
-function make(name, attributes) {
+export function make(name, attributes) {
   const element = document.createElementNS(SVG, name);
   for (const [key, value] of Object.entries(attributes)) element.setAttribute(key, value);
   return element;

@@ -252,7 +252,12 @@ def test_the_page_says_what_was_right_and_why(project, annotator, annotator_page
     reply = api_client(annotator).post(f"/api/v1/leases/{lease.pk}/judgement/?html=1", body).json()
     html = reply["feedback"]["html"]
     right = "AB"[lease.order.index(0)]
-    for words in ("Not what was expected.", f"{right} better", "<em>answers</em> &lt;script&gt;", "0 of 1 were"):
+    for words in (
+        "Not what was expected.",
+        f"{right} better",
+        "<em>answers</em> &lt;script&gt;",
+        "0 of 1 were",
+    ):
         assert words in html
     services.update_assignment(project=project, test_attempts=2)
     page = annotator_page.get(f"/projects/{project.pk}/judge/")

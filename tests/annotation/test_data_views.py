@@ -93,19 +93,3 @@ def test_sources_stay_hidden_from_who_judges(manager, manager_page, project):
     assert "secret-model" not in manager_page.get(address).content.decode()
     factories.judge(manager, project)
     assert "secret-model" in manager_page.get(address).content.decode()
-
-
-def test_quality_page(manager_page, manager):
-    """Two people, two comparisons, one agreement: 50 %."""
-    project = factories.make_project(by=manager, labels_per_comparison=2)
-    one, two = factories.add_annotators(project, 2)
-    factories.add_texts(project, 2)
-    for person, answers in ((one, ("tie", "tie")), (two, ("tie", "both_bad"))):
-        for answer in answers:
-            factories.judge(person, project, answer)
-    body = manager_page.get(f"/projects/{project.pk}/quality/").content.decode()
-    assert "50 %" in body
-    assert one.username in body
-    part = manager_page.get(f"/projects/{project.pk}/quality/agreement/").content.decode()
-    assert "50 %" in part
-    assert "2 comparisons" in part

@@ -11,11 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from annotation import agreement, services
-from annotation.models import Comparison, Judgement
+from annotation import services
+from annotation.models import Comparison, Judgement, User
 from tests.annotation import factories
 from tests.annotation.conftest import api_client
 from tests.annotation.files import jsonl, run
+from tests.annotation.quality.rows import summary_of
 
 PATH = Path(__file__).resolve().parents[3] / "shared" / "data" / "pandalm_human_pairs.json"
 ANNOTATORS = ("annotator1", "annotator2", "annotator3")
@@ -97,26 +98,55 @@ def assert_stored_exactly(rows):
     assert set(Comparison.objects.values_list("open_slots", flat=True)) == {0}
 
 
+def test_imported_as_three_annotators(project, rows):
+    """All 700 pairs with their 2,100 judgements, as a file of groups."""
+    groups = [
+        as_group(row)
+        | {"judgements": [{"annotator": name, "choice": CHOICE[row[name]]} for name in ANNOTATORS]}
+        for row in rows
+    ]
+    job = run(project, jsonl(*groups), "groups")
+    assert (job.status, job.accepted) == ("done", 700)
+    assert_agreement(project, rows)
+
+
 def assert_agreement(project, rows):
-    """Against the definitions, computed from the file: pairs of annotators, and Krippendorff's observed over
-    expected disagreement (every unit has the same three values, so no weights are needed)."""
-    pairs = [a == b for row in rows for a, b in combinations([row[name] for name in ANNOTATORS], 2)]
+    """Against the definitions, computed from the file: pairs of annotators; Krippendorff's observed over
+    expected disagreement (every unit has three values, so no weights are needed); Cohen's and Fleiss'
+    kappa from the shares of each answer."""
+    pairs = list(combinations(ANNOTATORS, 2))
+    same = {pair: sum(row[pair[0]] == row[pair[1]] for row in rows) / len(rows) for pair in pairs}
+    raw = sum(same.values()) / 3
     values = Counter(row[name] for row in rows for name in ANNOTATORS)
     n = sum(values.values())
     expected = sum(values[a] * values[b] for a in values for b in values if a != b) / (n * (n - 1))
-    alpha = 1 - (1 - sum(pairs) / len(pairs)) / expected
-    found = agreement.summarise(project)
-    assert (found.comparisons, found.judgements, found.pairs) == (len(rows), 3 * len(rows), 3 * len(rows))
-    assert found.agreement == pytest.approx(sum(pairs) / len(pairs), abs=1e-12)
-    assert found.alpha == pytest.approx(alpha, abs=1e-12)
-    assert found.low < found.agreement < found.high
-    assert found.alpha_low < found.alpha < found.alpha_high
-    table = agreement.annotators(project)
-    assert [(row.name, row.judgements, row.compared) for row in table] == [
-        (name, len(rows), len(rows)) for name in ANNOTATORS
-    ]
-    for row in table:
-        others = [name for name in ANNOTATORS if name != row.name]
-        mean = sum(item[row.name] == item[other] for item in rows for other in others) / (2 * len(rows))
-        assert row.agreement.value == pytest.approx(mean, abs=1e-12)
-        assert abs(row.first_side.value - 0.5) < 4 * 0.5 / row.sided**0.5  # sides were drawn by a fair coin
+    by_chance = sum((count / n) ** 2 for count in values.values())
+    summary = summary_of(project)
+    (question,) = summary["questions"]
+    assert (question["units"], question["judgements"], question["pairs"]) == (
+        len(rows),
+        3 * len(rows),
+        3 * len(rows),
+    )
+    assert question["raw"]["value"] == pytest.approx(raw, abs=1e-12)
+    assert question["alpha"]["value"] == pytest.approx(1 - (1 - raw) / expected, abs=1e-12)
+    assert question["fleiss"]["value"] == pytest.approx((raw - by_chance) / (1 - by_chance), abs=1e-12)
+    for found in (question["raw"], question["alpha"], question["fleiss"]):
+        assert found["low"] < found["value"] < found["high"]
+    names = dict(User.objects.values_list("pk", "username"))
+    kappas = {
+        tuple(sorted(names[row[side]].removeprefix("import:") for side in ("first", "second"))): row["kappa"]
+        for row in summary["pairs"]
+    }
+    for (a, b), agreed in same.items():
+        shares = [Counter(row[name] for row in rows) for name in (a, b)]
+        chance = sum(shares[0][value] * shares[1][value] for value in values) / len(rows) ** 2
+        assert kappas[a, b]["value"] == pytest.approx((agreed - chance) / (1 - chance), abs=1e-12)
+        assert kappas[a, b]["low"] < kappas[a, b]["value"] < kappas[a, b]["high"]
+    people = {names[row["annotator"]].removeprefix("import:"): row for row in summary["annotators"]}
+    assert {name: row["judgements"] for name, row in people.items()} == dict.fromkeys(ANNOTATORS, len(rows))
+    for name, row in people.items():
+        mine = [agreed for pair, agreed in same.items() if name in pair]
+        assert row["agreement"]["value"] == pytest.approx(sum(mine) / 2, abs=1e-12)
+        if row["position"]:  # known where people saw them here; sides were drawn by a fair coin
+            assert abs(row["position"]["value"] - 0.5) < 4 * 0.5 / row["position"]["n"] ** 0.5

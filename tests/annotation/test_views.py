@@ -14,7 +14,16 @@ from annotation.models import ImportJob, Judgement, Lease, Member, Project, User
 from tests.annotation import factories
 
 PASSWORD = "correct horse battery"
-MANAGER_PAGES = ["settings/", "members/", "imports/", "exports/", "data/", "quality/", "quality/agreement/"]
+MANAGER_PAGES = [
+    "settings/",
+    "members/",
+    "imports/",
+    "exports/",
+    "data/",
+    "quality/",
+    "quality/agreement/",
+    "leaderboard/",
+]
 MEMBER_PAGES = ["", "guidelines/", "judge/", "history/"]
 
 

@@ -26,6 +26,7 @@ from annotation.models import (
     Webhook,
 )
 from annotation.services.media import store_image
+from annotation.services.quality import refresh_quality
 from tests.annotation.factories import add_texts, make_project, make_user
 from tests.annotation.files import png
 from tests.training import factories as training_factories
@@ -109,6 +110,7 @@ def _add_collected(world: World, pictures: Project) -> None:
     invitation, secret = services.invite(project=project, role="viewer", by=owner, now=now)
     for who, user in world.users.items():
         world.rows["token", who] = user.api_tokens.get().pk
+    refresh_quality(now=now)
     job = {"project": project, "format": "trl", "created_by": owner}
     done = {"status": "done", "storage_key": default_storage.save("exports/x.jsonl", ContentFile(b"{}"))}
     gold = GoldAnswer.objects.create(project=project, comparison=judged, choice=0)

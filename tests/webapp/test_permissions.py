@@ -140,6 +140,8 @@ PAGES: dict[str, Route] = {
     ),
     "annotation:quality": of_project(GET=BROWSING),
     "annotation:agreement": of_project(GET=BROWSING),
+    "annotation:quality_annotator": Route({"pk": "project", "user": "annotator"}, {"GET": BROWSING}),
+    "annotation:leaderboard": of_project(GET=BROWSING),
     "training:overview": of_project(GET=WATCHING),
     "training:runs": of_project(GET=WATCHING),
     "training:run_new": of_project(GET=MANAGING, POST=MANAGING),
