@@ -14,6 +14,10 @@ from torch import Tensor
 
 from training.tuning.config import DPOConfig
 from training.tuning.losses.dpo import nca_loss
+from training.tuning.losses.kto import apo_bad_loss, apo_good_loss, kto_bad_loss, kto_good_loss
+from training.tuning.losses.reference_free import cpo_loss, simpo_loss
+from training.tuning.losses.regression import uft_loss
+from training.tuning.methods.copg import group_loss
 from training.tuning.text.pairs import PairIndex, PairValues
 from training.tuning.text.preference import pair_losses
 
@@ -192,3 +196,57 @@ def test_nca_keeps_the_chosen_likely() -> None:
 def _first_over_second() -> PairIndex:
     one = torch.ones(1, dtype=torch.float64)
     return PairIndex(torch.tensor([0]), torch.tensor([1]), one, one, 0 * one, one, (None,))
+
+
+@pytest.mark.system("s003-043")
+def test_copg_reaches_the_tilted_policy_from_anywhere() -> None:
+    """Every pair once, whatever the policy would sample: the loss is 0 at π ∝ π_ref exp(R / β)."""
+    policy = best_policy(lambda logps: group_loss(logps - REFERENCE, REWARD, beta=BETA))
+    optimum = (REFERENCE + REWARD / BETA).log_softmax(0)
+    torch.testing.assert_close(policy, optimum, rtol=0, atol=1e-5)
+
+
+@pytest.mark.system("s000-026")
+def test_uft_matches_the_scores() -> None:
+    """Scores σ(β log π* / π_ref) of some policy: that policy is found, and the loss is nothing."""
+    wanted = torch.tensor([0.4, 0.1, 0.2, 0.3], dtype=torch.float64).log()
+    scores = torch.sigmoid(BETA * (wanted - REFERENCE))
+    policy = best_policy(lambda logps: uft_loss(logps - REFERENCE, scores, beta=BETA).sum())
+    torch.testing.assert_close(policy, wanted, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("loss", ["kto", "apo_zero_unpaired"])
+def test_kto_follows_the_majority(loss: str) -> None:
+    """Linear in σ, so of answers that are good with probability g those above ½ rise and those below fall."""
+    good = torch.tensor([0.9, 0.2, 0.7, 0.4], dtype=torch.float64)
+
+    def objective(logps: Tensor) -> Tensor:
+        ratio = logps - REFERENCE
+        if loss == "apo_zero_unpaired":
+            losses = good * apo_good_loss(ratio, beta=BETA) + (1 - good) * apo_bad_loss(ratio, beta=BETA)
+        else:
+            kl = (logps.exp() * ratio).sum().detach().clamp(min=0)
+            options = {"beta": BETA, "kl": kl}
+            losses = good * kto_good_loss(ratio, **options) + (1 - good) * kto_bad_loss(ratio, **options)
+        return losses.sum()
+
+    logits = REFERENCE.clone().requires_grad_(True)
+    optimizer = torch.optim.SGD([logits], lr=1.0)
+    for _ in range(100):
+        optimizer.zero_grad()
+        objective(logits.log_softmax(0)).backward()
+        optimizer.step()
+    ratio = (logits.detach().log_softmax(0) - REFERENCE).tolist()
+    assert ratio[0] > max(0, ratio[2]) >= ratio[2] > ratio[3] > ratio[1]
+    assert ratio[3] < 0
+
+
+@pytest.mark.parametrize(("gamma", "method"), [(1.5, "simpo"), (0.0, "cpo")])
+def test_reference_free_optima(gamma: float, method: str) -> None:
+    """Labels flipped at rate .2: σ(β(ℓ_w − ℓ_l) − γ) = .8, so the gap is (ln 4 + γ) / β, whatever the
+    start.
+    """
+    options = {"beta": 0.5, "label_smoothing": 0.2} | ({"gamma": gamma} if method == "simpo" else {})
+    loss = {"simpo": simpo_loss, "cpo": cpo_loss}[method]
+    policy = best_policy(lambda logps: loss(logps[:1], logps[1:2], **options).sum())
+    assert (policy[0] - policy[1]).item() == pytest.approx((math.log(4) + gamma) / 0.5, rel=1e-5)

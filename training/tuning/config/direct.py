@@ -37,6 +37,13 @@ class SFTConfig(TextTrainConfig, SampleKeys):
         "up; rows without judgements are demonstrations and always used. all: every answer.",
         json_schema_extra=PRIMARY,
     )
+    loss: Literal["nll", "dft"] = Field(
+        "nll",
+        title="Loss",
+        description="nll: negative log-likelihood. dft: each token's weighted by its own probability, so "
+        "that "
+        "what the model finds absurd does not rule it (arXiv:2508.05629).",
+    )
     ties: Literal["drop", "all"] = Field(
         "drop",
         title="Ties",

@@ -1,4 +1,4 @@
-"""The loss of supervised fine-tuning."""
+"""Losses of supervised fine-tuning, per answer token."""
 
 from jaxtyping import Float
 from torch import Tensor
@@ -11,3 +11,12 @@ def sft_loss(logprobs: Float[Tensor, " C"]) -> Float[Tensor, " C"]:
     step is split.
     """
     return -logprobs
+
+
+def dft_loss(logprobs: Float[Tensor, " C"]) -> Float[Tensor, " C"]:
+    """−sg(π(y_t)) log π(y_t): dynamic fine-tuning, arXiv:2508.05629.
+
+    Likelihood alone is a policy gradient that rewards a token by 1 / π, most where the model errs most; the
+    token's own probability, without a gradient, takes that away.
+    """
+    return -logprobs.detach().exp() * logprobs

@@ -13,7 +13,7 @@ import torch
 
 from training.tuning.config import SFTConfig
 from training.tuning.data import Group, Judgement, Text
-from training.tuning.losses.sft import sft_loss
+from training.tuning.losses.sft import dft_loss, sft_loss
 from training.tuning.metrics import Means
 from training.tuning.optim import make_optimizer, update
 from training.tuning.pairs import VOTING_KINDS, Pair
@@ -28,6 +28,7 @@ from training.tuning.text.setup import TOKEN_BUDGET, open_group_tokenizer, open_
 from training.tuning.text.tokens import Unusable, how_joined
 from training.tuning.throughput import Throughput
 
+LOSSES = {"nll": sft_loss, "dft": dft_loss}
 NEEDS = "an answer: a demonstration, a correction, or one that judgements prefer"
 
 
@@ -59,14 +60,14 @@ def train(run: Run) -> None:
         tokens = answer_tokens(data.examples, micro_batches)
         for micro in micro_batches:
             batch = _batch(policy, data.examples, micro)
-            losses = sft_loss(policy.token_logprobs(batch))
+            losses = LOSSES[config.loss](policy.token_logprobs(batch))
             losses.sum().div(tokens).backward()
             means.add({"loss": losses}, torch.ones_like(losses))
             speed.add(batch.tokens)
         values = means.result() | update(optimizer, config, step=step, total_steps=plan.total_steps)
         run.log(step, values | speed.result())
         if held_out and run.due(config.eval_every, step):
-            run.log_eval(step, evaluate(policy, held_out, eval_batches))
+            run.log_eval(step, evaluate(policy, held_out, eval_batches, loss=config.loss))
         run.end_step(step)
 
     write_samples(run, policy, tokenizer, step=plan.total_steps, when="after")
@@ -79,12 +80,12 @@ def train(run: Run) -> None:
 
 @torch.no_grad()
 def evaluate(
-    policy: TextModel, examples: Sequence[Example], micro_batches: Sequence[MicroBatch]
+    policy: TextModel, examples: Sequence[Example], micro_batches: Sequence[MicroBatch], *, loss: str
 ) -> dict[str, float]:
     """Mean loss over the answer tokens of held-out groups."""
     means = Means()
     for micro in micro_batches:
-        losses = sft_loss(policy.token_logprobs(_batch(policy, examples, micro)))
+        losses = LOSSES[loss](policy.token_logprobs(_batch(policy, examples, micro)))
         means.add({"loss": losses}, torch.ones_like(losses))
     return means.result()
 
