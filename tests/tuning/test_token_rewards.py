@@ -11,7 +11,6 @@ from training.tuning.rewards.tokens import (
     correction_rewards,
     find_quote,
     min_form_credit,
-    reinforced_token_rewards,
     segment_rewards,
     span_rewards,
     step_differences,
@@ -62,16 +61,6 @@ def test_quotes_are_found_if_nearly_right() -> None:
     assert text[slice(*found)] == "a lot in Bergen"
     assert find_quote(text, "snow in July") is None
     assert find_quote(text, "") is None
-
-
-@pytest.mark.system("s001-021")
-def test_reinforced_tokens_by_hand() -> None:
-    """Log-ratio 3: .15 → .05; .4: .02 kept; the score 12 → 10 on the last token; β = 0: the score alone."""
-    rewards = reinforced_token_rewards(torch.tensor([3.0, 0.4, -3.0]), 12.0)
-    assert rewards.tolist() == pytest.approx([0.05, 0.02, 9.95])
-    assert reinforced_token_rewards(torch.tensor([3.0, 1.0]), 2.0, beta=0.0).tolist() == [0, 2]
-    free = reinforced_token_rewards(torch.tensor([3.0, -1.0]), 0.0, limit=1e9)
-    assert free.sum().item() == pytest.approx(0.05 * 2)
 
 
 @pytest.mark.system("s000-110")

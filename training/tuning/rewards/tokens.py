@@ -77,23 +77,6 @@ def find_quote(text: str, quote: str, *, least: float = 0.8) -> Span | None:
     return (start, end) if end - start <= len(quote) / least else None
 
 
-def reinforced_token_rewards(
-    ratio: Float[Tensor, " T"],
-    score: float,
-    *,
-    beta: float = 0.05,
-    limit: float = 0.05,
-    score_limit: float = 10.0,
-) -> Float[Tensor, " T"]:
-    """clip(β_1 log π_dpo/π_ref, ±limit), and the clamped score on the last token (RTO, arXiv:2404.18922).
-
-    ``ratio`` is what ``ImplicitReward.token_rewards`` gives. The penalty β_2 log π/π_ref is the trainer's.
-    """
-    rewards = (beta * ratio).clamp(-limit, limit)
-    rewards[-1] += min(max(score, -score_limit), score_limit)
-    return rewards
-
-
 def min_form_credit(rewards: Float[Tensor, " S"], *, temperature: float) -> Float[Tensor, " S"]:
     """r_i · softmax(−r / T)_i: the worst step gets the credit (PURE, arXiv:2504.15275).
 
