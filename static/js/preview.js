@@ -14,9 +14,13 @@ function bring(work) {
     nameOf: (position) => String.fromCharCode(65 + position),
   };
   const form = new AnswerForm(work.querySelector("#answer"), {
-    board, keyboard, words: WORDS, announce: () => {}, onSubmit: () => form.show(item), onChange: () => {},
+    board, keyboard, words: WORDS, announce: () => {}, onSubmit: () => begin(), onChange: () => {},
   });
-  form.show(item);
+  const begin = () => {
+    form.show(item);
+    if (form.onDemand) form.open(true); // everything is to be seen here
+  };
+  begin();
   work.inert = false;
   work.addEventListener("click", (event) => {
     if (event.target.closest("button")) event.preventDefault(); // the page's own form lies around it

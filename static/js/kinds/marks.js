@@ -71,6 +71,7 @@ export function marks(section, { question, required, board, words, announce }) {
     announce(`${describePlace(mark)}: ${describeMark(clean)}`);
     setPending(null);
     getSelection().removeAllRanges();
+    spans?.cancel();
     if (places) places.pending = null;
     draw();
     if (mark.type === "step") steps.walk(1);

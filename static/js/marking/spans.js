@@ -6,7 +6,7 @@ const characters = (text) => [...text].length;
 export class Spans {
   /** `texts`: the element of each candidate's text; `pick({candidate, type, start, end}, quote)`, `drop()`. */
   constructor(texts, { pick, drop }) {
-    Object.assign(this, { texts, pick, drop });
+    Object.assign(this, { texts, pick, drop, picked: "" });
     this.caret = document.createElement("div");
     this.caret.className = "caret";
     this.watch = () => this.selected();
@@ -25,7 +25,7 @@ export class Spans {
     const candidate = range ? this.texts.findIndex((text) => text.contains(range.commonAncestorContainer)) : -1;
     if (candidate < 0) return;
     this.drawCaret(candidate);
-    if (range.collapsed) return void this.drop();
+    if (range.collapsed) return void this.dropped();
     const text = this.texts[candidate];
     const before = document.createRange();
     before.setStart(text, 0);
@@ -33,9 +33,21 @@ export class Spans {
     const start = characters(before.toString()), quote = range.toString();
     const blank = quote.length - quote.trimStart().length;
     const words = quote.trim();
-    if (!words) return void this.drop();
+    if (!words) return void this.dropped();
     const from = start + characters(quote.slice(0, blank));
-    this.pick({ candidate, type: "span", start: from, end: from + characters(words) }, words);
+    const place = { candidate, type: "span", start: from, end: from + characters(words) };
+    if (JSON.stringify(place) === this.picked) return; // the event of what a key has picked already
+    this.picked = JSON.stringify(place);
+    this.pick(place, words);
+  }
+
+  dropped() {
+    this.cancel();
+    this.drop();
+  }
+
+  cancel() {
+    this.picked = "";
   }
 
   /** Arrows in the text that has the focus: with Shift they select, with Ctrl by words. */
