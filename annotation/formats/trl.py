@@ -1,9 +1,9 @@
 """TRL's preference formats, told apart by their columns.
 
-Read: `prompt, chosen, rejected`; `prompt, responses` (unlabelled); `prompt, completion, label`; `prompt`;
-and step by step `prompt, completions, labels`. Texts, or lists of messages; with `chosen` and `rejected` as
-whole conversations the prompt may be left out. A `margin` of 1, 2 or 3 is the strength; other columns are
-kept in `meta`. In projects of pictures an answer is a file's name, its bytes, or an `{"bytes", "path"}` of
+Read: `prompt, chosen, rejected`; `prompt, responses` (unlabelled); `prompt, completion, label`;
+`prompt, completion` (unlabelled, to be judged alone); `prompt`; and step by step `prompt, completions,
+labels`. Texts, or lists of messages; with `chosen` and `rejected` as whole conversations the prompt may be
+left out. A `margin` of 1, 2 or 3 is the strength; other columns are kept in `meta`. In projects of pictures an answer is a file's name, its bytes, or an `{"bytes", "path"}` of
 the datasets library. Written: the same, a row for each candidate that another was preferred to.
 """
 
@@ -24,7 +24,7 @@ HOLDS = Holds(
 ANSWERS: Final = (("chosen", "rejected"), ("responses",), ("completion", "label"), ("completions", "labels"))
 STEPS: Final = ("completions", "labels")
 BETWEEN: Final = "\n\n"  # steps
-CORRECT, INCORRECT = "correct", "incorrect"
+INCORRECT: Final = "incorrect"
 PICTURES: Final = ("image", "images")
 
 
@@ -55,7 +55,9 @@ def read(rows: list[Row], *, content: str) -> list[Row]:
 
 
 def _columns(row: Row) -> tuple[str, ...]:
-    """Which answer columns this row has. One of a pair without the other is an error."""
+    """Which answer columns this row has. But for a completion, one of a pair without the other is an error."""
+    if row.keys() & {name for names in ANSWERS for name in names} == {"completion"}:
+        return ("completion",)
     present = [columns for columns in ANSWERS if any(name in row for name in columns)]
     if len(present) > 1:
         names = " and ".join(f"`{columns[0]}`" for columns in present)
@@ -178,13 +180,13 @@ def _preferences(judgement: Row, k: int) -> Iterator[tuple[int, int]]:
 
 
 def _labelled(content: Any, marks: list[Row]) -> Row:
-    """The steps that were marked, and whether each is correct: without a category and no error."""
+    """The steps that were marked, and whether each is correct: no first error, nor called incorrect."""
     text = plain_text(content)
     spans = steps_of(content)
     steps: dict[tuple[int, int], bool] = {}
     for mark in marks:
         where = (mark["start"], mark["end"]) if "end" in mark else spans[mark["step"]]
-        wrong = mark.get("first_error") or mark.get("category") not in (None, CORRECT)
+        wrong = mark.get("first_error") or mark.get("category") == INCORRECT
         steps[where] = steps.get(where, True) and not wrong
     return {
         "completions": [text[start:end] for start, end in sorted(steps)],

@@ -9,6 +9,8 @@ from annotation import services
 from annotation.models import Judgement
 from tests.annotation import factories
 from tests.annotation.conftest import api_client
+from tests.annotation.files import jsonl, run
+from tests.annotation.test_exports import export, rows_of
 
 pytestmark = pytest.mark.django_db
 
@@ -148,6 +150,20 @@ def test_a_template_without_choice_and_a_single_candidate():
     )
     assert [group["judgements"][0]["thumbs"] for group in groups] == [[1], [0]]
     assert "choice" not in groups[0]["judgements"][0]
+
+
+def test_completions_without_label_are_judged_one_by_one(manager):
+    project = factories.make_project(by=manager, questions=[{"type": "thumbs"}])
+    job = run(project, jsonl({"prompt": "p", "completion": "an answer", "topic": "x"}), "trl")
+    assert (job.accepted, job.rejected) == (1, 0)
+    (user,) = factories.add_annotators(project, 1)
+    client = api_client(user)
+    shown = take(client, project)
+    assert [candidate["text"] for candidate in shown["candidates"]] == ["an answer"]
+    assert send(client, shown["lease"], thumbs=[1]).status_code == 201
+    assert rows_of(export(project, "trl")[1]) == [
+        {"prompt": "p", "completion": "an answer", "label": True, "topic": "x"}
+    ]
 
 
 def test_single_candidates_wait_for_nobody_where_only_choices_are_asked():

@@ -126,7 +126,6 @@ def test_held_out(project):
         ({"responses": ["a", "b"]}, "prompt", "is missing"),
         ({"prompt": "p", "chosen": "a"}, "rejected", "is missing"),
         ({"prompt": "p", "rejected": "a"}, "chosen", "is missing"),
-        ({"prompt": "p", "completion": "a"}, "label", "is missing"),
         ({"prompt": "p", "chosen": "a", "rejected": ""}, "rejected", "is empty"),
         ({"prompt": "p", "chosen": " \n", "rejected": "b"}, "chosen", "is empty"),
         ({"prompt": "", "responses": ["a", "b"]}, "prompt", "is empty"),
