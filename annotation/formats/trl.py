@@ -3,8 +3,9 @@
 Read: `prompt, chosen, rejected`; `prompt, responses` (unlabelled); `prompt, completion, label`;
 `prompt, completion` (unlabelled, to be judged alone); `prompt`; and step by step `prompt, completions,
 labels`. Texts, or lists of messages; with `chosen` and `rejected` as whole conversations the prompt may be
-left out. A `margin` of 1, 2 or 3 is the strength; other columns are kept in `meta`. In projects of pictures an answer is a file's name, its bytes, or an `{"bytes", "path"}` of
-the datasets library. Written: the same, a row for each candidate that another was preferred to.
+left out. A `margin` of 1, 2 or 3 is the strength; other columns are kept in `meta`. In projects of pictures
+an answer is a file's name, its bytes, or an `{"bytes", "path"}` of the datasets library. Written: the same,
+a row for each candidate that another was preferred to.
 """
 
 from collections.abc import Iterator
@@ -55,7 +56,7 @@ def read(rows: list[Row], *, content: str) -> list[Row]:
 
 
 def _columns(row: Row) -> tuple[str, ...]:
-    """Which answer columns this row has. But for a completion, one of a pair without the other is an error."""
+    """Which answer columns this row has. One of a pair without the other is an error, save a completion."""
     if row.keys() & {name for names in ANSWERS for name in names} == {"completion"}:
         return ("completion",)
     present = [columns for columns in ANSWERS if any(name in row for name in columns)]
