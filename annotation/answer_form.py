@@ -13,10 +13,11 @@ from django.template.loader import render_to_string
 from django.utils.safestring import SafeString
 from django.utils.translation import gettext as _
 
-from annotation.choices import choices_for, letter
+from annotation.choices import choices_for, describe, letter
 from annotation.template import MOST_RANKED, TIE
 from annotation.template.questions import COMPARING
 from annotation.template.texts import turns_of
+from annotation.wording import in_words
 
 
 @dataclass(frozen=True)
@@ -88,12 +89,20 @@ def form_context(item: dict[str, Any]) -> dict[str, Any]:
     choice = next((one for one in asked if one.kind == "choice"), None)
     others = [one for one in asked if one.kind != "choice"]
     return {
+        "suggestions": [_suggested(suggestion) for suggestion in item.get("suggestions", ())],
         "choice": choice,
         "seven": choice is not None and any(option.strength for option in choice.options),
         "questions": others,
         "on_demand": bool(choice and others) and not any(one.required for one in others),
         "plain": choice is not None and not others and not choice.rows,
     }
+
+
+def _suggested(suggestion: dict[str, Any]) -> dict[str, str]:
+    """Who says what, in words."""
+    said = suggestion["answer"]
+    parts = [describe(said["choice"], said.get("strength"))] if said.get("choice") is not None else []
+    return {"by": suggestion["by"], "said": "; ".join([*parts, *in_words(said, letter)])}
 
 
 def _can_be_asked(question: dict[str, Any], item: dict[str, Any]) -> bool:

@@ -159,7 +159,19 @@ def judgement_set_aside(request: Request, pk: int) -> Response:
     return Response(shapes.StoredJudgementSerializer(judgement).data)
 
 
+@extend_schema(request=shapes.SuggestionsSerializer, responses={201: shapes.StoredSuggestionsSerializer})
+@api_view(["POST"])
+def suggestions(request: Request, pk: int) -> Response:
+    """Store what a model says about comparisons; annotators see it if the project shows suggestions."""
+    project = find(Project.objects.all(), user_of(request), Action.EDIT, pk=pk)
+    serializer = shapes.SuggestionsSerializer(data=request.data)
+    serializer.is_valid(raise_exception=True)
+    stored = services.add_suggestions(project=project, now=timezone.now(), **serializer.validated_data)
+    return Response({"stored": stored}, status=status.HTTP_201_CREATED)
+
+
 urlpatterns = [
+    path("projects/<int:pk>/suggestions/", suggestions, name="project-suggestions"),
     path("projects/<int:pk>/comparisons/", Comparisons.as_view(), name="project-comparisons"),
     path("projects/<int:pk>/judgements/", Judgements.as_view(), name="project-judgements"),
     path("comparisons/<int:pk>/", OneComparison.as_view(), name="comparison-detail"),

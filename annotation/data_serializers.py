@@ -80,6 +80,20 @@ class CorrectionSerializer(StrictSerializer):
     reason = serializers.CharField(max_length=500)
 
 
+class SuggestionSerializer(StrictSerializer):
+    comparison = serializers.IntegerField(min_value=1, max_value=2**63 - 1)
+    answer = serializers.DictField(help_text="in canonical indices")
+
+
+class SuggestionsSerializer(StrictSerializer):
+    model = serializers.CharField(max_length=140, help_text="who suggests; a later suggestion replaces")
+    suggestions = serializers.ListField(child=SuggestionSerializer(), max_length=1000)
+
+
+class StoredSuggestionsSerializer(serializers.Serializer):
+    stored = serializers.IntegerField()
+
+
 class ReasonSerializer(StrictSerializer):
     reason = serializers.CharField(max_length=500)
 

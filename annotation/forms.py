@@ -54,6 +54,11 @@ class ProjectForm(PageForm):
         initial=1,
         help_text="By different people. Counts for comparisons added from now on.",
     )
+    show_suggestions = forms.BooleanField(
+        required=False,
+        label=_("Show annotators what models said"),
+        help_text=_("Judgements keep which suggestions stood beside them."),
+    )
     lease_minutes = forms.IntegerField(
         label="Minutes for one comparison",
         min_value=1,
@@ -68,11 +73,13 @@ class ProjectForm(PageForm):
             "name": project.name,
             "guidelines": project.guidelines,
             "labels_per_comparison": project.labels_per_comparison,
+            "show_suggestions": project.show_suggestions,
             "lease_minutes": project.lease_minutes,
         }
 
 
 class NewProjectForm(ProjectForm):
+    show_suggestions = None  # type: ignore[assignment]  # there are none yet
     modality = forms.ChoiceField(
         label="What is compared",
         choices=[("text", "Texts"), ("image", "Pictures")],

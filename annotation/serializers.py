@@ -231,6 +231,11 @@ class PresentedLeaseSerializer(serializers.Serializer):
     prompt = serializers.JSONField(help_text="a text, or a list of messages")
     prompt_html = serializers.CharField(required=False, help_text="with `?html=1`")
     candidates = PresentedCandidateSerializer(many=True)
+    suggestions = serializers.ListField(
+        child=serializers.DictField(),
+        required=False,
+        help_text="what models said, where the project shows it: {by, answer}, in presented positions",
+    )
     questions = Questions(help_text="the task template under which it is answered")
     context = serializers.CharField(
         required=False, help_text="principle or context, where the template shows one"

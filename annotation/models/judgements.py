@@ -165,6 +165,9 @@ class Judgement(models.Model):
     choice = models.JSONField(null=True, help_text='a candidate index, "tie" or "both_bad"')
     strength = models.PositiveSmallIntegerField(null=True, blank=True)
     answers = models.JSONField(default=dict, help_text="the template's other answers")
+    suggestions = models.JSONField(
+        null=True, blank=True, help_text="of models, that stood beside it: {by, answer}, canonical"
+    )
     differences = models.JSONField(
         null=True, blank=True, help_text="of each correction from its candidate, word by word"
     )

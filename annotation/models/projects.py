@@ -42,6 +42,9 @@ class Project(models.Model):
     questions = models.JSONField()  # the task template, checked by annotation.template
     template_version = models.PositiveIntegerField(default=1)
     labels_per_comparison = models.PositiveSmallIntegerField(default=1)
+    show_suggestions = models.BooleanField(
+        default=False, help_text="annotators see what models said about a comparison"
+    )
     lease_minutes = models.PositiveSmallIntegerField(default=20)
     queue_strategy = models.CharField(max_length=8, choices=QueueStrategy, default=QueueStrategy.ORDER)
     quota = models.PositiveIntegerField(

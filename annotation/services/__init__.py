@@ -44,6 +44,7 @@ from annotation.services.reviewing import next_review, reviews_waiting
 from annotation.services.searching import read_prompts
 from annotation.services.standing import standing
 from annotation.services.strategies import set_priorities, use_strategy
+from annotation.services.suggestions import add_suggestions
 from annotation.services.webhooks import (
     add_webhook,
     deliver_due,
@@ -58,6 +59,7 @@ __all__ = [
     "accept_invitation",
     "add_comparisons",
     "add_member",
+    "add_suggestions",
     "add_webhook",
     "answer_as_given",
     "consent_text",

@@ -204,7 +204,7 @@ def _add_judgements(project: Project, ids: Sequence[int], groups: Sequence[dict[
     ]
     if not found:
         return
-    users = _import_users({item.get("annotator", "import") for *_, item in found})
+    users = import_users({item.get("annotator", "import") for *_, item in found})
     now = timezone.now()
     copy_rows(
         Judgement,
@@ -242,7 +242,7 @@ def _judgement(
     }
 
 
-def _import_users(names: set[str]) -> dict[str, User]:
+def import_users(names: set[str]) -> dict[str, User]:
     """Users who cannot sign in, one for each annotator's name in a file."""
     usernames = {IMPORT_PREFIX + name: name for name in sorted(names)}
     new = [User(username=username, is_active=False) for username in usernames]

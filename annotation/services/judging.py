@@ -16,6 +16,7 @@ from annotation.services import eligibility, qualification, queue, reviewing
 from annotation.services.answers import what_was_said
 from annotation.services.counting import mark_stale
 from annotation.services.strategies import step_of
+from annotation.services.suggestions import suggestions_for
 from annotation.services.webhooks import tell_of_judgement
 
 MAX_OPEN_AFTER_UNDO: Final = 10
@@ -88,6 +89,7 @@ def submit_judgement(
         if lease.kind == Kind.REVIEW:
             check(annotator, Action.REVIEW, role=member.role, project=member.project_id)
         said = what_was_said(lease, member.project, given)
+        suggested = suggestions_for(lease, member.project)
         _close(lease, member, reclaim=reclaim, given=given, now=now)
         judgement = Judgement(
             comparison=lease.comparison,
@@ -97,6 +99,7 @@ def submit_judgement(
             kind=lease.kind,
             order=lease.order,
             **said,
+            suggestions=suggested or None,
             template_version=lease.template_version,
             seconds=_seconds_since_shown(lease, now),
             created_at=now,

@@ -18,6 +18,7 @@ from annotation.permissions import Action, find
 from annotation.rendering import render_candidate
 from annotation.services.answers import answer_as_given, questions_of
 from annotation.services.reviewing import conflicting_judgements
+from annotation.services.suggestions import as_shown, suggestions_for
 from annotation.template import context_of, find_question, steps_of
 
 HISTORY_LENGTH: Final = 20
@@ -26,10 +27,10 @@ HISTORY_LENGTH: Final = 20
 def present(lease: Lease, *, html: bool = False) -> dict[str, Any]:
     """Keys: lease, expires_at, comparison, prompt, candidates in presented order, questions.
 
-    Where the template shows one, `context`; where it marks steps, each candidate's `steps` as
-    [start, end] in characters; after an undo `previous_answer`, in presented positions. With `html` also
-    `prompt_html`, `context_html`, each text's `html`, and `form_html`, the form that answers it; all safe to
-    put into a page.
+    Where the template shows one, `context`; where the project shows what models said, `suggestions`; where it
+    marks steps, each candidate's `steps` as [start, end] in characters; after an undo `previous_answer`, in
+    presented positions. With `html` also `prompt_html`, `context_html`, each text's `html`, and `form_html`,
+    the form that answers it; all safe to put into a page.
     """
     questions = questions_of(lease, lease.comparison.project)
     candidates = {candidate.index: candidate for candidate in lease.comparison.candidates.all()}
@@ -47,6 +48,8 @@ def present(lease: Lease, *, html: bool = False) -> dict[str, Any]:
     context = context_of(questions, lease.comparison.meta)
     if context is not None:
         shown["context"] = context
+    if suggested := suggestions_for(lease, lease.comparison.project):
+        shown["suggestions"] = as_shown(suggested, lease.order)
     if lease.redo_of is not None:
         shown["previous_answer"] = answer_as_given(lease.redo_of)
     if "step" in (find_question(questions, "marks") or {}).get("kinds", ()):

@@ -42,7 +42,7 @@ def create_project(
 
 @transaction.atomic
 def update_project(*, project: Project, **changes: Any) -> Project:
-    """Change name, guidelines, questions, labels_per_comparison or lease_minutes.
+    """Change name, guidelines, questions, labels_per_comparison, lease_minutes or show_suggestions.
 
     A changed template is a new version; the old ones are kept. How many labels are wanted counts for
     comparisons added from now on.
@@ -54,6 +54,7 @@ def update_project(*, project: Project, **changes: Any) -> Project:
         "questions",
         "labels_per_comparison",
         "lease_minutes",
+        "show_suggestions",
     }:
         raise Invalid(dict.fromkeys(sorted(unknown), "cannot be changed."))
     if "questions" in changes:

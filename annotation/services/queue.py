@@ -33,8 +33,9 @@ MEMBER: Final = (
     "answered_that_day", "quota", "daily_cap", "qualified_at", "consented_version", "paused_at",
 )  # fmt: skip
 PROJECT: Final = (
-    "id", "questions", "template_version", "lease_minutes", "queue_strategy", "quota", "daily_cap",
-    "gold_rate", "repeat_rate", "repeat_distance", "pass_mark", "test_attempts", "consent_version",
+    "id", "questions", "template_version", "show_suggestions", "lease_minutes", "queue_strategy", "quota",
+    "daily_cap", "gold_rate", "repeat_rate", "repeat_distance", "pass_mark", "test_attempts",
+    "consent_version",
 )  # fmt: skip
 
 # The hot path is written in SQL: building these queries took longer than running them.

@@ -75,11 +75,11 @@ def test_majority(project):
 
 
 def test_reliable_people_weigh_more(project):
-    """ann and bob always agree; cyn, dan and eve answer at random, so their shares of agreement are low."""
+    """ann and bob always agree; cyn and dan answer as if by chance, so others agree with them less."""
     plain = [group(f"q{n}", [n % 2, n % 2, (n // 2) % 2, (n // 4) % 2]) for n in range(8)]
     run(project, jsonl(*plain, group("last", [0, None, 1, 1])), "groups")
     known = reliabilities(project)
-    # With each of the other two ann agrees in half of the eight; with bob in all: (8 + 4 + 4) / 24 without "last".
+    # ann agrees with bob in all eight, with each of the other two in four; and in "last" with nobody.
     assert known["bob"] == pytest.approx(16 / 24)
     assert known["ann"] == pytest.approx(16 / 26)
     found = {row["prompt"]: row["judgements"] for row in rows_of(export(project, consensus="weighted")[1])}

@@ -194,6 +194,7 @@ API: dict[str, Route] = {
     "project-audit": api("project", GET=(OWNING, "manage")),
     "project-history": api("project", GET=(JUDGING, "judge")),
     "project-imports": api("project", POST=(MANAGING, "manage")),
+    "project-suggestions": api("project", POST=(MANAGING, "manage")),
     "project-webhooks": api("project", GET=(MANAGING, "manage"), POST=(MANAGING, "manage")),
     "webhook-detail": api("webhook", PATCH=(MANAGING, "manage"), DELETE=(MANAGING, "manage")),
     "webhook-rotate": api("webhook", POST=(MANAGING, "manage")),
