@@ -109,10 +109,10 @@ def describe(best: dict[str, dict[str, Any]], ratios: dict[str, float], *, round
             "# GRPO update against TRL",
             "",
             f"`python -m benchmarks.grpo_vs_trl --rounds {rounds}`: Llama of 10.6 M parameters, all "
-            f"trained, float32, trl {trl.__version__}; prompts of {PROMPT[0]} to {PROMPT[1]} tokens, {ANSWERS} "
-            f"answers of {ANSWER[0]} to {ANSWER[1]} each, {BATCH} prompts per update, beta {BETA}; generation left "
-            f"out. The fastest of {rounds} rounds, CPU seconds on one thread; peak memory of the whole "
-            "process.",
+            f"trained, float32, trl {trl.__version__}; prompts of {PROMPT[0]} to {PROMPT[1]} tokens, "
+            f"{ANSWERS} answers of {ANSWER[0]} to {ANSWER[1]} each, {BATCH} prompts per update, "
+            f"beta {BETA}; generation left out. The fastest of {rounds} rounds, CPU seconds on one "
+            "thread; peak memory of the whole process.",
             "",
             "| variant | prompts per CPU second | peak MiB |",
             "| --- | --- | --- |",
