@@ -24,7 +24,7 @@ from tests.webapp.access_world import World, make_world
 from tests.webapp.test_permissions import API, address_of
 
 pytestmark = pytest.mark.django_db
-FEW, MANY = 4, 60  # requests for each operation and kind of data
+FEW, MANY = 4, 30  # requests for each operation and kind of data
 PLACE = re.compile(r"<[^>]*>|{[^}]*}")
 
 

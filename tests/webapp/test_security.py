@@ -1,7 +1,7 @@
 """A test for each class of vulnerability that annotation tools have had.
 
 Where a class has tests of its own, they lie beside what they are about: server-side requests in
-`tests/annotation/test_fetching.py`, object-level authorisation in `tests/webapp/test_permissions.py`, open
+`tests/annotation/test_webhooks.py`, object-level authorisation in `tests/webapp/test_permissions.py`, open
 registration in `tests/annotation/test_invitations.py`. `docs/security.md` lists all of them.
 """
 

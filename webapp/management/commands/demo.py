@@ -50,6 +50,7 @@ class Command(BaseCommand):
             sys.exit(run_in_temporary_folder(seed=seed, port=port))
         # Two small runs side by side use two cores better than one run with two threads.
         os.environ.setdefault("RUN_WORKERS", str(min(2, os.cpu_count() or 1)))
+        os.environ.setdefault("RATE_LIMIT_JUDGING", "")  # simulated annotators are faster than people
         supervisor = Supervisor(settings.DATA_DIR, port=(0 if check else 8000) if port is None else port)
         for number in SIGNALS:
             signal.signal(number, lambda *_: supervisor.request_stop())
