@@ -6,10 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.tuning.text_runs import make_run, read_rows, run
+from training.tuning.rewards.compose import Rewards
 from training.tuning.rewards.selection import (
     acceptance,
     best_and_worst,
@@ -18,7 +20,8 @@ from training.tuning.rewards.selection import (
     rejection_sample,
     segment_start,
     segment_threshold,
-)
+)from training.tuning.rewards.sources import Measured, RuleReward
+from training.tuning.rewards.spec import parse_rewards
 
 ROWS: list[dict[str, Any]] = [
     {"prompt": "p", "candidates": [{"text": "a b c"}, {"text": "a"}, {"text": "a b"}, {"text": "d e f"}]},
@@ -113,3 +116,16 @@ def test_options_without_a_use(tmp_path: Path, capsys: Any) -> None:
     )
     assert run(folder) == 1
     assert 'share has a use only with the selection "top_share"' in capsys.readouterr().err
+
+
+@pytest.mark.system("s004-071")
+def test_a_direction_chooses_among_attributes() -> None:
+    """The answer kept maximises v · r: helpful with (1, 0), brief with (0, 1), a balance at 45 degrees."""
+    outputs = torch.tensor([[4.0, 0.0], [0.0, 4.0], [3.0, 3.0]])  # helpful and brief, of three answers
+    half = math.sqrt(0.5)
+    for direction, kept in (((1.0, 0.0), 0), ((0.0, 1.0), 1), ((half, half), 2)):
+        transform = {"name": "attributes", "weights": list(direction)}
+        entries = parse_rewards([{"model": "m", "transform": transform}], modality="text")
+        source = RuleReward(lambda prompts, candidates: [], "fixed")
+        found = Rewards(entries, [source]).combine([Measured(outputs)], ["p"] * 3, None)
+        assert best_of(found.total.tolist()) == kept

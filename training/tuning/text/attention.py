@@ -54,13 +54,16 @@ def grouped_attention(
     if repeats > 1:
         key, value = key.repeat_interleave(repeats, dim=1), value.repeat_interleave(repeats, dim=1)
     parts = []
-    for number, segment in enumerate(layout.segments):
+    # Split once: the gradient of a slice of the whole row would be as long as the row, for every group.
+    lengths = [segment.end - segment.start for segment in layout.segments]
+    own = zip(*(whole.split(lengths, dim=2) for whole in (query, key, value)), strict=True)
+    for number, (segment, (queries, keys, values)) in enumerate(zip(layout.segments, own, strict=True)):
         for rows, columns, mask, causal in _calls(layout, number, segment, sliding_window, query):
             parts.append(
                 F.scaled_dot_product_attention(
-                    query[:, :, rows],
-                    key[:, :, columns],
-                    value[:, :, columns],
+                    queries[:, :, rows],
+                    keys[:, :, columns],
+                    values[:, :, columns],
                     attn_mask=mask,
                     is_causal=causal,
                     dropout_p=dropout,
@@ -73,8 +76,8 @@ def grouped_attention(
 def _calls(
     layout: Layout, number: int, segment: Segment, window: int | None, like: Tensor
 ) -> Iterator[tuple[slice, slice, Tensor | None, bool]]:
-    """(queries, keys, mask, causal) of each call for one group, in the order of the row."""
-    prefix, blocks = segment.start, segment.start + segment.prefix
+    """(queries, keys, mask, causal) of each call for one group, in order; places count from its start."""
+    prefix, blocks, end = 0, segment.prefix, segment.end - segment.start
     if not layout.causal:
         at = blocks
         for length in segment.blocks:
@@ -87,7 +90,7 @@ def _calls(
         mask = _mask(layout, number, segment, window, like, of_prefix=True) if cut else None
         yield slice(prefix, blocks), slice(prefix, blocks), mask, not cut
     mask = _mask(layout, number, segment, window, like, of_prefix=False)
-    yield slice(blocks, segment.end), slice(prefix, segment.end), mask, False
+    yield slice(blocks, end), slice(prefix, end), mask, False
 
 
 def _check_window(length: int, window: int | None) -> None:
