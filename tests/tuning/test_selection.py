@@ -18,9 +18,8 @@ from training.tuning.rewards.selection import (
     best_of,
     best_share,
     rejection_sample,
-    segment_start,
-    segment_threshold,
-)from training.tuning.rewards.sources import Measured, RuleReward
+)
+from training.tuning.rewards.sources import Measured, RuleReward
 from training.tuning.rewards.spec import parse_rewards
 
 ROWS: list[dict[str, Any]] = [
@@ -69,16 +68,6 @@ def test_rejection_sampling() -> None:
 def test_rejection_sampling_keeps_each_once(scores: list[float], keep: int, seed: int) -> None:
     kept = rejection_sample(scores, keep=keep, beta=0.5, generator=random.Random(seed))
     assert len(kept) == len(set(kept)) == min(keep, len(scores))
-
-
-def test_threshold_of_a_segment_by_hand() -> None:
-    """r(prompt) 0, r* 8.5, N 128, α ½: r_0 4.25, τ(64) 6.375, never above r*; r 5.675 at β .7 is .3679."""
-    start = segment_start(0.0, 8.5, alpha=0.5)
-    assert start == 4.25
-    assert segment_threshold(start, 8.5, tokens=64, horizon=128) == 6.375
-    assert segment_threshold(start, 8.5, tokens=500, horizon=128) == 8.5
-    assert acceptance(5.675, 6.375, beta=0.7) == pytest.approx(0.3679, abs=5e-5)
-    assert acceptance(6.375, 6.375, beta=0.7) == acceptance(9.0, 6.375, beta=0.7) == 1
 
 
 def selected(tmp_path: Path, **config: Any) -> list[dict[str, Any]]:
