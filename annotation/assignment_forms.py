@@ -65,7 +65,7 @@ class AssignmentForm(PageForm):
         widget=forms.Textarea(attrs={"rows": 5}),
     )
     review_overrules = forms.BooleanField(
-        label=gettext_lazy("A reviewer's answer takes the place of the annotators' in what models learn"),
+        label=gettext_lazy("Models learn a reviewer's answer instead of the annotators'"),
         required=False,
     )
 
@@ -82,7 +82,7 @@ class AssignmentForm(PageForm):
     def initial_of(project: Project) -> dict[str, Any]:
         values = {name: getattr(project, name) for name in AssignmentForm.base_fields}
         for name in ("gold_rate", "repeat_rate", "pass_mark"):
-            values[name] = None if values[name] is None else round(100 * values[name], 4)
+            values[name] = None if values[name] is None else f"{100 * values[name]:.6g}"
         return values | {"skip_reasons": "\n".join(project.skip_reasons)}
 
 

@@ -21,6 +21,7 @@ from annotation.models import (
     User,
 )
 from annotation.services import reopening
+from annotation.services.counting import mark_stale
 from annotation.services.strategies import lock_members, step_of
 
 BATCH: Final = 500
@@ -119,6 +120,7 @@ def set_aside(
             reopening.reopen(leases)
             Lease.objects.filter(pk__in=leases).update(state=Lease.State.SET_ASIDE)
             SetAside.objects.filter(pk=record.pk).update(count=F("count") + len(found))
+            mark_stale(ids)
     record.refresh_from_db()
     return record
 
@@ -144,6 +146,7 @@ def restore(*, record: SetAside, by: User, now: datetime) -> SetAside:
             Judgement.objects.filter(pk__in=[judgement.pk for judgement in found]).update(
                 set_aside=None, set_aside_at=None
             )
+            mark_stale(ids)
     record.refresh_from_db()
     return record
 

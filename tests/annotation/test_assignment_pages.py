@@ -35,7 +35,7 @@ def test_settings(project, manager_page):
     assert project.skip_reasons == ["Not my language", "Both empty"]
     assert not project.review_overrules
     again = manager_page.get(url(project, "assignment/")).context["form"].initial
-    assert (again["gold_rate"], again["repeat_rate"]) == (5.0, 2.5)
+    assert (again["gold_rate"], again["repeat_rate"]) == ("5", "2.5")
     refused = manager_page.post(url(project, "assignment/"), body | {"pass_mark": "80"})
     assert "The test has no questions yet" in refused.content.decode()
 
