@@ -223,3 +223,9 @@ def test_small_runs(method: str, size: int, tmp_path: Path, llama: Path) -> None
     assert run(folder) == 0
     assert metrics(folder)[0]["loss"] == pytest.approx(LN2, abs=1e-6)
     assert metrics(folder)[-1]["eval/rewards/margin"] != 0
+
+
+@pytest.mark.parametrize("keys", [{"pairs": "each"}, {"row_weights": True}, {"ties": "half"}])
+def test_goals_refuse_what_their_rows_cannot_carry(keys: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="goal_dpo"):
+        GoalDPOConfig(**keys)

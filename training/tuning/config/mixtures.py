@@ -1,9 +1,11 @@
 """Text methods that are DPO with more answers or opinions."""
 
-from pydantic import Field
+from typing import Self
 
-from training.tuning.config.direct import DPOConfig, ReferenceKeys
-from training.tuning.config.shared import PRIMARY, PairKeys, VoteKeys
+from pydantic import Field, model_validator
+
+from training.tuning.config.direct import DPOConfig, ReferenceKeys, refuse
+from training.tuning.config.shared import PRIMARY, PairKeys, PairRule, VoteKeys
 from training.tuning.config.text import SampleKeys, TextTrainConfig
 from training.tuning.config.unpaired import ScoreKeys
 
@@ -87,3 +89,18 @@ class GoalDPOConfig(DPOConfig, ScoreKeys):
         "training "
         "ask for 10.",
     )
+
+    pairs: PairRule = Field(
+        "majority",
+        title="Pairs",
+        description="majority, and nothing else: one pair per two candidates, for the winner of the vote.",
+    )
+
+    @model_validator(mode="after")
+    def _new_rows_have_one_choice(self) -> Self:
+        refuse(self.pairs != "majority", 'goal_dpo needs "pairs": "majority"')
+        refuse(
+            self.row_weights or self.aspect is not None or (self.ties, self.both_bad) != ("drop", "drop"),
+            "goal_dpo makes new rows of clear pairs: it goes without row_weights, aspect, ties and both_bad",
+        )
+        return self
