@@ -132,7 +132,7 @@ def test_look_at_the_data_first(project, base, as_mona):
 @pytest.mark.parametrize("method", TRAINED)
 def test_start_at_once(project, base, as_mona, monkeypatch, method):
     """Every method's form can be sent as it comes, but for its base and what it is rewarded for."""
-    monkeypatch.setattr(services.creating, "check_feedback", lambda project, method: None)
+    monkeypatch.setattr(services.creating, "check_feedback", lambda *given, **options: None)
     address = reverse("training:run_new", args=[project.pk]) + f"?method={method}"
     values = form_values(as_mona, address) | {"base": "tiny", "start": "1", "reward_0_source": "rule:words"}
     response = as_mona.post(address, values)
