@@ -17,6 +17,7 @@ from annotation.errors import Invalid
 from annotation.formats import find_format
 from annotation.formats.packing import CONTAINERS, pack
 from annotation.models import ExportJob, Project, User, Webhook
+from annotation.services.copying import refresh_statistics
 from annotation.services.filters import check_filters
 from annotation.services.groups import read_groups
 from annotation.services.jobs import enqueue
@@ -55,6 +56,7 @@ def run_export(job_id: int) -> None:
     job = _start_attempt(job_id)
     if job is None:
         return
+    refresh_statistics()
     with tempfile.TemporaryDirectory() as scratch:
         path, rows, left_out = _write(job, Path(scratch))
         with path.open("rb") as file:

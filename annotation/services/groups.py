@@ -45,21 +45,25 @@ def read_groups(*, project: Project, before: datetime, filters: GroupFilters) ->
         .values("rank", "prompt", "reference", "meta", "candidate_rows", "judgement_rows")
     )
     put_together = aggregator(project, filters)
-    for row in _in_chunks(rows):
+    for row in _in_chunks(comparisons, rows):
         group = _group(row)
         if filters.passes(group):
             yield put_together(group)
 
 
-def _in_chunks(rows: QuerySet[Any, Any]) -> Iterator[Mapping[str, Any]]:
-    """All rows by rank. No transaction or cursor stays open meanwhile, however long that takes."""
+def _in_chunks(comparisons: QuerySet[Comparison], rows: QuerySet[Any, Any]) -> Iterator[Mapping[str, Any]]:
+    """All rows by rank. No transaction or cursor stays open meanwhile, however long that takes.
+
+    Which ones come next is asked first: a plan without statistics would put every row together to sort them.
+    """
     last = 0
     while True:
-        chunk = list(rows.filter(rank__gt=last)[:CHUNK])
-        yield from chunk
-        if len(chunk) < CHUNK:
+        chunk = comparisons.filter(rank__gt=last).order_by("rank").values_list("pk", "rank")[:CHUNK]
+        found = list(chunk)
+        yield from rows.filter(pk__in=[pk for pk, _ in found]) if found else ()
+        if len(found) < CHUNK:
             return
-        last = chunk[-1]["rank"]
+        last = found[-1][1]
 
 
 def _judgements(before: datetime, filters: GroupFilters) -> QuerySet[Judgement]:

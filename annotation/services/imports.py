@@ -27,6 +27,7 @@ from annotation.formats.records import Record, UnreadableFile
 from annotation.formats.schema import RowError
 from annotation.models import ImportJob, Media, Project, RejectedRow, User, Webhook
 from annotation.services.comparisons import add_groups, without_duplicates
+from annotation.services.copying import refresh_statistics
 from annotation.services.jobs import enqueue
 from annotation.services.media import store_image
 from annotation.services.webhooks import emit
@@ -107,6 +108,7 @@ def run_import(job_id: int) -> None:
     except DAMAGE as error:
         _finish(job, ImportJob.Status.FAILED, error=f"The file is damaged after line {job.line}: {error}")
     else:
+        refresh_statistics()
         _finish(job, ImportJob.Status.DONE)
 
 
