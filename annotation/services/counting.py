@@ -64,6 +64,14 @@ def count_judgements() -> set[int]:
     return projects
 
 
+@transaction.atomic
+def count_now(comparison: int) -> None:
+    """Count a comparison in this transaction: before it is deleted, when nothing is said of it any more."""
+    QualityCursor.objects.get_or_create(pk=CURSOR)
+    QualityCursor.objects.select_for_update().get(pk=CURSOR)
+    _count([comparison])
+
+
 def count_again(project: Project) -> None:
     """Throw away a project's sums and count it from the start."""
     QualityCursor.objects.get_or_create(pk=CURSOR)

@@ -12,6 +12,7 @@ from annotation.models import Candidate, Comparison, Judgement, JudgementChange,
 from annotation.services import reopening
 from annotation.services.answers import known_answer
 from annotation.services.comparisons import content_key, digest_of
+from annotation.services.counting import count_now, mark_stale
 from annotation.services.searching import read_words
 from annotation.template import NOT_ANSWERS
 
@@ -85,6 +86,7 @@ def delete_comparison(*, comparison: Comparison) -> None:
     """Delete a comparison and everything that was said about it. What a run has learnt stays learnt."""
     reopening.lock([comparison.pk])
     Judgement.objects.filter(comparison=comparison.pk).delete()
+    count_now(comparison.pk)
     Lease.objects.filter(comparison=comparison.pk).delete()
     Comparison.objects.filter(pk=comparison.pk).delete()
 
@@ -112,6 +114,7 @@ def correct_judgement(
     for name, value in columns.items():
         setattr(row, name, beside | value if name == "answers" else value)
     row.save(update_fields=list(columns))
+    mark_stale([row.comparison_id])
     return row
 
 
@@ -135,6 +138,7 @@ def set_aside_judgement(*, judgement: Judgement, by: User, reason: str, now: dat
     if row.lease is not None and row.lease.state == Lease.State.JUDGED:
         reopening.reopen([row.lease.pk])
         Lease.objects.filter(pk=row.lease.pk).update(state=Lease.State.SET_ASIDE)
+    mark_stale([row.comparison_id])
     return record
 
 

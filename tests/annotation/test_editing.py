@@ -8,7 +8,8 @@ from django.utils import timezone
 from annotation import services
 from annotation.data_browsing import PAGE, comparisons_of, page_of
 from annotation.errors import Conflict, Invalid
-from annotation.models import Comparison, Judgement, JudgementChange, Lease
+from annotation.models import Comparison, Judgement, JudgementChange, Lease, QualityCount
+from annotation.services.counting import count_again, count_judgements
 from tests.annotation import factories
 
 pytestmark = pytest.mark.django_db
@@ -185,3 +186,29 @@ def test_sources_stay_hidden_from_who_is_to_judge(as_manager, project, manager):
     assert [item["source"] for item in row["candidates"]] == ["", ""]
     shown = as_manager.get(f"/api/v1/comparisons/{comparison.pk}/").json()
     assert [item["source"] for item in shown["candidates"]] == ["", ""]
+
+
+def test_changes_by_hand_are_counted_again(project, annotator, manager):
+    """What is counted after each change is what counting from the start gives."""
+    factories.add_texts(project, 3)
+    judged = [factories.judge(annotator, project, 0) for _ in range(3)]
+    count_judgements()
+    steps = [
+        lambda: services.correct_judgement(
+            judgement=judged[0], answer={"choice": "tie"}, by=manager, reason="r", now=timezone.now()
+        ),
+        lambda: services.set_aside_judgement(judgement=judged[1], by=manager, reason="r", now=timezone.now()),
+        lambda: services.delete_comparison(comparison=judged[2].comparison),
+    ]
+
+    def counted():
+        return {(row.topic, row.key): row.n for row in QualityCount.objects.filter(project=project) if row.n}
+
+    for step in steps:
+        before = counted()
+        step()
+        count_judgements()
+        now = counted()
+        assert now != before
+        count_again(project)
+        assert counted() == now
