@@ -200,6 +200,11 @@ def scatter_points(people: list[dict[str, Any]]) -> list[dict[str, Any]]:
     ]
 
 
+def board_of(report: Mapping[str, Any], *, by_length: bool) -> dict[str, Any] | None:
+    """The leaderboard, as judged or at equal length; None where nothing can be compared."""
+    return (report["summary"] or {}).get("leaderboard_by_length" if by_length else "leaderboard")
+
+
 def drawn(board: Mapping[str, Any] | None) -> dict[str, Any]:
     """A leaderboard with what its plots need: the range of the points, and the win rates as shades."""
     if not board:

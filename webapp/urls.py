@@ -6,6 +6,7 @@ from drf_spectacular.views import SpectacularAPIView
 import annotation.api
 import annotation.assignment_api
 import annotation.data_api
+import annotation.quality_api
 import annotation.webhook_api
 import training.api
 from webapp import health
@@ -15,6 +16,7 @@ urlpatterns = [
     path("readyz", health.readyz, name="readyz"),
     path("api/schema/", SpectacularAPIView.as_view(), name="api-schema"),
     path("api/v1/", include(annotation.api.urlpatterns + annotation.assignment_api.urlpatterns)),
+    path("api/v1/", include(annotation.quality_api.urlpatterns)),
     path(
         "api/v1/",
         include(

@@ -78,6 +78,5 @@ def leaderboard(request: SignedIn, pk: int) -> HttpResponse:
 def _leaderboard(request: SignedIn, project: Project) -> dict[str, Any]:
     report = quality_pages.read_report(project)
     by_length = request.GET.get("by_length") == "1"
-    name = "leaderboard_by_length" if by_length else "leaderboard"
-    board = (report["summary"] or {}).get(name)
+    board = quality_pages.board_of(report, by_length=by_length)
     return {"project": project, "report": report, "by_length": by_length} | quality_pages.drawn(board)

@@ -201,6 +201,9 @@ API: dict[str, Route] = {
     "webhook-deliveries": api("webhook", GET=(MANAGING, "manage")),
     "project-comparisons": api("project", GET=(BROWSING, "read")),
     "project-judgements": api("project", GET=(BROWSING, "read")),
+    "project-quality": api("project", GET=(BROWSING, "read")),
+    "project-annotators": api("project", GET=(BROWSING, "read")),
+    "project-leaderboard": api("project", GET=(BROWSING, "read")),
     "comparison-detail": api(
         "comparison", GET=(BROWSING, "read"), PATCH=(MANAGING, "manage"), DELETE=(MANAGING, "manage")
     ),
