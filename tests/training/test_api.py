@@ -82,7 +82,7 @@ def test_post_run(as_manager, asked):
         ({"nonsense": 1}, "nonsense"),
         ({"project": 999}, "project"),
         ({"reward": [{"python": "os:system"}]}, "reward.0.python"),
-        ({"reward": [{"model": "tiny"}]}, "reward"),
+        ({"method": "simpo", "reward": [{"model": "tiny"}]}, "reward"),
     ],
 )
 def test_post_bad_run(as_manager, asked, changes, field):

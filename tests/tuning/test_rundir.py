@@ -212,7 +212,11 @@ BAD_RUNS = {
     "wrong type": ({"config": {"beta": "high"}}, "run.json, config.beta"),
     "out of range": ({"config": {"beta": 0}}, "run.json, config.beta: Input should be greater than 0"),
     "unknown method": ({"method": "ppo2"}, 'run.json, method: there is no method "ppo2"'),
-    "reward": ({"reward": [{"rule": "length"}]}, "run.json, reward: dpo takes no reward"),
+    "reward": ({"reward": [{"rule": "length"}]}, "reward.0.rule: length needs an argument, length:words"),
+    "reward without use": (
+        {"method": "simpo", "config": {}, "reward": [{"rule": "words"}]},
+        "run.json, reward: simpo takes no reward",
+    ),
     "smoothing without use": (
         {"config": {"loss": "ipo", "label_smoothing": 0.1}},
         'does not work with the loss "ipo"',
