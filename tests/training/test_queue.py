@@ -8,12 +8,15 @@ from django.db import connection
 from django.db.models import F
 from django.db.models.functions import Now
 
+from annotation.errors import Conflict
+from annotation.models import Webhook, WebhookDelivery
 from tests.training import factories
 from training import services, tasks
 from training.models import Run
 from training.services import queue
 from training.services.errors import GivenUp
 from training.services.recording import News, Recorder
+from training.storage import Stored
 
 SOON = timedelta(minutes=5)
 
@@ -172,3 +175,35 @@ def test_worker_that_is_to_end_claims_nothing(run):
     tasks.work_runs(device_kind="cpu")
     run.refresh_from_db()
     assert run.status == "queued"
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize("end", ["finish", "fail", "cancel", "give up"])
+def test_the_end_of_a_run_is_told_to_webhooks_once(run, base, end, manager):
+    Webhook.objects.create(
+        project=run.project,
+        url="https://example.org/",
+        secret="s",
+        events=["run.finished"],
+        created_by=manager,
+    )
+    if end == "cancel":
+        services.cancel_run(run=run)
+        with pytest.raises(Conflict):
+            services.cancel_run(run=run)
+    elif end == "give up":
+        queue.give_back(run, reason="Lost.", counts=True)
+        assert not WebhookDelivery.objects.exists()  # it is queued again
+        Run.objects.filter(pk=run.pk).update(lost_attempts=2)
+        run.refresh_from_db()
+        queue.give_back(run, reason="Lost.", counts=True)
+    else:
+        recorder = Recorder(claim())
+        recorder.fail("Bad.") if end == "fail" else recorder.finish(
+            Stored(key="results/a.zip", sha256="a" * 64, size=1), {}
+        )
+    (told,) = WebhookDelivery.objects.all()
+    status = {"finish": "done", "fail": "failed", "cancel": "cancelled", "give up": "failed"}[end]
+    assert (told.event, told.payload["data"]["run"], told.payload["data"]["status"]) == (
+        "run.finished", run.pk, status,
+    )  # fmt: skip

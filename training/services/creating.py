@@ -177,9 +177,8 @@ def cancel_run(*, run: Run) -> None:
     """Cancel at once what does not run yet; ask the worker of a running one. Conflict if it has ended."""
     this = Run.objects.filter(pk=run.pk)
     waiting = [Run.Status.DRAFT, Run.Status.PREPARING, Run.Status.QUEUED]
-    if not this.filter(status__in=waiting).update(
-        status=Run.Status.CANCELLED, cancel_requested_at=Now(), finished_at=Now()
-    ):
+    early = this.filter(status__in=waiting)
+    if not queue.end(run, Run.Status.CANCELLED, among=early, cancel_requested_at=Now()):
         running = this.filter(status=Run.Status.RUNNING)
         if (
             not running.filter(cancel_requested_at=None).update(cancel_requested_at=Now())

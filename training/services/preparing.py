@@ -35,7 +35,7 @@ def prepare_run(*, run_id: int) -> None:
             run.snapshot.refresh_from_db()
             inspect_run(run=run)
         except (RunFailed, datasets.EmptySnapshot) as error:
-            waiting.update(status=Run.Status.FAILED, error=clean(str(error)), finished_at=Now())
+            queue.end(run, Run.Status.FAILED, among=waiting, error=clean(str(error)))
 
 
 def freeze_snapshot(*, snapshot_id: int) -> None:

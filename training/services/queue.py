@@ -2,12 +2,14 @@
 
 from datetime import datetime, timedelta
 from functools import partial
+from typing import Any
 
 from django.conf import settings
 from django.db import connection, transaction
 from django.db.models import F, QuerySet
 from django.db.models.functions import Coalesce, Now
 
+from annotation.services import emit
 from training.models import Run
 from training.services.version import code_version
 
@@ -85,6 +87,17 @@ def requeue_lost_runs(*, now: datetime) -> int:
     return count
 
 
+@transaction.atomic
+def end(run: Run, status: Run.Status, *, among: QuerySet[Run] | None = None, **changes: Any) -> bool:
+    """End a run for good, if it is (still) `among` these, and tell the project's webhooks."""
+    rows = Run.objects.filter(pk=run.pk) if among is None else among
+    if not rows.update(status=status, finished_at=Now(), **changes):
+        return False
+    data = {"run": run.pk, "method": run.method, "status": status.value, "error": changes.get("error", "")}
+    emit(project=run.project_id, event="run.finished", data=data)
+    return True
+
+
 def give_back(run: Run, *, reason: str, counts: bool) -> None:
     """End an attempt that came to nothing: the run is queued again, or has failed.
 
@@ -94,12 +107,12 @@ def give_back(run: Run, *, reason: str, counts: bool) -> None:
     this = Run.objects.filter(pk=run.pk)
     lost = run.lost_attempts + counts
     if run.cancel_requested_at:
-        this.update(status=Run.Status.CANCELLED, finished_at=Now(), lost_attempts=lost)
+        end(run, Run.Status.CANCELLED, lost_attempts=lost)
     elif lost >= settings.RUN_MAX_ATTEMPTS:
         error = (
             f"{reason} That was attempt {lost} of {settings.RUN_MAX_ATTEMPTS}; look at the log, then retry."
         )
-        this.update(status=Run.Status.FAILED, finished_at=Now(), lost_attempts=lost, error=error)
+        end(run, Run.Status.FAILED, lost_attempts=lost, error=error)
     else:
         this.update(lost_attempts=lost, error=reason)
         enqueue(this)

@@ -114,7 +114,7 @@ class Recorder:
             queue.give_back(run, reason=clean(reason), counts=counts)
 
     def _end(self, status: Run.Status, *, error: str = "") -> None:
-        self._update(status=status, error=error, finished_at=Now(), heartbeat_at=Now())
+        queue.end(self.run, status, error=error, heartbeat_at=Now())
 
     def _update(self, **changes: Any) -> None:
         Run.objects.filter(pk=self.run.pk).update(**changes)
