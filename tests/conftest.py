@@ -16,7 +16,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # tests' models are too small to share, and cores are busy
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
-# The same examples every time, so that only a change breaks a test; HYPOTHESIS_PROFILE=default seeks new ones.
+# The same examples every time: only a change breaks a test. HYPOTHESIS_PROFILE=default seeks new ones.
 hypothesis.settings.register_profile("repeat", derandomize=True, deadline=None)
 hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "repeat"))
 
