@@ -9,6 +9,7 @@ from django.utils.translation import gettext_lazy
 from annotation.choices import describe
 from annotation.forms import PageForm
 from annotation.models import AnnotatorGroup, Comparison, GoldAnswer, Member, Project, QueueStrategy
+from annotation.services.gold import OPEN_ENDED
 from annotation.template import TIE, find_question
 from annotation.template.questions import BOTH_BAD
 from annotation.wording import in_words
@@ -214,9 +215,8 @@ class GoldForm(PageForm):
         data = dict(self.cleaned_data)
         answer = data.pop("answer")
         if (judgement := self.said.get(answer)) is not None:
-            answers = {
-                key: value for key, value in judgement.answers.items() if key not in ("context", "critique")
-            }
+            beside = {"context", *OPEN_ENDED}
+            answers = {key: value for key, value in judgement.answers.items() if key not in beside}
             return data | {"choice": judgement.choice, "answers": answers}
         return data | {"choice": int(answer) if answer.isdecimal() else answer}
 

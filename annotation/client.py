@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Final, Self, TypedDict, cast
 from urllib.parse import urlencode, urlsplit
 
-TRIES: Final = 5
+TRIES: Final = 8
 PAUSE: Final = 0.5  # seconds before the second try; longer before each further one
 POLL: Final = 0.5
 

@@ -110,6 +110,13 @@ class ImportRequestSerializer(StrictSerializer):
         default=False,
         help_text="rows with the prompt and candidates of another, here or in the project, are only counted",
     )
+    use = serializers.ChoiceField(
+        ImportJob.Use.choices,
+        required=False,
+        default=ImportJob.Use.JUDGEMENTS,
+        help_text="what the answers in the file are: judgements, or the right answers to gold questions or to"
+        " questions of the test (one for each row; `explanation` is shown after an answer of the test)",
+    )
 
 
 class RejectedRowSerializer(serializers.Serializer):
@@ -126,9 +133,9 @@ class ImportJobSerializer(serializers.ModelSerializer):
     class Meta:
         model = ImportJob
         fields = [
-            "id", "project", "format", "file_name", "held_out", "skip_duplicates", "status", "accepted",
-            "rejected", "duplicates", "line", "position", "total", "error", "created_at", "finished_at",
-            "rejected_rows",
+            "id", "project", "format", "file_name", "held_out", "skip_duplicates", "use", "status",
+            "accepted", "rejected", "duplicates", "line", "position", "total", "error",
+            "created_at", "finished_at", "rejected_rows",
         ]  # fmt: skip
 
     @extend_schema_field(RejectedRowSerializer(many=True))

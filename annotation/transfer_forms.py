@@ -9,7 +9,7 @@ from django.utils.translation import gettext_lazy as _
 from annotation.formats import FORMATS
 from annotation.formats.packing import CONTAINERS
 from annotation.forms import PageForm
-from annotation.models import Judgement
+from annotation.models import ImportJob, Judgement
 
 
 class DateInput(forms.DateInput):
@@ -30,6 +30,16 @@ class ImportForm(PageForm):
         widget=forms.FileInput(attrs={"accept": ".jsonl,.json,.csv,.parquet,.gz,.zip"}),
     )
     format = forms.ChoiceField(label=_("Format"), initial="trl")
+    use = forms.ChoiceField(
+        label=_("The answers in the file are"),
+        required=False,
+        choices=ImportJob.Use.choices,
+        initial=ImportJob.Use.JUDGEMENTS,
+        help_text=_(
+            "A right answer is the one judgement of its row, for any kind of question; a column “explanation”"
+            " is shown after an answer of the test."
+        ),
+    )
     skip_duplicates = forms.BooleanField(
         required=False, label=_("Leave out rows with the same prompt and candidates as another")
     )
@@ -40,6 +50,24 @@ class ImportForm(PageForm):
     def __init__(self, *args: Any, modality: str, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.fields["format"].choices = format_choices(modality)  # type: ignore[attr-defined]
+
+    def clean_use(self) -> str:
+        return self.cleaned_data["use"] or ImportJob.Use.JUDGEMENTS
+
+
+class KnownAnswersForm(ImportForm):
+    """Gold or test questions from a file; posted where other imports are."""
+
+    use = forms.ChoiceField(
+        label=_("Use them as"),
+        choices=ImportJob.Use.choices[1:],
+        help_text=_(
+            "Each row says the right answer as if somebody had judged it, for any kind of question; a column"
+            " “explanation” is shown after an answer of the test."
+        ),
+    )
+    skip_duplicates = None  # type: ignore[assignment]  # an equal comparison of the project gets the answer
+    held_out = None  # type: ignore[assignment]
 
 
 class ExportForm(PageForm):

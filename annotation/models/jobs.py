@@ -3,6 +3,7 @@
 from typing import ClassVar
 
 from django.db import models
+from django.utils.translation import gettext_lazy as _
 
 from annotation.models.people import User
 from annotation.models.projects import Project
@@ -47,6 +48,14 @@ class Job(models.Model):
 class ImportJob(Job):
     """A file of groups that becomes comparisons; every rejected row is kept with its reason."""
 
+    class Use(models.TextChoices):
+        JUDGEMENTS = "judgements", _("judgements that somebody gave")
+        GOLD = "gold", _("right answers: gold questions, mixed in with the work")
+        QUALIFICATION = "qualification", _("right answers: questions of the test before the first work")
+
+    use = models.CharField(
+        max_length=16, choices=Use, default=Use.JUDGEMENTS, help_text="what the answers in the file are"
+    )
     held_out = models.BooleanField(default=False, help_text="its comparisons are for evaluation only")
     accepted = models.PositiveIntegerField(default=0)
     rejected = models.PositiveIntegerField(default=0)

@@ -56,7 +56,13 @@ def known_answer(
         project=project, version=version or project.template_version
     ).first()
     questions = found.questions if found is not None else project.questions
-    texts = _texts(comparison.pk)
+    return answer_to_texts(questions, _texts(comparison.pk), given)
+
+
+def answer_to_texts(
+    questions: list[dict[str, Any]], texts: list[Any], given: dict[str, Any]
+) -> dict[str, Any]:
+    """The columns for an answer about candidates with these texts (None: a picture), in their own order."""
     shown, order = Shown(len(texts), lambda: texts), range(len(texts))
     checked = check_answer(questions, given, shown, partial=True)
     columns = _columns(stored_answer(questions, checked, shown, order))

@@ -28,6 +28,7 @@ from annotation.formats.schema import RowError
 from annotation.models import ImportJob, Media, Project, RejectedRow, User, Webhook
 from annotation.services.comparisons import add_groups, without_duplicates
 from annotation.services.copying import refresh_statistics
+from annotation.services.gold import add_known_answers, with_known_answer
 from annotation.services.jobs import enqueue
 from annotation.services.media import store_image
 from annotation.services.webhooks import emit
@@ -62,13 +63,18 @@ def start_import(
     format: str,
     held_out: bool = False,
     skip_duplicates: bool = False,
+    use: str = ImportJob.Use.JUDGEMENTS,
 ) -> ImportJob:
     """Keep the upload and queue its import.
+
+    `use` says what the answers in it are: judgements, or the right ones to gold or test questions.
 
     A row that has the same prompt and candidates as another of the file or the project is added and counted,
     or, with `skip_duplicates`, only counted.
     """
     find_format(format, modality=project.modality)
+    if use not in ImportJob.Use.values:
+        raise Invalid({"use": f"{use!r} is not known; supported: {', '.join(ImportJob.Use.values)}."})
     if not file.size:
         raise Invalid({"file": "is empty."})
     if file.size > settings.IMPORT_MAX_BYTES:
@@ -82,6 +88,7 @@ def start_import(
             file_name=(file.name or "").replace("\x00", "")[-200:],
             held_out=held_out,
             skip_duplicates=skip_duplicates,
+            use=use,
             created_by=by,
         )
         transaction.on_commit(partial(enqueue, "run_import", job.pk))
@@ -172,6 +179,8 @@ def _read(job: ImportJob, form: Format, upload: Upload, records: list[Record], c
         if rows:
             groups = form.read(rows, content=job.project.modality)
             _check_numbers(job.project, groups)
+            if job.use != ImportJob.Use.JUDGEMENTS:
+                groups = [with_known_answer(group, job.project) for group in groups]
             chunk.groups += [_with_images(group, upload, chunk.fetched) for group in groups]
     except RowError as error:
         reason = {"field": error.field[:100], "reason": error.reason[:500]}
@@ -227,8 +236,11 @@ def _commit(job: ImportJob, chunk: _Chunk) -> bool:
     now = ImportJob.objects.select_for_update(no_key=True).get(pk=job.pk)
     if now.position != job.position or now.status != ImportJob.Status.RUNNING:
         return False
-    new, equal = without_duplicates(project=job.project, groups=chunk.groups, skip=job.skip_duplicates)
-    add_groups(project=job.project, groups=new, held_out=job.held_out, import_job=job)
+    if job.use == ImportJob.Use.JUDGEMENTS:
+        new, equal = without_duplicates(project=job.project, groups=chunk.groups, skip=job.skip_duplicates)
+        add_groups(project=job.project, groups=new, held_out=job.held_out, import_job=job)
+    else:
+        new, equal = chunk.groups, add_known_answers(project=job.project, groups=chunk.groups, job=job)
     RejectedRow.objects.bulk_create(chunk.rejected)
     job.accepted += len(new)
     job.duplicates += equal

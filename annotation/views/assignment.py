@@ -29,6 +29,7 @@ from annotation.browsing import comparison_in_full
 from annotation.errors import Conflict, Invalid
 from annotation.models import AnnotatorGroup, GoldAnswer, Lease, Member, Project, SetAside
 from annotation.permissions import Action
+from annotation.transfer_forms import KnownAnswersForm
 from annotation.views.access import SignedIn, project_for
 
 PAGE_SIZE = 50
@@ -251,7 +252,13 @@ def gold(request: SignedIn, pk: int) -> HttpResponse:
     )
     page = Paginator(found.order_by("purpose", "pk"), PAGE_SIZE).get_page(request.GET.get("page"))
     rows = [(answer, plain_answer(answer)) for answer in page]
-    return render(request, "annotation/gold.html", {"project": project, "page": page, "rows": rows})
+    context = {
+        "project": project,
+        "page": page,
+        "rows": rows,
+        "upload": KnownAnswersForm(modality=project.modality),
+    }
+    return render(request, "annotation/gold.html", context)
 
 
 @login_required

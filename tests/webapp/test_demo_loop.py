@@ -11,12 +11,13 @@ from pathlib import Path
 import pytest
 
 from annotation import services as annotation
+from annotation.client import ApiError
 from annotation.models import Comparison, Judgement, Lease, User
 from tests.training import factories
 from training.models import Match
 from webapp.demo import show
 from webapp.demo.loop import Measured, agreement, win_rate
-from webapp.demo.simulate import Annotator, Budget, UnexpectedReply, decide, label
+from webapp.demo.simulate import Annotator, Budget, decide, label
 from webapp.embedded import devices
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -78,7 +79,7 @@ def test_annotators_stop_when_nothing_is_left(live_server, project, annotators):
 
 def test_a_refusal_is_an_error(live_server, project):
     stranger = Annotator("stranger", "not a token", 1.0)
-    with pytest.raises(UnexpectedReply, match="401"):
+    with pytest.raises(ApiError, match="401"):
         label(live_server.url, project=project.pk, annotators=[stranger], wanted=1, utility=length, seed=0)
 
 

@@ -4,26 +4,21 @@ Each has an API token, a connection of its own and a reliability. Like a browser
 request in `REPEAT_ONE_IN` is sent twice under the same `client_id`; the server must store it once.
 """
 
-import http.client
 import io
-import json
 import random
 import threading
-import time
 import uuid
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
-from urllib.parse import urlsplit
+from functools import partial
 
 from PIL import Image
 
+from annotation.client import Candidate, Client, Shown
 from webapp.demo.text_world import choose
 
 REPEAT_ONE_IN = 25
-TRIES = 8
-PAUSE = 0.5  # seconds before a request that got no answer is sent again
 TIE_WIDTH = 0.3
 CLEAR, VERY_CLEAR = 1.0, 2.5  # differences of utility from which a preference has strength 2, 3
 
@@ -68,48 +63,6 @@ class Budget:
             return self._left >= 0
 
 
-class Client:
-    """One annotator's connection to the site."""
-
-    def __init__(self, url: str, token: str) -> None:
-        parts = urlsplit(url)
-        assert parts.hostname is not None
-        self._connection = http.client.HTTPConnection(parts.hostname, parts.port, timeout=60)
-        self._headers = {"Authorization": f"Bearer {token}", "Content-Type": "application/json"}
-
-    def post(self, path: str, body: dict[str, Any] | None = None) -> dict[str, Any] | None:
-        """The reply's JSON; None for 204. Any other status than success raises UnexpectedReply."""
-        content = self._request("POST", f"/api/v1/{path}", json.dumps(body or {}).encode())
-        return json.loads(content) if content else None
-
-    def get(self, path: str) -> bytes:
-        """What lies at an absolute path."""
-        return self._request("GET", path, None)
-
-    def close(self) -> None:
-        """Hang up."""
-        self._connection.close()
-
-    def _request(self, method: str, path: str, body: bytes | None) -> bytes:
-        """Send until the site answers: all requests here may be repeated without harm."""
-        for number in range(1, TRIES + 1):
-            try:
-                self._connection.request(method, path, body, self._headers)
-                reply = self._connection.getresponse()
-                content = reply.read()
-            except (OSError, http.client.HTTPException):
-                self._connection.close()
-                if number == TRIES:
-                    raise
-            else:
-                if reply.status < 300:
-                    return content
-                if reply.status < 500 or number == TRIES:
-                    raise UnexpectedReply(f"{method} {path} got {reply.status}: {content[:500]!r}")
-            time.sleep(PAUSE * number)
-        raise AssertionError("unreachable")
-
-
 def label(
     url: str, *, project: int, annotators: Sequence[Annotator], wanted: int, utility: Utility, seed: int
 ) -> list[Sent]:
@@ -129,30 +82,29 @@ def _work(
     url: str, project: int, annotator: Annotator, budget: Budget, utility: Utility, rng: random.Random
 ) -> list[Sent]:
     """One annotator's shift. Nothing stays in hand: the last answer does not ask for another comparison."""
-    client = Client(url, annotator.token)
     done: list[Sent] = []
-    lease = client.post(f"projects/{project}/next/") if budget.take() else None
-    while lease is not None:
-        wants_more = budget.take()
-        answer = {"client_id": str(uuid.UUID(int=rng.getrandbits(128), version=4))}
-        answer |= decide(client, lease, annotator.reliability, utility, rng)
-        path = f"leases/{lease['lease']}/judgement/" + ("?next=1" if wants_more else "")
-        reply = client.post(path, answer)
-        if rng.randrange(REPEAT_ONE_IN) == 0 and client.post(path, answer) != reply:
-            raise UnexpectedReply(f"A repeated judgement of lease {lease['lease']} got another reply.")
-        assert reply is not None
-        done.append(Sent(answer["client_id"], reply["judgement"], lease["lease"], annotator.username))
-        lease = reply.get("next")
-    client.close()
+    with Client(url, annotator.token) as client:
+        shown = client.next(project) if budget.take() else None
+        while shown is not None:
+            wants_more = budget.take()
+            client_id = str(uuid.UUID(int=rng.getrandbits(128), version=4))
+            answer = decide(client, shown, annotator.reliability, utility, rng)
+            lease = shown["lease"]
+            send = partial(client.judge, lease, answer, client_id=client_id, want_next=wants_more)
+            reply = send()
+            if rng.randrange(REPEAT_ONE_IN) == 0 and send() != reply:
+                raise UnexpectedReply(f"A repeated judgement of lease {lease} got another reply.")
+            done.append(Sent(client_id, reply["judgement"], lease, annotator.username))
+            shown = reply.get("next")
     return done
 
 
 def decide(
-    client: Client, lease: dict[str, Any], reliability: float, utility: Utility, rng: random.Random
-) -> dict[str, Any]:
+    client: Client, shown: Shown, reliability: float, utility: Utility, rng: random.Random
+) -> dict[str, int | str]:
     """The answer to a pair as presented: `choice`, and `strength` unless it is a tie."""
-    contents = [_look(client, candidate) for candidate in lease["candidates"]]
-    left, right = (utility(lease["prompt"], content) for content in contents)
+    contents = [_look(client, candidate) for candidate in shown["candidates"]]
+    left, right = (utility(shown["prompt"], content) for content in contents)
     choice = choose(left, right, rng, reliability, TIE_WIDTH)
     if choice == "tie":
         return {"choice": "tie"}
@@ -160,8 +112,8 @@ def decide(
     return {"choice": choice, "strength": 1 + (difference >= CLEAR) + (difference >= VERY_CLEAR)}
 
 
-def _look(client: Client, candidate: dict[str, Any]) -> Content:
+def _look(client: Client, candidate: Candidate) -> Content:
     if "text" in candidate:
         return str(candidate["text"])
-    with Image.open(io.BytesIO(client.get(candidate["image"]))) as image:
+    with Image.open(io.BytesIO(client.download(candidate["image"]))) as image:
         return image.convert("RGB")
