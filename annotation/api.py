@@ -27,6 +27,7 @@ from annotation.models import (
     ImportJob,
     Invitation,
     Lease,
+    Media,
     Project,
     ProjectQuerySet,
     User,
@@ -330,7 +331,19 @@ def export_download(request: Request, pk: int) -> FileResponse:
 @throttle_classes([JudgingThrottle])
 def media(request: Request, lease: uuid.UUID, position: int) -> HttpResponse:
     """An image of a comparison in this person's hands. Nothing in the reply tells where else it occurs."""
-    image = services.lease_image(lease_id=lease, position=position, annotator=user_of(request))
+    return _picture(services.lease_image(lease_id=lease, position=position, annotator=user_of(request)))
+
+
+@extend_schema(responses={(200, "image/png"): OpenApiTypes.BINARY})
+@api_view(["GET"])
+@throttle_classes([JudgingThrottle])
+def prompt_media(request: Request, lease: uuid.UUID, number: int) -> HttpResponse:
+    """A picture of the prompt of a comparison in this person's hands, counted from 0."""
+    image = services.lease_prompt_image(lease_id=lease, number=number, annotator=user_of(request))
+    return _picture(image)
+
+
+def _picture(image: Media | None) -> HttpResponse:
     if image is None:
         raise NotFound("There is no such image.")
     with default_storage.open(image.storage_key, "rb") as file:
@@ -355,6 +368,7 @@ urlpatterns = [
     path("exports/<int:pk>/", export_job, name="export-detail"),
     path("exports/<int:pk>/download/", export_download, name="export-download"),
     path("leases/<uuid:lease>/media/<int:position>", media, name="lease-media"),
+    path("leases/<uuid:lease>/prompt-media/<int:number>", prompt_media, name="lease-prompt-media"),
     path("projects/<int:pk>/next/", next_comparison, name="project-next"),
     path("projects/<int:pk>/history/", history, name="project-history"),
     path("leases/<uuid:lease>/judgement/", judgement, name="lease-judgement"),

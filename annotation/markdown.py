@@ -6,11 +6,13 @@ again. Images are shown as links, because a picture that the browser fetches tel
 
 from functools import lru_cache
 from html import escape
+from typing import Any
 
 import nh3
 from django.utils.html import format_html
 from django.utils.safestring import SafeString, mark_safe
 from django.utils.text import Truncator
+from django.utils.translation import gettext as _
 from latex2mathml.converter import convert as convert_to_mathml
 from markdown_it import MarkdownIt
 from markdown_it.renderer import RendererHTML
@@ -20,6 +22,8 @@ from pygments import highlight
 from pygments.formatters import HtmlFormatter
 from pygments.lexers import get_lexer_by_name
 from pygments.util import ClassNotFound
+
+from annotation.prompts import Prompt, pictures_of, words_of
 
 TAGS = frozenset(
     [
@@ -179,24 +183,46 @@ def render_markdown(text: str) -> SafeString:
     return mark_safe(_render(text))  # noqa: S308 - sanitised by nh3 just above
 
 
-def render_content(content: str | list[dict[str, str]]) -> SafeString:
-    """Safe HTML for a prompt or answer: a text, or a list of {role, content} messages."""
+def render_content(content: Prompt) -> SafeString:
+    """Safe HTML for a prompt or answer: a text, or a list of {role, content} messages.
+
+    A picture in it is shown where its part has an `url` on this site, and named where it has none.
+    """
     if isinstance(content, str):
         return render_markdown(content)
     return mark_safe("".join(_turn(message) for message in content))  # noqa: S308 - made of safe parts
 
 
-def _turn(message: dict[str, str]) -> SafeString:
+def _turn(message: dict[str, Any]) -> SafeString:
     role = message.get("role", "")
+    said = message.get("content", "")
+    parts = said if isinstance(said, list) else [{"type": "text", "text": said}]
     return format_html(
         '<section class="turn turn-{}"><p class="role">{}</p>{}</section>',
         role if role in ROLES else "other",
         ROLES.get(role, role),
-        render_markdown(message.get("content", "")),
+        mark_safe("".join(_part(part) for part in parts)),  # noqa: S308 - made of safe parts
     )
 
 
-def first_line(content: str | list[dict[str, str]], length: int = 120) -> str:
+def _part(part: dict[str, Any]) -> SafeString:
+    if part["type"] != "image":
+        return render_markdown(part["text"])
+    if "url" not in part:
+        return format_html('<p class="muted">[{}]</p>', _("picture"))
+    return format_html(
+        '<img class="of-prompt" src="{}" width="{}" height="{}" alt="{}">',
+        part["url"],
+        part["width"],
+        part["height"],
+        _("Picture in the prompt"),
+    )
+
+
+def first_line(content: Prompt, length: int = 120) -> str:
     """The beginning of a prompt or answer on one line, for tables."""
-    text = content if isinstance(content, str) else content[-1].get("content", "") if content else ""
+    text = (
+        content if isinstance(content, str) else words_of(content[-1].get("content", "")) if content else ""
+    )
+    text = text or (f"[{_('picture')}]" if pictures_of(content) else "")
     return Truncator(" ".join(text.replace("**", "").replace("`", "").split())).chars(length)

@@ -95,6 +95,11 @@ urlpatterns = [
         data.candidate_image,
         name="candidate_image",
     ),
+    path(
+        "projects/<int:pk>/data/<int:comparison>/prompt/<int:number>/image/",
+        data.prompt_image,
+        name="prompt_image",
+    ),
     path("projects/<int:pk>/quality/", quality.quality, name="quality"),
     path("projects/<int:pk>/quality/agreement/", quality.agreement, name="agreement"),
     path("projects/<int:pk>/quality/annotators/<int:user>/", quality.annotator, name="quality_annotator"),

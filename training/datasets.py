@@ -22,6 +22,10 @@ from training.models import Snapshot
 from training.tuning.data import Group
 
 FOLDER = "snapshots"
+PICTURED = (
+    "All that could be learnt from are {} comparisons with pictures in the prompt, which no method here "
+    "reads; export them for a trainer that does."
+)
 
 
 class Filters(BaseModel):
@@ -76,36 +80,55 @@ def store_snapshot(snapshot: Snapshot) -> Frozen:
         include={"annotators", "kinds", "since"}, exclude_none=True
     )
     empty: list[int] = []
+    pictured: list[int] = []
     groups = judged_groups(project=snapshot.project, before=snapshot.cutoff, filters=asked)
-    kept = keep(without_empty_answers(groups, empty), filters)
+    kept = keep(without_empty_answers(without_pictured_prompts(groups, pictured), empty), filters)
     if snapshot.shuffle_labels:
         kept = shuffle_labels(kept, seed=snapshot.seed)
     frozen = _store(kept, eval_fraction=snapshot.eval_fraction, seed=snapshot.seed)
     if not frozen.counts["groups"]:
+        if pictured:
+            raise EmptySnapshot(PICTURED.format(len(pictured)))
         raise EmptySnapshot(
             "No judgement passes the filters of this run; loosen them."
             if snapshot.filters
             else "There are no judgements to learn from yet; collect some and start the run again."
         )
-    return replace(frozen, counts={**frozen.counts, "groups_with_empty_answers": len(empty)})
+    left_out = {"groups_with_empty_answers": len(empty), "groups_with_pictured_prompts": len(pictured)}
+    return replace(frozen, counts=frozen.counts | left_out)
 
 
 def _store_prompts(snapshot: Snapshot, project: Project) -> Frozen:
     from annotation.services.groups import check_filters, read_groups
 
-    groups = read_groups(project=project, before=snapshot.cutoff, filters=check_filters({}))
+    pictured: list[int] = []
+    every = read_groups(project=project, before=snapshot.cutoff, filters=check_filters({}))
+    groups = without_pictured_prompts(every, pictured)
     rows: Iterator[dict[str, Any]] = (
         {key: value for key, value in group.items() if key in ("prompt", "reference")} for group in groups
     )
     frozen = _store(rows, eval_fraction=snapshot.eval_fraction, seed=snapshot.seed)
     if not frozen.counts["groups"]:
+        if pictured:
+            raise EmptySnapshot(PICTURED.format(len(pictured)))
         raise EmptySnapshot("There are no prompts yet; import some and start the run again.")
-    return frozen
+    return replace(frozen, counts=frozen.counts | {"groups_with_pictured_prompts": len(pictured)})
 
 
 def store_rows(rows: Iterable[dict[str, Any]]) -> Frozen:
     """Freeze given rows, prompts or groups, in their order. Invalid for a row that is no group."""
     return _store(_checked(rows), eval_fraction=0.0, seed=0)
+
+
+def without_pictured_prompts(
+    groups: Iterable[dict[str, Any]], left_out: list[int]
+) -> Iterator[dict[str, Any]]:
+    """The groups whose prompt is text alone: no method reads pictures in prompts. The others are noted."""
+    for number, group in enumerate(groups):
+        if group.get("prompt_images"):
+            left_out.append(number)
+        else:
+            yield group
 
 
 def without_empty_answers(groups: Iterable[dict[str, Any]], left_out: list[int]) -> Iterator[dict[str, Any]]:

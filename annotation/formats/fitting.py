@@ -11,6 +11,7 @@ from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
 
 from annotation.formats.schema import MAX_CANDIDATES
+from annotation.prompts import pictures_of
 
 Row = dict[str, Any]
 LeftOut = dict[str, int]
@@ -70,6 +71,7 @@ class Holds:
     facts: frozenset[str] = frozenset()
     prompts: Texts = "any"
     texts: Texts = "any"
+    prompt_pictures: bool = False
     roles: frozenset[str] | None = None
     candidates: tuple[int, int] = (1, MAX_CANDIDATES)
     pairs: bool = False
@@ -88,6 +90,7 @@ def in_words(holds: Holds) -> tuple[str, str]:
     """What a format holds, for people: its answers, and what it knows beside them."""
     answers = [str(words) for name, words in WORDS.items() if name in holds.answers]
     beside = [str(FACT_WORDS[name]) for name in FACT_WORDS if name in holds.facts]
+    beside += [_("pictures in prompts")] if holds.prompt_pictures else []
     beside += [_("sources")] if holds.sources else []
     beside += [_("other columns")] if holds.meta else []
     beside += [_("references")] if holds.reference else []
@@ -141,6 +144,9 @@ def _of_kinds(judgements: list[Row], holds: Holds, left_out: LeftOut) -> list[Ro
 
 def _contents(group: Row, holds: Holds, left_out: LeftOut) -> Row | None:
     """Prompt, candidates and what stands beside them; None if the texts themselves do not fit."""
+    if pictures_of(group["prompt"]) and not holds.prompt_pictures:
+        count(left_out, "comparisons with pictures in the prompt")
+        return None
     prompt = plain_of(group["prompt"], holds.prompts)
     candidates = [dict(item) for item in group["candidates"]]
     for item in candidates:

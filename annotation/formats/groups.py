@@ -9,7 +9,14 @@ from annotation.formats.schema import check_group
 
 Row = dict[str, Any]
 HOLDS = Holds(
-    answers=ANSWERS, facts=FACTS, kinds=KINDS, sources=True, meta=True, reference=True, unjudged=True
+    prompt_pictures=True,
+    answers=ANSWERS,
+    facts=FACTS,
+    kinds=KINDS,
+    sources=True,
+    meta=True,
+    reference=True,
+    unjudged=True,
 )
 
 

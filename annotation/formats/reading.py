@@ -112,7 +112,8 @@ def _message(message: Any, field: str) -> Any:
         if not isinstance(part, dict) or part.get("type") != "text":
             kind = part.get("type") if isinstance(part, dict) else describe(part)
             raise RowError(
-                f"{field}.content", f"has a part of type {kind}; prompts and answers are made of text here"
+                f"{field}.content",
+                f"has a part of type {kind}; only prompts may hold pictures, and not in every format",
             )
         texts.append(str(part.get("text", "")))
     return message | {"content": "\n".join(texts)}

@@ -5,6 +5,8 @@ from typing import Annotated, Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PlainValidator, ValidationError, model_validator
 
+from annotation.prompts import words_of
+
 MAX_CANDIDATES: Final = 100
 Row = dict[str, Any]
 
@@ -27,6 +29,53 @@ def check_text(value: object) -> object:
     if isinstance(value, list):
         return _check_messages(value)
     raise ValueError(f"is {describe(value)}; it must be a text or a list of messages")
+
+
+def check_prompt(value: object) -> object:
+    """As `check_text`; a message's content may also be parts: texts, and pictures by their names.
+
+    Parts without a picture become the text that they are.
+    """
+    if not isinstance(value, list):
+        return check_text(value)
+    messages = [_in_parts(message, number) for number, message in enumerate(value)]
+    plain = [
+        message | {"content": words_of(message["content"]) or "picture"} if _has_parts(message) else message
+        for message in messages
+    ]
+    check_text(plain)
+    return messages
+
+
+def _has_parts(message: object) -> bool:
+    return isinstance(message, dict) and isinstance(message.get("content"), list)
+
+
+def _in_parts(message: Any, number: int) -> Any:
+    if not _has_parts(message):
+        return message
+    parts = [_check_part(part, f"message {number}") for part in message["content"]]
+    if not parts:
+        raise ValueError(f"message {number} is empty")
+    if any(part["type"] == "image" for part in parts):
+        return message | {"content": parts}
+    return message | {"content": words_of(parts)}
+
+
+def _check_part(part: object, where: str) -> Row:
+    if not isinstance(part, dict) or part.get("type") not in ("text", "image", "image_url"):
+        kind = part.get("type") if isinstance(part, dict) else describe(part)
+        raise ValueError(f"{where} has a part of type {kind}; prompts are made of text and images")
+    if part["type"] == "text":
+        if not isinstance(part.get("text"), str):
+            raise ValueError(f"{where} has a part without text")
+        return {"type": "text", "text": part["text"]}
+    image = part["image_url"] if part["type"] == "image_url" else part.get("image")
+    image = image["url"] if isinstance(image, dict) and "url" in image else image
+    try:
+        return {"type": "image", "image": _check_image(image)}
+    except ValueError as error:
+        raise ValueError(f"{where} has a picture that {error}") from None
 
 
 def describe(value: object) -> str:
@@ -82,6 +131,7 @@ def _check_image(value: object) -> object:
 
 
 Text = Annotated[Any, PlainValidator(check_text)]
+Prompt = Annotated[Any, PlainValidator(check_prompt)]
 Moment = Annotated[Any, PlainValidator(_check_at)]
 
 
@@ -153,7 +203,7 @@ class JudgementRow(Strict):
 
 
 class GroupRow(Strict):
-    prompt: Text
+    prompt: Prompt
     candidates: list[CandidateRow] = Field(min_length=1, max_length=MAX_CANDIDATES)
     judgements: list[JudgementRow] = Field(default_factory=list, max_length=10_000)
     reference: Any = None

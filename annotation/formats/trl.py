@@ -3,23 +3,35 @@
 Read: `prompt, chosen, rejected`; `prompt, responses` (unlabelled); `prompt, completion, label`;
 `prompt, completion` (unlabelled, to be judged alone); `prompt`; and step by step `prompt, completions,
 labels`. Texts, or lists of messages; with `chosen` and `rejected` as whole conversations the prompt may be
-left out. A `margin` of 1, 2 or 3 is the strength; other columns are kept in `meta`. In projects of pictures
-an answer is a file's name, its bytes, or an `{"bytes", "path"}` of the datasets library. Written: the same,
-a row for each candidate that another was preferred to.
+left out. Pictures of the prompt, in `images` or `image`, stand where its messages have parts of the type
+`image`, or before the first of them. A `margin` of 1, 2 or 3 is the strength; other columns are kept in
+`meta`. In projects of pictures an answer is a file's name, its bytes, or an `{"bytes", "path"}` of the
+datasets library. Written: the same, a row for each candidate that another was preferred to.
 """
 
 from collections.abc import Iterator
 from typing import Any, Final
 
 from annotation.formats.fitting import Holds
-from annotation.formats.reading import list_of, make_group, need, only_row, rest_of, text_of, with_meta
-from annotation.formats.schema import RowError, check_text, describe
+from annotation.formats.reading import (
+    as_messages,
+    list_of,
+    make_group,
+    need,
+    only_row,
+    rest_of,
+    text_of,
+    with_meta,
+)
+from annotation.formats.schema import RowError, check_prompt, describe
+from annotation.prompts import pictures_of, with_pictures
 from annotation.template.texts import plain_text, steps_of
 
 Row = dict[str, Any]
 HOLDS = Holds(
     answers=frozenset({"choice", "strength", "thumbs", "ranking", "partial", "step"}),
     meta=True,
+    prompt_pictures=True,
     candidates=(0, 100),
 )
 ANSWERS: Final = (("chosen", "rejected"), ("responses",), ("completion", "label"), ("completions", "labels"))
@@ -33,15 +45,11 @@ def read(rows: list[Row], *, content: str) -> list[Row]:
     """A row of any of the formats as a group. Raises `RowError`."""
     row = only_row(rows)
     columns = _columns(row)
-    if any(row.get(name) for name in PICTURES):
-        name = next(name for name in PICTURES if row.get(name))
-        raise RowError(name, "is a picture of the prompt; prompts are made of text here")
-    row = {
-        name: text_of(value, name) if name in ("prompt", *columns) else value for name, value in row.items()
-    }
     row = _explicit_prompt(row) if columns == ("chosen", "rejected") and "prompt" not in row else row
     need(row, "prompt")
-    meta = rest_of(row, "prompt", *columns)
+    row = {name: text_of(value, name) if name in columns else value for name, value in row.items()}
+    row["prompt"] = _with_its_pictures(row)
+    meta = rest_of(row, "prompt", *PICTURES, *columns)
     if not columns:
         return [_prompt_only(row["prompt"], meta)]
     if columns == STEPS:
@@ -65,6 +73,50 @@ def _columns(row: Row) -> tuple[str, ...]:
         raise RowError(present[1][0], f"{names} do not belong into one row")
     need(row, *(present[0] if present else ()))
     return present[0] if present else ()
+
+
+def _with_its_pictures(row: Row) -> Any:
+    """The prompt with the pictures of the row where it has places for them."""
+    single = row.get("image")
+    pictures = row.get("images") or ([] if single is None else [single])
+    prompt = row["prompt"]
+    if not pictures:
+        return prompt
+    list_of(pictures, "images")
+    if isinstance(prompt, str):
+        prompt = [{"role": "user", "content": prompt}]
+    if not isinstance(prompt, list) or not all(isinstance(item, dict) for item in prompt):
+        return prompt  # the check of the group says what is wrong
+    places = sum(map(_is_place, _parts_of(prompt)))
+    if not places:
+        return _before_the_first(prompt, [{"type": "image", "image": picture} for picture in pictures])
+    if places != len(pictures):
+        raise RowError("images", f"are {len(pictures)}; the prompt has places for {places}")
+    left = iter(pictures)
+    return [
+        message | {"content": [part | {"image": next(left)} if _is_place(part) else part for part in parts]}
+        if isinstance(parts := message.get("content"), list)
+        else message
+        for message in prompt
+    ]
+
+
+def _parts_of(prompt: list[Row]) -> list[Any]:
+    contents = (message.get("content") for message in prompt)
+    return [part for content in contents if isinstance(content, list) for part in content]
+
+
+def _is_place(part: Any) -> bool:
+    """A part of the type `image` that does not say which."""
+    return isinstance(part, dict) and part.get("type") == "image" and part.get("image") is None
+
+
+def _before_the_first(prompt: list[Row], pictures: list[Row]) -> list[Row]:
+    """The messages with the pictures at the beginning of what the person says first."""
+    first = next((number for number, item in enumerate(prompt) if item.get("role") == "user"), 0)
+    content = prompt[first].get("content")
+    parts = content if isinstance(content, list) else [{"type": "text", "text": content}]
+    return [*prompt[:first], prompt[first] | {"content": [*pictures, *parts]}, *prompt[first + 1 :]]
 
 
 def _explicit_prompt(row: Row) -> Row:
@@ -107,10 +159,9 @@ def _judgements(row: Row, columns: tuple[str, ...]) -> list[Row]:
 
 def _prompt_only(prompt: Any, meta: Row) -> Row:
     try:
-        check_text(prompt)
+        return {"prompt": check_prompt(prompt), "meta": meta, "candidates": []}
     except ValueError as error:
         raise RowError("prompt", str(error)) from error
-    return {"prompt": prompt, "meta": meta, "candidates": []}
 
 
 def _steps(row: Row, meta: Row, *, content: str) -> Row:
@@ -141,7 +192,27 @@ def _steps(row: Row, meta: Row, *, content: str) -> Row:
 
 
 def write(group: Row) -> Iterator[Row]:
-    """A row for each preference, thumb, or answer judged in steps; a prompt without candidates as it is."""
+    """A row for each preference, thumb, or answer judged in steps; a prompt without candidates as it is.
+
+    Pictures of the prompt stand in `images`, and what is next to messages is messages too.
+    """
+    pictures = pictures_of(group["prompt"])
+    beside = {"images": pictures} if pictures else {}
+    group = group | {"prompt": with_pictures(group["prompt"], lambda _number, _name: {})}
+    for row in _rows_of(_of_one_kind(group)):
+        yield row | beside
+
+
+def _of_one_kind(group: Row) -> Row:
+    """Prompt and answers all as texts or all as messages: TRL's trainers take no mixture."""
+    texts = [item["text"] for item in group["candidates"] if "text" in item]
+    if not texts or not any(isinstance(text, list) for text in (group["prompt"], *texts)):
+        return group
+    answers = [item | {"text": as_messages(item["text"], "assistant")} for item in group["candidates"]]
+    return group | {"prompt": as_messages(group["prompt"], "user"), "candidates": answers}
+
+
+def _rows_of(group: Row) -> Iterator[Row]:
     if not group["candidates"]:
         yield with_meta({"prompt": group["prompt"]}, group)
     contents = [item.get("text", item.get("image")) for item in group["candidates"]]

@@ -35,7 +35,7 @@ from annotation.services.people import (
     update_member,
 )
 from annotation.services.preferences import move_keys
-from annotation.services.presenting import history, lease_image, present, progress
+from annotation.services.presenting import history, lease_image, lease_prompt_image, present, progress
 from annotation.services.projects import add_member, create_project, remove_member, update_project
 from annotation.services.qualification import feedback
 from annotation.services.queue import lease_of, next_lease
@@ -82,6 +82,7 @@ __all__ = [
     "judged_groups",
     "lease_image",
     "lease_of",
+    "lease_prompt_image",
     "mark_stale",
     "member_of",
     "move_keys",

@@ -7,8 +7,9 @@ from django.db import transaction
 from django.utils.translation import gettext as _
 
 from annotation.errors import Conflict, Invalid
-from annotation.formats.schema import check_text
+from annotation.formats.schema import check_prompt, check_text
 from annotation.models import Candidate, Comparison, Judgement, JudgementChange, Lease, SetAside, User
+from annotation.prompts import pictures_of
 from annotation.services import reopening
 from annotation.services.answers import known_answer
 from annotation.services.comparisons import content_key, digest_of
@@ -53,7 +54,7 @@ def _refuse_if_seen(comparison: Comparison) -> None:
 def _set_contents(row: Comparison, candidates: list[Candidate], prompt: Any, texts: list[Any] | None) -> None:
     errors: dict[str, str] = {}
     if prompt is not None:
-        row.prompt = _checked(prompt, "prompt", errors)
+        row.prompt = _checked(prompt, "prompt", errors, pictures=pictures_of(row.prompt))
     if texts is not None and len(texts) != len(candidates):
         errors["candidates"] = _("There are %(count)s candidates.") % {"count": len(candidates)}
     elif texts is not None:
@@ -71,11 +72,17 @@ def _set_contents(row: Comparison, candidates: list[Candidate], prompt: Any, tex
     row.content_key = content_key({"prompt": row.prompt, "candidates": shown})
 
 
-def _checked(value: Any, field: str, errors: dict[str, str]) -> Any:
+def _checked(value: Any, field: str, errors: dict[str, str], *, pictures: list[str] | None = None) -> Any:
+    """`pictures` are those that a prompt may show: its own."""
     try:
         if "\x00" in str(value):
             raise ValueError(_("contains a NUL character"))
-        return check_text(value)
+        if pictures is None:
+            return check_text(value)
+        checked = check_prompt(value)
+        if not set(pictures_of(checked)) <= set(pictures):  # type: ignore[arg-type]
+            raise ValueError(_("names a picture that this prompt does not have"))
+        return checked
     except ValueError as error:
         errors[field] = str(error)
         return value

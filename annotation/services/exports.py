@@ -122,12 +122,13 @@ def _write(job: ExportJob, folder: Path) -> tuple[Path, int, dict[str, int]]:
 
     path = pack(rows_path, job.container, pictures=form.pictures, open_picture=open_picture)
     inside = job.container == "parquet" and form.pictures
-    if job.project.modality != Project.Modality.IMAGE or inside:
+    if inside or (job.project.modality != Project.Modality.IMAGE and not images):
         return path, rows, left_out
     return _zip(job, path, images), rows, left_out
 
 
 def _note_images(group: dict[str, Any], images: dict[str, str]) -> None:
+    images |= group.pop("prompt_images", {})
     for candidate in group["candidates"]:
         if "storage_key" in candidate:
             images[candidate["image"]] = candidate.pop("storage_key")

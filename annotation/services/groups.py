@@ -9,9 +9,11 @@ from django.db.models import Exists, OuterRef, Q, QuerySet
 from django.db.models.functions import JSONObject
 
 from annotation.models import Candidate, Comparison, Judgement, Project
+from annotation.prompts import with_pictures
 from annotation.services.aggregating import aggregator
 from annotation.services.comparisons import IMPORT_PREFIX, annotator_name
 from annotation.services.filters import GroupFilters, check_filters
+from annotation.services.media import pictures_of_prompt
 
 CHUNK: Final = 1000  # comparisons
 REVIEW: Final = "review"
@@ -22,7 +24,8 @@ def judged_groups(*, project: Project, before: datetime, filters: dict[str, Any]
     """The groups that have judgements standing at `before`, in the shape of the contract's group row.
 
     Canonical indices and a stable order, some at a time, in constant memory. Images are
-    `{"image": name, "storage_key": key}`. Held-out comparisons only with `filters["held_out"]`.
+    `{"image": name, "storage_key": key}`; a prompt's have their keys in `prompt_images`. Held-out comparisons
+    only with `filters["held_out"]`.
     """
     reviews = "overrule" if project.review_overrules else "beside"
     asked = {"judged": True, "reviews": reviews} | filters
@@ -47,6 +50,7 @@ def read_groups(*, project: Project, before: datetime, filters: GroupFilters) ->
     put_together = aggregator(project, filters)
     for row in _in_chunks(comparisons, rows):
         group = _group(row)
+        _name_pictures(group)
         if filters.passes(group):
             yield put_together(group)
 
@@ -112,6 +116,13 @@ def _group(row: Mapping[str, Any]) -> dict[str, Any]:
     }
     group |= {"reference": row["reference"]} if row["reference"] is not None else {}
     return group | ({"meta": row["meta"]} if row["meta"] else {})
+
+
+def _name_pictures(group: dict[str, Any]) -> None:
+    """The prompt's pictures as files, with `prompt_images`: the key in the storage of each name."""
+    if pictures := pictures_of_prompt(group["prompt"]):
+        group["prompt_images"] = {f"{one.sha256}.png": one.storage_key for one in pictures}
+        group["prompt"] = with_pictures(group["prompt"], lambda _, sha256: {"image": f"{sha256}.png"})
 
 
 def _candidate(item: dict[str, Any]) -> dict[str, Any]:

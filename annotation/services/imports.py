@@ -26,6 +26,7 @@ from annotation.formats.images import BadImage
 from annotation.formats.records import Record, UnreadableFile
 from annotation.formats.schema import RowError
 from annotation.models import ImportJob, Media, Project, RejectedRow, User, Webhook
+from annotation.prompts import with_pictures
 from annotation.services.comparisons import add_groups, without_duplicates
 from annotation.services.copying import refresh_statistics
 from annotation.services.gold import add_known_answers, with_known_answer
@@ -197,6 +198,10 @@ def _check_numbers(project: Project, groups: list[dict[str, Any]]) -> None:
 
 
 def _with_images(group: dict[str, Any], upload: Upload, fetched: dict[str, Media]) -> dict[str, Any]:
+    def part_of(_number: int, name: str | bytes) -> dict[str, str]:
+        return {"image": _stored(name, upload, "prompt", fetched).sha256}
+
+    group["prompt"] = with_pictures(group["prompt"], part_of)
     for index, candidate in enumerate(group["candidates"]):
         if "image" in candidate:
             candidate["image"] = _stored(candidate["image"], upload, f"candidates.{index}.image", fetched)

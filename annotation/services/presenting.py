@@ -17,6 +17,7 @@ from annotation.models import Candidate, Comparison, Judgement, Kind, Lease, Med
 from annotation.permissions import Action, find
 from annotation.rendering import render_candidate
 from annotation.services.answers import answer_as_given, questions_of
+from annotation.services.media import pictures_of_prompt, shown_prompt
 from annotation.services.reviewing import conflicting_judgements
 from annotation.services.suggestions import as_shown, suggestions_for
 from annotation.template import context_of, find_question, steps_of
@@ -38,7 +39,7 @@ def present(lease: Lease, *, html: bool = False) -> dict[str, Any]:
         "lease": str(lease.pk),
         "expires_at": lease.expires_at,
         "comparison": shown_number(lease),
-        "prompt": lease.comparison.prompt,
+        "prompt": _prompt(lease),
         "candidates": [
             {"position": position, **_content(lease, position, candidates[index])}
             for position, index in enumerate(lease.order)
@@ -58,7 +59,7 @@ def present(lease: Lease, *, html: bool = False) -> dict[str, Any]:
     if lease.kind == Kind.REVIEW:
         shown["judgements"] = conflicting_judgements(lease)
     if html:
-        shown["prompt_html"] = render_content(lease.comparison.prompt)
+        shown["prompt_html"] = render_content(shown["prompt"])
         if context is not None:
             shown["context_html"] = render_content(context)
         for candidate in shown["candidates"]:
@@ -87,7 +88,7 @@ def history(*, project: Project, user: User) -> list[dict[str, Any]]:
             "judgement": judgement.pk,
             "lease": str(judgement.lease_id),
             "comparison": shown_number(judgement.lease),
-            "prompt": judgement.lease.comparison.prompt,
+            "prompt": _prompt(judgement.lease),
             "answer": answer_as_given(judgement),
             "questions": templates[judgement.template_version],
             "seconds": judgement.seconds,
@@ -113,6 +114,20 @@ def _content(lease: Lease, position: int, candidate: Candidate) -> dict[str, Any
         return {"text": candidate.text}
     url = reverse("lease-media", args=[lease.pk, position])
     return {"image": url, "width": candidate.image.width, "height": candidate.image.height}
+
+
+def _prompt(lease: Lease) -> Any:
+    return shown_prompt(
+        lease.comparison.prompt, lambda number: reverse("lease-prompt-media", args=[lease.pk, number])
+    )
+
+
+def lease_prompt_image(*, lease_id: uuid.UUID, number: int, annotator: User) -> Media | None:
+    """A picture of the prompt of a lease that is this person's own, or None."""
+    leases = Lease.objects.select_related("comparison")
+    lease = find(leases, annotator, Action.JUDGE, pk=lease_id, annotator=annotator)
+    pictures = pictures_of_prompt(lease.comparison.prompt)
+    return pictures[number] if number < len(pictures) else None
 
 
 def lease_image(*, lease_id: uuid.UUID, position: int, annotator: User) -> Media | None:

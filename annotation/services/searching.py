@@ -13,7 +13,11 @@ READ = """
 INSERT INTO annotation_promptwords (comparison_id, project_id, words)
 SELECT c.id, c.project_id, to_tsvector('simple', left(concat_ws(' ',
     CASE jsonb_typeof(c.prompt) WHEN 'string' THEN c.prompt #>> '{}'
-        ELSE (SELECT string_agg(m ->> 'content', ' ') FROM jsonb_array_elements(c.prompt) m) END,
+        ELSE (SELECT string_agg(coalesce(p ->> 'text', m ->> 'content'), ' ')
+            FROM jsonb_array_elements(c.prompt) m
+            LEFT JOIN jsonb_array_elements(CASE jsonb_typeof(m -> 'content') WHEN 'array'
+                THEN m -> 'content' END) p ON true
+            WHERE p IS NULL OR p ? 'text') END,
     (SELECT string_agg(CASE jsonb_typeof(a.text) WHEN 'string' THEN a.text #>> '{}'
         ELSE (SELECT string_agg(m ->> 'content', ' ') FROM jsonb_array_elements(a.text) m) END, ' ')
      FROM annotation_candidate a WHERE a.comparison_id = c.id AND a.text IS NOT NULL)), %(most)s))

@@ -13,9 +13,9 @@ from qrcode.image.svg import SvgPathImage
 from annotation.choices import describe
 from annotation.choices import letter as letter_of
 from annotation.markdown import first_line, render_content, render_markdown
-from annotation.models import Judgement, Member
+from annotation.models import Comparison, Judgement, Member
 from annotation.permissions import ALLOWED, Action
-from annotation.services import answer_as_given
+from annotation.services import answer_as_given, media
 from annotation.wording import in_words
 
 register = template.Library()
@@ -110,6 +110,16 @@ def markdown(text: str) -> SafeString:
 @register.filter
 def content(value: str | list[dict[str, str]]) -> SafeString:
     return render_content(value)
+
+
+@register.filter
+def shown_prompt(comparison: Comparison) -> SafeString:
+    """A comparison's prompt with its pictures, for who may look at the project's data."""
+
+    def address(number: int) -> str:
+        return reverse("annotation:prompt_image", args=[comparison.project_id, comparison.pk, number])
+
+    return render_content(media.shown_prompt(comparison.prompt, address))
 
 
 @register.filter

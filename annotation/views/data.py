@@ -28,8 +28,9 @@ from annotation.data_browsing import (
 from annotation.data_forms import ContentForm, CorrectionForm, DataFilterForm, JudgementFilterForm, ReasonForm
 from annotation.errors import Conflict, Invalid
 from annotation.forms import PageForm
-from annotation.models import Comparison, Judgement, Project
+from annotation.models import Comparison, Judgement, Media, Project
 from annotation.permissions import Action
+from annotation.services.media import pictures_of_prompt
 from annotation.views.access import SignedIn, project_for
 
 
@@ -178,8 +179,22 @@ def candidate_image(request: SignedIn, pk: int, comparison: int, index: int) -> 
     project = project_for(request, pk, Action.BROWSE)
     shown = get_object_or_404(comparison_in_full(project), pk=comparison)
     image = next((one.image for one in shown.candidates.all() if one.index == index), None)
+    return _picture(image)
+
+
+@login_required
+@require_GET
+def prompt_image(request: SignedIn, pk: int, comparison: int, number: int) -> FileResponse:
+    """A picture of the prompt, counted from 0, for who may look at the project's data."""
+    project = project_for(request, pk, Action.BROWSE)
+    shown = get_object_or_404(project.comparisons, pk=comparison)
+    pictures = pictures_of_prompt(shown.prompt)
+    return _picture(pictures[number] if number < len(pictures) else None)
+
+
+def _picture(image: Media | None) -> FileResponse:
     if image is None:
-        raise Http404("This candidate is not a picture.")
+        raise Http404("There is no such picture.")
     response = FileResponse(default_storage.open(image.storage_key), content_type="image/png")
     response["Cache-Control"] = "private, max-age=3600"
     response["X-Content-Type-Options"] = "nosniff"

@@ -12,7 +12,9 @@ from django.core.files.storage import default_storage
 from annotation.errors import Invalid
 from annotation.models import Judgement
 from annotation.services import add_comparisons
+from annotation.services.media import store_image
 from annotation.template import rename_candidates
+from tests.annotation.files import png
 from tests.training import factories
 from training import datasets, services, storage
 from training.models import Snapshot
@@ -40,7 +42,7 @@ def test_rows_and_counts(project):
     assert rows[0]["judgements"][0]["choice"] == 0
     assert frozen.counts == {
         "groups": 10, "judgements": 10, "annotators": 1, "prompts": 10, "train_groups": 10, "eval_groups": 0,
-        "groups_with_empty_answers": 0,
+        "groups_with_empty_answers": 0, "groups_with_pictured_prompts": 0,
     }  # fmt: skip
 
 
@@ -54,6 +56,25 @@ def test_group_with_an_empty_answer_is_left_out_and_counted(project):
     add_comparisons(project=project, groups=[group])
     frozen = datasets.store_snapshot(snapshot_of(project))
     assert (frozen.counts["groups"], frozen.counts["groups_with_empty_answers"]) == (10, 1)
+
+
+def test_prompt_with_a_picture_is_left_out_and_counted(project):
+    """No method reads pictures in prompts: neither the snapshot of judgements nor that of prompts has it."""
+    picture = store_image(png()).sha256
+    prompt = [{"role": "user", "content": [{"type": "image", "image": picture}]}]
+    group = {
+        "prompt": prompt,
+        "candidates": [{"text": "A dog."}, {"text": "A cat."}],
+        "judgements": [{"annotator": "a", "choice": 1}],
+    }
+    add_comparisons(project=project, groups=[group])
+    for prompts_only in (False, True):
+        frozen = datasets.store_snapshot(snapshot_of(project, prompts_only=prompts_only))
+        assert (frozen.counts["groups"], frozen.counts["groups_with_pictured_prompts"]) == (10, 1)
+    alone = factories.make_project(by=project.created_by)
+    add_comparisons(project=alone, groups=[group])
+    with pytest.raises(datasets.EmptySnapshot, match="1 comparisons with pictures in the prompt"):
+        datasets.store_snapshot(snapshot_of(alone))
 
 
 def test_same_judgements_same_bytes(project):

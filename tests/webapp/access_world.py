@@ -89,7 +89,8 @@ def _add_collected(world: World, pictures: Project) -> None:
     """Comparisons, and for everybody a lease, a picture's lease and a judgement of their own."""
     project, owner = world.project, world.users["owner"]
     comparison, judged, *_ = add_texts(project, 5, needed=20)
-    group = {"prompt": "a red dot", "candidates": [{"image": store_image(png())} for _ in range(2)]}
+    asked = [{"role": "user", "content": [{"type": "image", "image": store_image(png()).sha256}]}]
+    group = {"prompt": asked, "candidates": [{"image": store_image(png())} for _ in range(2)]}
     (picture,) = services.add_comparisons(project=pictures, groups=[group], needed=20)
     Comparison.objects.update(open_slots=10)
     now = timezone.now()

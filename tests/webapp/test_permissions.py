@@ -138,6 +138,9 @@ PAGES: dict[str, Route] = {
     "annotation:candidate_image": Route(
         {"pk": "picture_project", "comparison": "picture", "index": 0}, {"GET": BROWSING}
     ),
+    "annotation:prompt_image": Route(
+        {"pk": "picture_project", "comparison": "picture", "number": 0}, {"GET": BROWSING}
+    ),
     "annotation:quality": of_project(GET=BROWSING),
     "annotation:agreement": of_project(GET=BROWSING),
     "annotation:quality_annotator": Route({"pk": "project", "user": "annotator"}, {"GET": BROWSING}),
@@ -214,6 +217,7 @@ API: dict[str, Route] = {
     "export-detail": api("export", GET=(MANAGING, "read")),
     "export-download": api("export", GET=(MANAGING, "read")),
     "lease-media": api("picture_lease", "lease", GET=(JUDGING, "judge")),
+    "lease-prompt-media": api("picture_lease", "lease", GET=(JUDGING, "judge")),
     "project-next": api("project", POST=(JUDGING, "judge")),
     "lease-judgement": api(
         "lease",
@@ -266,7 +270,7 @@ API: dict[str, Route] = {
         "schedule", GET=(WATCHING, "read"), PATCH=(MANAGING, "train"), DELETE=(MANAGING, "train")
     ),
 }
-EXTRA_KEYS = {"lease-media": {"position": 0}}
+EXTRA_KEYS = {"lease-media": {"position": 0}, "lease-prompt-media": {"number": 0}}
 
 
 def patterns(resolver: URLResolver, namespace: str = "", start: str = "") -> Iterator[tuple[str, str]]:

@@ -11,6 +11,7 @@ from django.db import transaction
 
 from annotation.errors import Invalid
 from annotation.models import Comparison, Judgement, Project, User
+from annotation.prompts import pictures_of
 from annotation.services import add_comparisons
 from annotation.services.media import store_image
 from training import storage
@@ -72,7 +73,8 @@ def held_out_prompts(project: Project, names: Sequence[str]) -> list[Any]:
             if checkpoint and (prompts := _eval_prompts(checkpoint)):
                 return prompts
     held_out = Comparison.objects.filter(project=project, held_out=True).order_by("rank", "pk")
-    return list(dict(held_out.values_list("prompt_key", "prompt")).values())
+    each_once = dict(held_out.values_list("prompt_key", "prompt")).values()
+    return [prompt for prompt in each_once if not pictures_of(prompt)]  # models here read none
 
 
 def _eval_prompts(checkpoint: Checkpoint) -> list[Any]:

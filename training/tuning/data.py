@@ -235,6 +235,7 @@ def _group_of(row: dict[str, Any], *, path: Path, line: int, modality: Modality)
     columns = frozenset(row) - {"meta"}
     if "candidates" not in row:
         row = _from_columns(row, columns, path=path, line=line, modality=modality)
+    _refuse_parts(row["prompt"], path=path, line=line)
     if "line" in row:
         raise BadInput(
             'unknown key; put what the trainer should ignore under "meta"', file=path, line=line, field="line"
@@ -245,6 +246,14 @@ def _group_of(row: dict[str, Any], *, path: Path, line: int, modality: Modality)
         first = error.errors()[0]
         field = ".".join(str(part) for part in first["loc"]) or None
         raise BadInput(_plain(first), file=path, line=line, field=_public_name(field, columns)) from None
+
+
+def _refuse_parts(prompt: Any, *, path: Path, line: int) -> None:
+    """BadInput for a message in parts, as vision models read them."""
+    for number, message in enumerate(prompt if isinstance(prompt, list) else ()):
+        if isinstance(message, dict) and isinstance(message.get("content"), list):
+            problem = "is a list of parts; no method reads pictures in prompts, so leave the row out"
+            raise BadInput(problem, file=path, line=line, field=f"prompt.{number}.content")
 
 
 def _from_columns(
