@@ -10,6 +10,7 @@ from tests.tuning.test_grpo import VOWELS, make
 from tests.tuning.text_models import save_causal
 from tests.tuning.text_runs import metrics, result_weights, run
 from training.tuning.__main__ import main
+from training.tuning.rewards.spec import parse_rewards
 from training.tuning.run import Run
 from training.tuning.rundir import RunDir
 from training.tuning.text.generation import Answer
@@ -154,28 +155,35 @@ def test_implicit_rewards_go_to_their_tokens(tmp_path: Path, llama: Path) -> Non
     """RTO: clip(beta log pi_dpo / pi_ref) for every token; without the clip their sum is the answer's."""
     tuned = start(tmp_path / "tuned", llama, "rloo", max_steps=2)
     assert run(tuned) == 0
-    reward = [{"model": str(tuned / "result"), "weight": 0.5}, {"rule": "words"}]
-    folder = start(tmp_path / "run", llama, "ppo", reward=reward, implicit_rewards="token", token_clip=0.05)
+    tokens = {"model": str(tuned / "result"), "weight": 0.5, "credit": "tokens"}
+    clip = {"name": "clip", "low": -0.1, "high": 0.1}  # before the weight, so 0.05 after it
+    reward = [tokens | {"transform": clip}, {"rule": "words"}]
+    folder = start(tmp_path / "run", llama, "ppo", reward=reward)
     training = Run(RunDir(folder))
     policy = open_policy(training, kind="causal")
     frozen = policy.frozen_start()
     tokenizer = open_group_tokenizer(training.base, max_length=None)
     prompts = open_prompts(training.train, tokenizer, run=training)
-    judge = Judge(training, policy, frozen, prompts, context=tokenizer.context)
     rollouts = []
     for number, prompt in enumerate(prompts):
         (ids,) = tokenizer.encode(prompt.text, ["a short answer " * (1 + number % 2)]).answers
         rollouts.append(make_rollout(policy, prompt, [Answer(ids, [0.0] * len(ids), ended=True)]))
-    step, scored = lay_out(policy, frozen, rollouts, training.config), judge.score(rollouts)
-    totals, free = judge.per_token(step, scored, clip=None)
-    torch.testing.assert_close(totals, scored.scores[:, 1])  # the words alone are left to the answer
-    torch.testing.assert_close(step.sums(free), scored.parts[:, 0], atol=1e-5, rtol=1e-4)
-    _, clipped = judge.per_token(step, scored, clip=0.05)
-    torch.testing.assert_close(clipped, free.clamp(-0.05, 0.05))
-    assert float(free.abs().max()) > 0.05
+    step = lay_out(policy, frozen, rollouts, training.config)
+    found = {}
+    for name, first in (("free", tokens), ("clipped", reward[0]), ("whole", tokens | {"credit": None})):
+        training.reward = parse_rewards([first, {"rule": "words"}], modality="text")
+        judge = Judge(training, policy, frozen, prompts, context=tokenizer.context)
+        found[name] = judge.score(rollouts)
+    free, clipped, whole = found["free"], found["clipped"], found["whole"]
+    torch.testing.assert_close(free.whole, free.scored.scores[:, 1])  # the words alone are left to the answer
+    torch.testing.assert_close(step.sums(free.tokens), whole.scored.parts[:, 0], atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(free.total, whole.total, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(clipped.tokens, free.tokens.clamp(-0.05, 0.05))
+    assert float(free.tokens.abs().max()) > 0.05
     assert run(folder) == 0
 
 
 def test_token_rewards_need_a_tuned_policy(tmp_path: Path, llama: Path, capsys: Any) -> None:
-    assert run(start(tmp_path / "run", llama, "ppo", implicit_rewards="token")) == 1
-    assert "needs a tuned policy among the rewards" in capsys.readouterr().err
+    reward = [{"rule": "words", "credit": "tokens"}]
+    assert run(start(tmp_path / "run", llama, "ppo", reward=reward)) == 1
+    assert 'the credit "tokens" needs a model' in capsys.readouterr().err

@@ -7,11 +7,11 @@ from hypothesis import strategies as st
 
 from training.tuning.losses.advantages import generalised_advantages
 from training.tuning.rewards.tokens import (
+    at_ends,
     clipped_steps,
     correction_rewards,
     find_quote,
     min_form_credit,
-    segment_rewards,
     span_rewards,
     step_differences,
 )
@@ -20,9 +20,9 @@ from training.tuning.rewards.tokens import (
 @pytest.mark.system("s001-053")
 def test_segments_by_hand() -> None:
     """Three clean sentences at .5, two bad sub-sentences at .3, completeness .3 · 1: 1.5 − .6 + .3 = 1.2."""
-    facts = segment_rewards(12, [3, 7, 11], [True] * 3, weight=0.5)
-    relevance = segment_rewards(12, [1, 5], [False] * 2, weight=0.3)
-    whole = segment_rewards(12, [11], [True], weight=0.3 * 1.0)
+    facts = at_ends(12, [3, 7, 11], torch.full((3,), 0.5))
+    relevance = at_ends(12, [1, 5], torch.full((2,), -0.3))
+    whole = at_ends(12, [11], torch.tensor([0.3 * 1.0]))
     total = facts + relevance + whole
     assert total.sum().item() == pytest.approx(1.2)
     assert [round(value, 6) for value in total.tolist()] == [0, -0.3, 0, 0.5, 0, -0.3, 0, 0.5, 0, 0, 0, 0.8]
@@ -31,12 +31,12 @@ def test_segments_by_hand() -> None:
 @pytest.mark.system("s000-111")
 def test_corrections_by_hand() -> None:
     """ABXD rewritten as ABCD, later predictions as in the answer: + + − 0. An unchanged answer is all +."""
-    a, b, c, d, x = range(5)
-    assert correction_rewards([a, b, x, d], [a, b, c, d], [a, b, c, d]).tolist() == [1, 1, -1, 0]
-    assert correction_rewards([a, b, x, d], [a, b, c, d], [a, b, c, b]).tolist() == [1, 1, -1, -1]
-    assert correction_rewards([a, b], [a, b], [a, b]).tolist() == [1, 1]
+    a, b, c, d, x, end = range(6)
+    assert correction_rewards([a, b, x, d], [a, b, c, d]).tolist() == [1, 1, -1, 0]
+    assert correction_rewards([a, b, x, d], [a, b, c, b]).tolist() == [1, 1, -1, -1]
+    assert correction_rewards([a, b], [a, b]).tolist() == [1, 1]
     # The rewrite is a beginning of the answer: what it would not have said is wrong.
-    assert correction_rewards([a, b, c], [a, b], [a, b, c]).tolist() == [1, 1, -1]
+    assert correction_rewards([a, b, c], [a, b, end]).tolist() == [1, 1, -1]
 
 
 @pytest.mark.system("s001-008")

@@ -238,6 +238,7 @@ FEEDBACK_WORDS = {
     "ranking": "rankings",
     "rating": "ratings",
     "step": "marked steps",
+    "span": "marked spans",
     "thumbs": "thumbs up or down",
     "correction": "corrections",
     "aspect": "choices by aspect",
@@ -264,7 +265,8 @@ def feedback_of(project: Project) -> set[str]:
             "aspect": "aspects",
         }.items()
     }
-    asked["step"] = BoolOr(Q(answers__marks__contains=[{"type": "step"}]))
+    for kind in ("step", "span"):
+        asked[kind] = BoolOr(Q(answers__marks__contains=[{"type": kind}]))
     said = judged.exclude(answers={}).aggregate(**asked)
     found = {kind for kind, present in said.items() if present}
     if judged.filter(choice__isnull=False, comparison__candidates__index=1).exists():

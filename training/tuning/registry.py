@@ -38,7 +38,16 @@ from training.tuning.config import (
 
 Modality = Literal["text", "image"]
 Feedback = Literal[
-    "choice", "ranking", "rating", "step", "thumbs", "correction", "demonstration", "prompt", "candidates"
+    "choice",
+    "ranking",
+    "rating",
+    "step",
+    "span",
+    "thumbs",
+    "correction",
+    "demonstration",
+    "prompt",
+    "candidates",
 ]
 
 
@@ -47,9 +56,9 @@ class Method:
     """One entry. ``feedback`` says what a row must bring for the method to use it, one of these at least:
 
     choice, ranking: judgements between candidates (also ``chosen``/``rejected`` columns); rating: points for
-    attributes; step: marked steps of an answer; thumbs: a judgement of one candidate (also ``label``);
-    correction: a rewritten answer; demonstration: an answer without judgement; prompt: a prompt is enough;
-    candidates: candidates, judged or not.
+    attributes; step: marked steps of an answer; span: marked spans; thumbs: a judgement of one candidate
+    (also ``label``); correction: a rewritten answer; demonstration: an answer without judgement; prompt: a
+    prompt is enough; candidates: candidates, judged or not.
 
     ``reward`` says whether the method takes a ``reward`` list: ``none``, ``optional`` or ``required``.
     """
@@ -89,7 +98,7 @@ METHODS = [
         title="Supervised fine-tuning",
         paper="arXiv:2203.02155",
         modality="text",
-        feedback=("demonstration", "choice", "ranking", "thumbs", "correction"),
+        feedback=("demonstration", "choice", "ranking", "thumbs", "correction", "span"),
         config=SFTConfig,
         purpose="train",
         summary="Imitates good answers. Use it first, when the model does not yet answer in the right form.",
@@ -110,7 +119,7 @@ METHODS = [
         title="Process reward model",
         paper="arXiv:2305.20050",
         modality="text",
-        feedback=("step",),
+        feedback=("step", "span"),
         config=ProcessRewardModelConfig,
         purpose="train",
         summary="Learns which steps of an answer are right. Use it to find errors and to rank solutions.",

@@ -29,13 +29,19 @@ class SFTConfig(TextTrainConfig, SampleKeys):
     learning_rate: float = Field(
         2e-4, gt=0, title="Learning rate", description="Peak learning rate.", json_schema_extra=PRIMARY
     )
-    train_on: Literal["preferred", "all"] = Field(
+    train_on: Literal["preferred", "all", "rewrites", "critiques"] = Field(
         "preferred",
         title="Answers",
         description="preferred: corrections if there are any, else the answers that won the vote or got a "
-        "thumb "
-        "up; rows without judgements are demonstrations and always used. all: every answer.",
+        "thumb up; rows without judgements are demonstrations and always used. all: every answer. "
+        "rewrites: a corrector, from worse answers to corrections or preferred ones (arXiv:2409.00162). "
+        "critiques: a critic that quotes what people marked (arXiv:2505.22338).",
         json_schema_extra=PRIMARY,
+    )
+    praise: list[str] = Field(
+        [],
+        title="Praise",
+        description="For critiques: the categories of marks that say something good; others are criticism.",
     )
     loss: Literal["nll", "dft"] = Field(
         "nll",
@@ -49,6 +55,11 @@ class SFTConfig(TextTrainConfig, SampleKeys):
         title="Ties",
         description="When the vote is tied: drop leaves the group out, all trains on the tied.",
     )
+
+    @model_validator(mode="after")
+    def _praise_has_a_use(self) -> Self:
+        refuse(self.praise and self.train_on != "critiques", 'praise needs "train_on": "critiques"')
+        return self
 
 
 class ReferenceKeys(Config):

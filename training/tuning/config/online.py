@@ -180,7 +180,13 @@ class RLOOConfig(OnlineConfig, GroupKeys):
         json_schema_extra=PRIMARY,
     )
     clip: float = Field(
-        0.2, gt=0, lt=1, title="Clip", description="The ratio of an answer may change by this share."
+        0.2, gt=0, lt=1, title="Clip", description="The ratio of an action may change by this share."
+    )
+    actions: Literal["answers", "tokens"] = Field(
+        "answers",
+        title="Actions",
+        description="answers: a whole answer is one action. tokens: each token is one, and earns what comes "
+        "from it on; for rewards that credit single tokens.",
     )
 
 
@@ -223,19 +229,11 @@ class PPOConfig(OnlineConfig):
     value_learning_rate: float = Field(
         1e-3, gt=0, title="Learning rate of the value head", description="Peak; it follows the schedule."
     )
-    implicit_rewards: Literal["answer", "token"] = Field(
-        "answer",
-        title="Implicit rewards",
-        description="Of tuned policies among the rewards: answer adds their log-ratio up, token gives "
-        "each token "
-        "its own (RTO, arXiv:2404.18922).",
-    )
-    token_clip: float | None = Field(
-        None,
-        gt=0,
-        title="Clip of token rewards",
-        description="Most that an implicit reward gives or takes for one token, its weight included; the "
-        "authors of RTO take 0.05.",
+    kl: Literal["sampled", "full"] = Field(
+        "sampled",
+        title="Divergence",
+        description="What beta weighs at every token. sampled: the log-ratio of the token that was written. "
+        "full: the KL divergence over the whole vocabulary (arXiv:2505.22338), with less noise.",
     )
     whiten_rewards: bool = Field(
         False, title="Whiten rewards", description="Scale rewards to variance one; their mean stays."
@@ -243,12 +241,12 @@ class PPOConfig(OnlineConfig):
 
     @model_validator(mode="after")
     def _splits(self) -> Self:
-        if self.token_clip is not None and self.implicit_rewards != "token":
-            raise ValueError("token_clip needs implicit_rewards=token")
         if self.minibatches > self.batch_size:
             raise ValueError("minibatches must not be more than batch_size")
         if self.loss == "apa" and self.kl_target is not None:
             raise ValueError('kl_target has no use with the loss "apa"')
+        if self.loss == "apa" and self.kl == "full":
+            raise ValueError('kl has no use with the loss "apa", whose rewards have no KL term')
         if self.loss == "apa" and self.beta == 0:
             raise ValueError('the loss "apa" needs a beta above 0')
         return self

@@ -214,6 +214,19 @@ def _refuse(wrong: bool, message: str) -> None:
 class ProcessRewardModelConfig(TextTrainConfig, BestKeys):
     """Process reward model: is each step of an answer right? Ties and both-bad do not arise."""
 
+    segments: Literal["steps", "sentences", "clauses"] = Field(
+        "steps",
+        title="Segments",
+        description="What is judged. steps: as people marked them. sentences, clauses: wrong where somebody "
+        "marked a span in them (fine-grained reward models, arXiv:2306.01693).",
+    )
+    category: str | None = Field(
+        None,
+        min_length=1,
+        title="Category",
+        description="For sentences and clauses: only spans of this category make them wrong; empty: all do.",
+    )
+
     score: Literal["min", "product", "last"] = Field(
         "min",
         title="Score of an answer",
@@ -227,3 +240,9 @@ class ProcessRewardModelConfig(TextTrainConfig, BestKeys):
     metric_for_best: Literal["eval/accuracy", "eval/accuracy_wrong", "eval/loss"] = Field(  # type: ignore[assignment]
         "eval/loss", title="Best by", description="The evaluation value that decides."
     )
+
+    @model_validator(mode="after")
+    def _category_has_a_use(self) -> Self:
+        if self.category is not None and self.segments == "steps":
+            raise ValueError('category needs "segments": "sentences" or "clauses"')
+        return self

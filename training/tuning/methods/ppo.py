@@ -3,8 +3,9 @@
 
 1. Read the prompts. The reference is the model as it starts. A linear head on the policy's states, zero at
    first, gives a value to the state before every token.
-2. Per step: an answer to each prompt. Its score is the reward of its last token; every token pays beta times
-   its log-ratio to the reference. Generalised advantages of those rewards, whitened.
+2. Per step: an answer to each prompt. Its score is the reward of its last token, unless the rewards credit
+   single tokens; every token pays beta times its divergence from the reference. Generalised advantages of
+   those rewards, whitened.
 3. ``updates`` passes in ``minibatches``: the clipped objective of every token and the clipped error of its
    value, both means over tokens. With a KL target, beta is steered after the step.
 
@@ -73,14 +74,11 @@ def train(run: Run) -> None:
         key = f"{run.seed}/rollout/{step}"
         rollouts = roll_out(policy, batch, config, key=key, count=1, context=tokenizer.context)
         scored = judge.score(rollouts)
-        laid = lay_out(policy, frozen, rollouts, config)
+        laid = lay_out(policy, frozen, rollouts, config, with_kl=config.kl == "full")
         beta = run.memory["beta"]
         values = values_of(policy, value, laid)
-        totals, dense = scored.total, torch.zeros_like(laid.old)
-        if config.implicit_rewards == "token":
-            totals, dense = judge.per_token(laid, scored, clip=config.token_clip)
         penalty = 0.0 if config.loss == "apa" else beta
-        rewards = token_rewards(totals, dense, laid, beta=penalty, config=config)
+        rewards = token_rewards(scored.whole, scored.tokens, laid, beta=penalty, config=config)
         advantages, returns = advantages_of(rewards, values, laid, config)
         metrics = judge.metrics(scored) | laid.facts() | {"beta": beta}
         for number in range(config.updates):
@@ -125,8 +123,9 @@ def read_values(value: nn.Linear, states: Tensor) -> Tensor:
 
 
 def token_rewards(scores: Tensor, dense: Tensor, step: Step, *, beta: float, config: Any) -> Tensor:
-    """Rewards (C,): each token's own minus beta times its log-ratio, and an answer's score at its last."""
-    rewards = dense - beta * (step.old - step.reference)
+    """Rewards (C,): each token's own minus beta times its divergence, and an answer's score at its last."""
+    divergence = step.old - step.reference if step.full_kl is None else step.full_kl
+    rewards = dense.to(divergence) - beta * divergence
     last = step.lengths.long().cumsum(0) - 1
     rewards = rewards.index_add(0, last, scores.to(rewards))
     return whitened(rewards, shift_mean=False) if config.whiten_rewards else rewards

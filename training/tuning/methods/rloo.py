@@ -5,10 +5,14 @@
 its reward is the score minus beta times its log-ratio to the reference, its baseline the others' mean.
 3. ``updates`` passes over them, the ratio of a whole answer clipped; in the first the ratio is exactly one,
    and the gradient is REINFORCE's.
+
+With ``actions: tokens`` every token is an action. Its return is what the answer earns from it on, penalties
+included; the baseline stays the mean of the others' whole returns.
 """
 
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from training.tuning.losses.advantages import leave_one_out
@@ -20,6 +24,7 @@ from training.tuning.text.logprobs import per_candidate
 from training.tuning.text.models import TextModel
 from training.tuning.text.rollouts import (
     Judge,
+    Judged,
     Step,
     evaluate,
     lay_out,
@@ -63,8 +68,7 @@ def train(run: Run) -> None:
         )
         scored = judge.score(rollouts)
         laid = lay_out(policy, frozen, rollouts, config)
-        rewards = regularised(scored.total, laid, config.beta).view(len(rollouts), -1)
-        advantages = leave_one_out(rewards).flatten()
+        advantages = advantages_of(scored, laid, config)
         metrics = judge.metrics(scored) | laid.facts()
         for _ in range(config.updates):
             metrics |= {"loss": backward(policy, laid, advantages, config)}
@@ -83,18 +87,30 @@ def train(run: Run) -> None:
     )
 
 
-def regularised(rewards: Tensor, step: Step, beta: float) -> Tensor:
-    """Rewards (N,) minus beta log(pi / pi_ref) of the whole answers."""
-    return rewards - beta * step.sums(step.old - step.reference)
+def advantages_of(judged: Judged, step: Step, config: Any) -> Tensor:
+    """Of every answer (N,), or of every token (C,) where tokens are the actions."""
+    k = config.num_generations
+    penalty = config.beta * (step.old - step.reference)
+    returns = judged.total - step.sums(penalty)
+    advantages = leave_one_out(returns.view(-1, k)).flatten()
+    if config.actions == "answers":
+        return advantages
+    rewards = judged.tokens.to(penalty) - penalty
+    last = step.lengths.long().cumsum(0) - 1
+    rewards = rewards.index_add(0, last, judged.whole.to(rewards))
+    before = torch.cat([part.cumsum(0) - part for part in rewards.split(step.lengths.long().tolist())])
+    return step.spread(advantages) - before
 
 
 def backward(policy: TextModel, step: Step, advantages: Tensor, config: Any) -> float:
     """Gradients of the mean loss over a step's answers; returns its value."""
     total = 0.0
     for micro in step.micros:
-        logps = policy.token_logprobs(micro.batch, temperature=config.temperature)
-        now, old = (per_candidate(values, micro.batch.counts) for values in (logps, step.old[micro.tokens]))
-        losses = clipped_surrogate(now, old, advantages[micro.answers], low=config.clip, high=config.clip)
+        now, old = policy.token_logprobs(micro.batch, temperature=config.temperature), step.old[micro.tokens]
+        own = advantages[micro.tokens if config.actions == "tokens" else micro.answers]
+        if config.actions == "answers":
+            now, old = (per_candidate(values, micro.batch.counts) for values in (now, old))
+        losses = clipped_surrogate(now, old, own, low=config.clip, high=config.clip)
         loss = losses.sum() / len(step.lengths)
         loss.backward()
         total += float(loss.detach())

@@ -77,7 +77,7 @@ def score_groups(run: Run, rewards: Rewards, groups: Sequence[Group]) -> tuple[S
     for at in range(0, len(groups), size):
         prompts, candidates = flatten(groups[at : at + size])
         if candidates:
-            for number, source in enumerate(rewards.sources):
+            for number, source in enumerate(rewards.uncredited()):
                 measured[number].append(source.measure(prompts, candidates))
         done = min(at + size, len(groups))
         run.progress(done, len(groups), {"groups_per_second": done / (time.perf_counter() - start)})

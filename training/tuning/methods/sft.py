@@ -1,12 +1,14 @@
 """Supervised fine-tuning on answers (as in step 1 of Ouyang et al., arXiv:2203.02155).
 
-1. Choose the answers of each group: demonstrations as they are; corrections, or the winners of the vote.
+1. Choose the answers of each group: demonstrations as they are; corrections, or the winners of the vote. Or
+   make demonstrations of how answers are corrected or criticised.
 2. Tokenise and plan, as for every text method; an answer's prompt is shared if a group has several.
 3. Per step: the mean negative log-likelihood over all answer tokens of the batch.
 """
 
 from collections import Counter
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -22,6 +24,7 @@ from training.tuning.run import Run
 from training.tuning.text.batches import GroupBatch, make_batch
 from training.tuning.text.dataset import Example, prepare, preview, texts_of
 from training.tuning.text.models import TextModel
+from training.tuning.text.rewrites import as_demonstrations, critiques_of, rewrites_of
 from training.tuning.text.samples import write_samples
 from training.tuning.text.saving import how_to_load, save_result
 from training.tuning.text.setup import TOKEN_BUDGET, open_group_tokenizer, open_policy
@@ -29,18 +32,34 @@ from training.tuning.text.tokens import Unusable, how_joined
 from training.tuning.throughput import Throughput
 
 LOSSES = {"nll": sft_loss, "dft": dft_loss}
-NEEDS = "an answer: a demonstration, a correction, or one that judgements prefer"
+ANSWER = "an answer: a demonstration, a correction, or one that judgements prefer"
+NEEDS = {
+    "preferred": ANSWER,
+    "all": ANSWER,
+    "rewrites": "a correction, or an answer that is preferred to another",
+    "critiques": "marked spans",
+}
 
 
 def train(run: Run) -> None:
     """Train a policy to write the chosen answers. See the module for the steps."""
     config = run.config
     tokenizer = open_group_tokenizer(run.base, max_length=config.max_length)
-    data = prepare(run.train, tokenizer, choose_answers(config), file=run.dir.train_file, needs=NEEDS)
+    data = prepare(
+        demonstrations(run.train, config),
+        tokenizer,
+        choose_answers(config),
+        file=run.dir.train_file,
+        needs=NEEDS[config.train_on],
+    )
     held_out: list[Example] = []
     if run.eval:
         held_out = prepare(
-            run.eval, tokenizer, choose_answers(config), file=run.dir.eval_file, needs=None
+            demonstrations(run.eval, config),
+            tokenizer,
+            choose_answers(config),
+            file=run.dir.eval_file,
+            needs=None,
         ).examples
     eval_batches = split(
         range(len(held_out)), [one.tokens.size for one in held_out], most=None, budget=TOKEN_BUDGET
@@ -93,8 +112,32 @@ def evaluate(
 def inspect(run: Run) -> dict[str, Any]:
     """The data as ``train`` will see it."""
     tokenizer = open_group_tokenizer(run.base, max_length=run.config.max_length)
-    data = prepare(run.train, tokenizer, choose_answers(run.config), file=run.dir.train_file, needs=NEEDS)
+    data = prepare(
+        demonstrations(run.train, run.config),
+        tokenizer,
+        choose_answers(run.config),
+        file=run.dir.train_file,
+        needs=NEEDS[run.config.train_on],
+    )
     return preview(data, tokenizer.tokenizer, joined=how_joined(tokenizer.tokenizer, pair=False))
+
+
+def demonstrations(groups: list[Group], config: SFTConfig) -> list[Group]:
+    """The rows that are trained on: the run's own, or what is made of their corrections or critiques."""
+    if config.train_on == "rewrites":
+        return as_demonstrations(groups, partial(rewrites_of, better=preferred(config)))
+    if config.train_on == "critiques":
+        return as_demonstrations(groups, partial(critiques_of, praise=config.praise))
+    return groups
+
+
+def preferred(config: SFTConfig) -> Callable[[Group], list[int]]:
+    """The winners of a group's vote."""
+
+    def winners(group: Group) -> list[int]:
+        return _winners([vote for vote in group.judgements if vote.kind in VOTING_KINDS], config)
+
+    return winners
 
 
 def choose_answers(config: SFTConfig) -> Callable[[Group], tuple[list[Text], list[Pair]]]:

@@ -12,6 +12,7 @@ from torch import Tensor
 from training.tuning.data import Text
 from training.tuning.errors import BadInput
 from training.tuning.rewards import spec
+from training.tuning.rewards.credited import Credited, Sampled, open_credited
 from training.tuning.rewards.implicit import ImplicitReward, is_policy
 from training.tuning.rewards.rules import find_rule
 from training.tuning.rewards.sources import LearnedReward, Measured, Precision, RuleReward, Source
@@ -42,10 +43,21 @@ class Scored:
         }
 
 
+@dataclass(frozen=True)
+class Credits:
+    """Scored answers of N with all their C tokens: ``whole`` is the part of ``scored.total`` that belongs to
+    answers as a whole, ``tokens`` what falls on single tokens; each answer's sum up to its total.
+    """
+
+    scored: Scored
+    whole: Float[Tensor, " N"]
+    tokens: Float[Tensor, " C"]
+
+
 class Rewards:
     """A ``reward`` list with its sources open."""
 
-    def __init__(self, entries: Sequence[spec.RewardEntry], sources: Sequence[Source]) -> None:
+    def __init__(self, entries: Sequence[spec.RewardEntry], sources: Sequence[Source | Credited]) -> None:
         self.entries = list(entries)
         self.sources = list(sources)
         self.multipliers = {
@@ -92,15 +104,48 @@ class Rewards:
         """The totals with what each entry gave. ``references[n]``: answers of the reference policy to prompt
         n, as many for each; needed if ``needs_references``.
         """
-        measured = [source.measure(prompts, candidates) for source in self.sources]
+        measured = [source.measure(prompts, candidates) for source in self.uncredited()]
         centres = self.reference_scores(prompts, references) if self.needs_references else None
         return self.combine(measured, prompts, centres)
+
+    def credit(
+        self, answers: Sequence[Sampled], *, references: Sequence[Sequence[Any]] | None = None
+    ) -> Credits:
+        """``parts`` of sampled answers, and what of it falls on which token."""
+        prompts, texts = [one.prompt for one in answers], [one.text for one in answers]
+        shrunk = 1 / (1 + sum(self.multipliers.values()))
+        device = torch.device("cpu")
+        measured: list[Measured] = []
+        dense = [torch.zeros(len(one.ids)) for one in answers]
+        for entry, source in zip(self.entries, self.sources, strict=True):
+            if not isinstance(source, Credited):
+                measured.append(source.measure(prompts, texts))
+                device = measured[-1].outputs.device
+                continue
+            found = [one.cpu().float() for one in source.credit(answers)]
+            dense = [own + entry.weight * shrunk * more for own, more in zip(dense, found, strict=True)]
+            measured.append(Measured(torch.stack([one.sum() for one in found])[:, None]))
+        centres = self.reference_scores(prompts, references) if self.needs_references else None
+        measured = [Measured(one.outputs.to(device), one.why) for one in measured]
+        scored = self.combine(measured, prompts, centres)
+        sums = torch.stack([one.sum() for one in dense]).to(scored.total)
+        return Credits(scored, scored.total - sums, torch.cat(dense).to(scored.total))
+
+    def uncredited(self) -> list[Source]:
+        """The sources, if all of them score whole candidates. Raises BadInput."""
+        found = [source for source in self.sources if not isinstance(source, Credited)]
+        if len(found) < len(self.sources):
+            raise BadInput(
+                "credit is for methods that train on answers which the policy writes; leave it out here",
+                field="reward",
+            )
+        return found
 
     def prompt_score(self, prompt: Text) -> float:
         """The total of a prompt without an answer."""
         if self.needs_references or self.multipliers:
             raise BadInput("centred transforms and constraints do not score prompts", field="reward")
-        measured = [source.measure_prompt(prompt) for source in self.sources]
+        measured = [source.measure_prompt(prompt) for source in self.uncredited()]
         return float(self.combine(measured, [prompt], None).total[0])
 
     def reference_scores(
@@ -115,7 +160,7 @@ class Rewards:
         flat = [answer for own in references for answer in own]
         found = {}
         for number, (entry, source) in enumerate(zip(self.entries, self.sources, strict=True)):
-            if entry.needs_references:
+            if entry.needs_references and not isinstance(source, Credited):
                 scores = self._reduced(number, source.measure(repeated, flat), repeated)
                 found[number] = scores.view(len(prompts), -1)
         return found
@@ -129,7 +174,7 @@ class Rewards:
         parts = []
         for number, entry in enumerate(self.entries):
             value = scores[number]
-            for step in entry.transform:
+            for step in entry.transform if entry.credit is None else []:  # else their parts were transformed
                 if not isinstance(step, spec.REDUCING):
                     value = transformed(value, step, (centres or {}).get(number))
             if isinstance(entry.gate, spec.Threshold):
@@ -163,7 +208,12 @@ class Rewards:
                     field=f"reward.{number}.transform",
                 )
             return measured.outputs @ measured.outputs.new_tensor(first.weights)
-        return self.sources[number].reduce(measured.outputs, prompts)
+        source = self.sources[number]
+        return (
+            measured.outputs[:, 0]
+            if isinstance(source, Credited)
+            else source.reduce(measured.outputs, prompts)
+        )
 
     def _update_multipliers(self, scores: Sequence[Tensor]) -> None:
         for number in self.multipliers:
@@ -202,11 +252,34 @@ def open_rewards(
     max_length: int | None = 1024,
 ) -> Rewards:
     """Open every source of a checked list. Raises BadInput for what cannot be opened."""
-    sources = [
-        open_source(entry, modality=modality, device=device, precision=precision, max_length=max_length)
-        for entry in entries
-    ]
-    return Rewards(entries, sources)
+    options: dict[str, Any] = {"modality": modality, "device": device, "precision": precision}
+    return Rewards(entries, [_open_entry(entry, max_length=max_length, **options) for entry in entries])
+
+
+def _open_entry(
+    entry: spec.RewardEntry,
+    *,
+    modality: spec.Modality,
+    device: torch.device,
+    precision: Precision,
+    max_length: int | None,
+) -> Source | Credited:
+    def plain() -> Source:
+        return open_source(
+            entry, modality=modality, device=device, precision=precision, max_length=max_length
+        )
+
+    if entry.credit is None:
+        return plain()
+    if modality == "image":
+        raise BadInput("credit is for text: pictures have no tokens", field="reward")
+
+    def transform(values: Tensor) -> Tensor:
+        for step in entry.transform:
+            values = transformed(values, step, None)
+        return values
+
+    return open_credited(entry, plain, transform, device=device, precision=precision)
 
 
 def open_source(

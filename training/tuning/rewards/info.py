@@ -5,7 +5,8 @@ score      = by ``kind``:  scalar      the one output
                            ensemble    ``aggregate`` of the members' outputs
                            attributes  the sum of ``weights`` · outputs
                            preference  mean probability of being preferred to the prompt's others
-                           steps       ``step_rule`` of the outputs at the ends of the steps, members averaged
+                           steps       ``step_rule`` of the outputs at the ends of the steps (or of other
+                                       ``segments``), members averaged
 """
 
 import json
@@ -21,6 +22,7 @@ from training.tuning.rewards.spec import Aggregate
 FILE = "reward.json"
 RewardKind = Literal["scalar", "ensemble", "attributes", "preference", "steps"]
 Condition = Literal["none", "context", "annotator", "annotator_group"]
+SegmentKind = Literal["steps", "sentences", "clauses"]
 
 
 class RewardInfo(Config):
@@ -37,6 +39,7 @@ class RewardInfo(Config):
     condition: Condition = "none"
     temperature: float | None = None
     step_rule: Literal["min", "product", "last"] = "min"
+    segments: SegmentKind = "steps"
     link: dict[str, float | list[float]] = Field(default_factory=dict)
 
     @model_validator(mode="after")

@@ -25,7 +25,7 @@ from training.tuning.text.loading import load_for_use
 from training.tuning.text.models import TextModel
 from training.tuning.text.probe import check_reading
 from training.tuning.text.setup import TOKEN_BUDGET, open_tokenizer
-from training.tuning.text.steps import last_token, score_of_steps, steps_of
+from training.tuning.text.steps import last_token, score_of_steps, segments_of
 from training.tuning.text.tokens import EncodedGroup, GroupTokenizer, Unusable
 
 Precision = Literal["fp32", "bf16"]
@@ -98,18 +98,46 @@ class LearnedReward:
         self, batch: GroupBatch, groups: Sequence[EncodedGroup], candidates: Sequence[Any]
     ) -> Tensor:
         """A process reward model's score of every candidate, in each of the outputs (N, T)."""
+        logits = self._step_logits(batch, groups, candidates)
+        scores = [score_of_steps(own, self.info.step_rule) for own in logits]
+        return torch.stack(scores)[:, None].expand(-1, self.info.outputs)
+
+    def _step_logits(
+        self, batch: GroupBatch, groups: Sequence[EncodedGroup], candidates: Sequence[Any]
+    ) -> list[Tensor]:
+        """The logits (S,) of the segments of every candidate that its tokens reach, members averaged."""
         states, first = self.model.states(batch), batch.first.tolist()
         starts = [start for group in groups for start in group.starts]
         offsets = [own for group in groups for own in group.offsets or []]
-        scores = []
+        found = []
         for number, candidate in enumerate(candidates):
-            ends = [last_token(offsets[number], span) for span in steps_of(_plain(candidate))]
+            spans = segments_of(_plain(candidate), self.info.segments)
+            ends = [last_token(offsets[number], span) for span in spans]
             at = [first[number] + starts[number] + end for end in ends if end is not None]
             # An answer that was cut within its first step is read at its last token.
             read = states[at or [int(batch.last[number])]]
             logits = self.model.score_head(read.to(torch.promote_types(read.dtype, torch.float32)))
-            scores.append(score_of_steps(logits.mean(dim=1), self.info.step_rule))
-        return torch.stack(scores)[:, None].expand(-1, self.info.outputs)
+            found.append(logits.mean(dim=1))
+        return found
+
+    @torch.no_grad()
+    def segment_logits(self, prompts: Sequence[Text], candidates: Sequence[Any]) -> list[Tensor]:
+        """The logits (S,) of every candidate's segments; none of a candidate that cannot be read."""
+        found = [torch.zeros(0, device=self.model.device)] * len(prompts)
+        groups: list[tuple[list[int], EncodedGroup]] = []
+        for at in range(len(prompts)):
+            groups += self._encode([at], prompts, candidates, {})
+        for micro in split(
+            range(len(groups)), [one.size for _, one in groups], most=None, budget=TOKEN_BUDGET
+        ):
+            tokens = [groups[index][1] for index in micro]
+            rows = [groups[index][0][0] for index in micro]
+            batch = make_batch(tokens, causal=True, device=self.model.device)
+            for at, own in zip(
+                rows, self._step_logits(batch, tokens, [candidates[at] for at in rows]), strict=True
+            ):
+                found[at] = own
+        return found
 
     @torch.no_grad()
     def measure_prompt(self, prompt: Text) -> Measured:

@@ -5,6 +5,8 @@ its reference is then the score; ``rule``: a rule of ``rules.py``, with its argu
 ``python``: ``module:function``), and says how its score enters the sum:
 
     total = Σ weight · gate(transform(score))
+
+With ``credit`` it is the tokens of an answer that are scored, and the sum is over them too.
 """
 
 from collections.abc import Sequence
@@ -13,6 +15,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Discriminator, Field, Tag, ValidationError, model_validator
 
 from training.tuning.config.shared import Config
+from training.tuning.rewards.credit import SCALED, Credit
 from training.tuning.rewards.rules import find_rule
 
 Modality = Literal["text", "image"]
@@ -106,6 +109,7 @@ Transform = Annotated[
 ]
 CENTRED = (SigmoidCentred, LogSigmoidCentred)
 REDUCING = (Aggregate, Attributes)
+ONE_BY_ONE = (Sigmoid, LogSigmoid, Clip, Affine)
 
 
 class Threshold(Config):
@@ -155,11 +159,17 @@ class RewardEntry(Config):
     weight: float = 1.0
     transform: list[Transform] = Field(default_factory=list)
     gate: Gate | None = None
+    credit: Credit | None = None
 
     @model_validator(mode="before")
     @classmethod
     def _short_forms(cls, value: Any) -> Any:
-        """``"transform": "sigmoid"`` is ``[{"name": "sigmoid"}]``, null is none, and one needs no list."""
+        """``"transform": "sigmoid"`` is ``[{"name": "sigmoid"}]``, null is none, and one needs no list.
+
+        ``"credit": "tokens"`` is ``{"name": "tokens"}``.
+        """
+        if isinstance(value, dict) and isinstance(value.get("credit"), str):
+            value = {**value, "credit": {"name": value["credit"]}}
         if not isinstance(value, dict) or "transform" not in value:
             return value
         given = value["transform"]
@@ -176,6 +186,23 @@ class RewardEntry(Config):
             raise ValueError("aggregate and attributes need a model: rules and functions give one score")
         if isinstance(self.gate, Constraint) and self.weight < 0:
             raise ValueError("a constraint's weight is its first multiplier, which is not negative")
+        return self
+
+    @model_validator(mode="after")
+    def _credit_has_a_place(self) -> Self:
+        if self.credit is None:
+            return self
+        if self.gate is not None:
+            raise ValueError("credit and gate do not go together")
+        if self.model is None and self.credit.name != "segments":
+            raise ValueError(f'the credit "{self.credit.name}" needs a model')
+        if self.transform and not isinstance(self.credit, SCALED):
+            raise ValueError(f'the credit "{self.credit.name}" gives 1, -1 or 0 and takes no transform')
+        if not all(isinstance(step, ONE_BY_ONE) for step in self.transform):
+            raise ValueError(
+                "with credit the scores of an answer's parts are transformed one by one: sigmoid, "
+                "log_sigmoid, clip and affine do that"
+            )
         return self
 
     @property
@@ -223,7 +250,7 @@ def parse_rewards(entries: Sequence[Any], *, modality: Modality) -> list[RewardE
 def _bad(where: str, error: ValidationError) -> BadReward:
     first = error.errors()[0]
     # Discriminated unions put the name of the branch into the path.
-    branches = {"threshold", "constraint"} | {
+    branches = {"threshold", "constraint", "tokens", "segments", "correction", "critique"} | {
         kind.model_fields["name"].annotation.__args__[0]  # type: ignore[union-attr]
         for kind in (*CENTRED, *REDUCING, Sigmoid, LogSigmoid, Clip, Affine, Standardise)
     }

@@ -14,37 +14,23 @@ from torch import Tensor
 Span = tuple[int, int]  # characters, from and to
 
 
-def segment_rewards(
-    length: int, ends: Sequence[int], good: Sequence[bool], *, weight: float
-) -> Float[Tensor, " T"]:
-    """±w at the last token of each segment, by the class that a classifier gave it (arXiv:2306.01693).
+def at_ends(length: int, ends: Sequence[int], values: Float[Tensor, " S"]) -> Float[Tensor, " T"]:
+    """The value of each segment as a reward of its last token; those of segments that end together add up.
 
-    ``ends`` are the places of the segments' last tokens; rewards of several kinds of segments (sub-sentences
-    for relevance, sentences for factuality) add up. A score of the whole answer is a reward of its last
-    token.
+    With values of ±w by the class of a segment these are the rewards of fine-grained RLHF (arXiv:2306.01693).
     """
-    rewards = torch.zeros(length)
-    for end, is_good in zip(ends, good, strict=True):
-        rewards[end] += weight if is_good else -weight
-    return rewards
+    return torch.zeros(length).index_add_(0, torch.tensor(ends, dtype=torch.long), values.cpu().float())
 
 
-def correction_rewards(
-    answer: Sequence[int], rewrite: Sequence[int], predicted: Sequence[int]
-) -> Float[Tensor, " T"]:
+def correction_rewards(answer: Sequence[int], predicted: Sequence[int]) -> Float[Tensor, " T"]:
     """A corrector's view of each token (Seq2Seq reward modelling, arXiv:2409.00162).
 
-    ``rewrite`` is the answer as the corrector writes it, ``predicted[t]`` the token that it expects after the
-    answer's own first t. Tokens get 1 until answer and rewrite part; from there −1 where the prediction
-    is another token than the answer's, else 0.
+    ``predicted[t]`` is the token that it would write after the answer's own first t. As long as the two agree
+    that is its rewrite, and tokens get 1; from where they part, −1 where it would write another one, else 0.
     """
-    same = 0
-    while same < min(len(answer), len(rewrite)) and answer[same] == rewrite[same]:
-        same += 1
-    later = [-1.0 if answer[at] != predicted[at] else 0.0 for at in range(same, len(answer))]
-    if later:
-        later[0] = -1.0  # where they part, the rewrite is the prediction
-    return torch.tensor([1.0] * same + later)
+    same = [own == other for own, other in zip(answer, predicted, strict=True)]
+    parted = same.index(False) if False in same else len(same)
+    return torch.tensor([1.0] * parted + [0.0 if agrees else -1.0 for agrees in same[parted:]])
 
 
 def span_rewards(offsets: Sequence[Span], good: Sequence[Span], poor: Sequence[Span]) -> Float[Tensor, " T"]:

@@ -8,7 +8,7 @@ with a gradient, so that every ratio starts at exactly one.
 import json
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -20,16 +20,23 @@ from training.tuning.data import Group, Text
 from training.tuning.errors import BadInput
 from training.tuning.plan import MicroBatch, split
 from training.tuning.rewards.compose import Rewards, Scored, open_rewards
-from training.tuning.rewards.implicit import ImplicitReward
+from training.tuning.rewards.credited import Credited, Sampled
 from training.tuning.run import Run
 from training.tuning.rundir import whole_rows, write_text
 from training.tuning.text.batches import GroupBatch, make_batch
 from training.tuning.text.dataset import PREVIEW_ROWS, summary
 from training.tuning.text.generation import Answer, batches_of, sample_answers, text_of
+from training.tuning.text.logprobs import token_kl
 from training.tuning.text.models import Frozen, TextModel
 from training.tuning.text.samples import as_json
 from training.tuning.text.setup import TOKEN_BUDGET, open_group_tokenizer
-from training.tuning.text.tokens import EncodedGroup, GroupTokenizer, Unusable, how_joined
+from training.tuning.text.tokens import (
+    EncodedGroup,
+    GroupTokenizer,
+    Unusable,
+    answer_offsets,
+    how_joined,
+)
 
 REFERENCE_ANSWERS = 10  # of the start, for every prompt, where a reward is centred on them
 
@@ -75,6 +82,7 @@ class Step:
     old: Float[Tensor, " C"]
     reference: Float[Tensor, " C"]
     top: tuple[Int[Tensor, "C K"], Float[Tensor, "C K"]] | None = None
+    full_kl: Float[Tensor, " C"] | None = None
 
     @property
     def tokens(self) -> int:
@@ -171,11 +179,13 @@ def lay_out(
     *,
     with_old: bool = True,
     keep_top: int = 0,
+    with_kl: bool = False,
 ) -> Step:
     """Micro-batches of the rollouts, with the log-probabilities of policy and reference before an update.
 
     Without ``with_old`` the policy's are zeros, to be filled in by the pass that computes them anyway. With
-    ``keep_top``, also those of the policy's likeliest tokens, renormalised, the sampled one first.
+    ``keep_top``, also those of the policy's likeliest tokens, renormalised, the sampled one first. With
+    ``with_kl``, KL(policy ‖ reference) of every token over the whole vocabulary.
     """
     parts: list[MicroBatch] = split(
         range(len(rollouts)),
@@ -183,7 +193,7 @@ def lay_out(
         most=config.micro_batch_size,
         budget=TOKEN_BUDGET,
     )
-    micros, old, reference, top, answers, tokens = [], [], [], [], 0, 0
+    micros, old, reference, top, full, answers, tokens = [], [], [], [], [], 0, 0
     for part in parts:
         batch = make_batch([rollouts[index].tokens for index in part], causal=True, device=policy.device)
         here = Micro(
@@ -193,13 +203,18 @@ def lay_out(
         )
         answers, tokens = here.answers.stop, here.tokens.stop
         micros.append(here)
-        if with_old:
+        if with_old or with_kl:
             states = policy.answer_states(batch)
+        if with_old:
             old.append(policy.token_logprobs(batch, states, temperature=config.temperature))
         if keep_top:
             top.append(_top(policy, states, batch.targets, count=keep_top, temperature=config.temperature))
         with frozen():
-            reference.append(policy.token_logprobs(batch, temperature=config.temperature))
+            other = policy.answer_states(batch)
+            reference.append(policy.token_logprobs(batch, other, temperature=config.temperature))
+            start_head = policy.lm_head.weight.detach()
+        if with_kl:
+            full.append(_full_kl(policy, states, other, start_head, temperature=config.temperature))
     return Step(
         rollouts=rollouts,
         micros=micros,
@@ -211,7 +226,20 @@ def lay_out(
         old=torch.cat(old) if with_old else torch.zeros_like(torch.cat(reference)),
         reference=torch.cat(reference),
         top=(torch.cat([one for one, _ in top]), torch.cat([one for _, one in top])) if top else None,
+        full_kl=torch.cat(full) if full else None,
     )
+
+
+def _full_kl(
+    policy: TextModel, states: Tensor, reference: Tensor, reference_head: Tensor, *, temperature: float
+) -> Tensor:
+    """KL(policy ‖ reference) (C,) of the next token's distribution, from the states of both."""
+    head = policy.lm_head
+    bias = None if head.bias is None else head.bias / temperature
+    found: Tensor = token_kl(
+        reference / temperature, reference_head, bias, states / temperature, head.weight, dtype=policy.dtype
+    )
+    return found
 
 
 def _top(
@@ -224,6 +252,18 @@ def _top(
     return columns, policy.logprobs_of(states, columns, temperature=temperature).log_softmax(dim=1)
 
 
+@dataclass(frozen=True)
+class Judged:
+    """Rewards of N answers with C tokens in all. ``total`` is what to maximise; it is the sum of ``whole``,
+    which belongs to an answer as a whole, and of the answer's ``tokens``.
+    """
+
+    total: Float[Tensor, " N"]
+    whole: Float[Tensor, " N"]
+    tokens: Float[Tensor, " C"]
+    scored: Scored
+
+
 class Judge:
     """The rewards of a run, with what they need besides the answers themselves."""
 
@@ -234,75 +274,61 @@ class Judge:
         self.rewards: Rewards = open_rewards(
             run.reward, modality="text", device=run.device, precision=config.precision, max_length=None
         )
-        self._check_vocabularies(run, policy)
+        self.tokenizer, self.device = policy.tokenizer, policy.device
+        self._check_vocabularies()
         self.missing_end_penalty = config.missing_end_penalty
         self.references: dict[str, list[str]] | None = None
         if self.rewards.needs_references:
             with frozen():
                 self.references = _reference_answers(run, policy, prompts, context=context)
 
-    def _check_vocabularies(self, run: Run, policy: TextModel) -> None:
-        """Token rewards are read off the sampled tokens, which must mean the same to both models."""
-        if getattr(run.config, "implicit_rewards", "answer") != "token":
-            return
-        implicit = [source for source in self.rewards.sources if isinstance(source, ImplicitReward)]
-        if not implicit:
-            raise BadInput(
-                "implicit_rewards=token needs a tuned policy among the rewards",
-                file=run.dir.run_file,
-                field="reward",
-            )
-        own = policy.tokenizer.get_vocab()
-        for source in implicit:
-            if source.policy.tokenizer.get_vocab() != own:
-                raise BadInput(
-                    "implicit_rewards=token needs rewards with the policy's own tokenizer",
-                    file=source.policy.base,
-                )
+    def _check_vocabularies(self) -> None:
+        """Sampled tokens that are read by other models must mean the same to them."""
+        own = self.tokenizer.get_vocab()
+        for source in self.rewards.sources:
+            for model in source.models if isinstance(source, Credited) else ():
+                if model.tokenizer.get_vocab() != own:
+                    raise BadInput(
+                        "a model that gives tokens their rewards needs the policy's own tokenizer",
+                        file=model.base,
+                    )
 
-    def score(self, rollouts: Sequence[Rollout]) -> Scored:
+    def score(self, rollouts: Sequence[Rollout]) -> Judged:
         """Every answer in the order of the rollouts. An answer that cannot be read is worth the worst of its
         batch; one that did not end costs ``missing_end_penalty``.
         """
-        flat = [(one, text) for one in rollouts for text in one.texts]
-        found = self.rewards.parts(
-            [one.prompt.text for one, _ in flat],
-            [text for _, text in flat],
-            references=[self.references[str(one.prompt.text)] for one, _ in flat]
-            if self.references
-            else None,
-        )
-        kept = found.total[~found.total.isnan()]
-        total = found.total.nan_to_num(nan=float(kept.min()) if len(kept) else 0.0)
-        ended = torch.tensor(
-            [answer.ended for one in rollouts for answer in one.answers], device=total.device
-        )
-        return Scored(total - self.missing_end_penalty * ~ended, found.parts, found.scores, found.why)
-
-    @torch.no_grad()
-    def per_token(self, step: Step, scored: Scored, *, clip: float | None) -> tuple[Tensor, Tensor]:
-        """Rewards (N,) of whole answers without the implicit ones, and those (C,) of every token: RTO.
-
-        An implicit reward's weight times the log-ratio of its policy to its reference, within ``clip``.
-        """
-        totals, tokens = scored.total, torch.zeros_like(step.old)
-        for number, (entry, source) in enumerate(
-            zip(self.rewards.entries, self.rewards.sources, strict=True)
-        ):
-            if not isinstance(source, ImplicitReward):
-                continue
-            totals = totals - scored.parts[:, number].nan_to_num()
-            ratios = torch.cat(
-                [
-                    source.policy.token_logprobs(micro.batch) - source.reference.token_logprobs(micro.batch)
-                    for micro in step.micros
-                ]
+        flat = [
+            (one, text, answer)
+            for one in rollouts
+            for text, answer in zip(one.texts, one.answers, strict=True)
+        ]
+        with_offsets = any(isinstance(source, Credited) for source in self.rewards.sources)
+        answers = [
+            Sampled(
+                prompt=one.prompt.text,
+                prompt_ids=one.prompt.ids,
+                text=text,
+                ids=answer.ids,
+                offsets=answer_offsets(self.tokenizer, answer.ids, text) if with_offsets else [],
             )
-            tokens += entry.weight * ratios if clip is None else (entry.weight * ratios).clamp(-clip, clip)
-        return totals, tokens
+            for one, text, answer in flat
+        ]
+        references = self.references
+        found = self.rewards.credit(
+            answers,
+            references=[references[str(one.prompt)] for one in answers] if references else None,
+        )
+        scored, sums = found.scored, found.scored.total - found.whole
+        kept = scored.total[~scored.total.isnan()]
+        ended = torch.tensor([answer.ended for _, _, answer in flat], device=scored.total.device)
+        total = scored.total.nan_to_num(nan=float(kept.min()) if len(kept) else 0.0)
+        total = total - self.missing_end_penalty * ~ended
+        whole = total - sums.nan_to_num()
+        return Judged(total.to(self.device), whole.to(self.device), found.tokens.to(self.device), scored)
 
-    def metrics(self, scored: Scored) -> dict[str, float]:
+    def metrics(self, judged: Judged) -> dict[str, float]:
         """Means for the log: of the rewards, and of every entry's scores."""
+        scored = replace(judged.scored, total=judged.total.to(judged.scored.total))
         return scored.metrics(self.rewards.labels)
 
 

@@ -9,7 +9,7 @@ from itertools import pairwise
 import torch.nn.functional as F
 from torch import Tensor
 
-from training.tuning.data import Group
+from training.tuning.data import Group, plain_text
 from training.tuning.pairs import VOTING_KINDS
 
 WRONG = "incorrect"  # the category of a mark, beside ``first_error``
@@ -39,6 +39,30 @@ def labelled_steps(group: Group) -> list[Step]:
     return [Step(*place, sum(found) / len(found)) for place, found in sorted(votes.items())]
 
 
+def labelled_segments(group: Group, by: str, category: str | None) -> list[Step]:
+    """The segments of every answer: right in the eyes of those who marked no span (of a category) in them.
+
+    Only people who were asked for marks have a say.
+    """
+    votes = [one.marks for one in group.judgements if one.kind in VOTING_KINDS and one.marks is not None]
+    found = []
+    for number, candidate in enumerate(group.candidates if votes else []):
+        assert candidate.text is not None
+        text = plain_text(candidate.text)
+        spans = [
+            [
+                (mark.start or 0, len(text) if mark.end is None else mark.end)
+                for mark in marks
+                if mark.type == "span" and mark.candidate == number and category in (None, mark.category)
+            ]
+            for marks in votes
+        ]
+        for start, end in segments_of(text, by):
+            wrong = sum(any(first < end and start < last for first, last in own) for own in spans)
+            found.append(Step(number, start, end, 1 - wrong / len(votes)))
+    return found
+
+
 def steps_of(text: str) -> list[Span]:
     """Where an unmarked answer's steps are: its paragraphs, or, if it has only one, its lines."""
     for gap in (r"\n\s*\n", r"\n"):
@@ -48,6 +72,19 @@ def steps_of(text: str) -> list[Span]:
         if len(spans) > 1:
             return spans
     return spans
+
+
+# What ends a segment of each kind; the mark itself stays with what it ends.
+_ENDS = {"sentences": r"(?<=[.!?])\s+|\n+", "clauses": r"(?<=[.!?,;:])\s+|\n+"}
+
+
+def segments_of(text: str, by: str) -> list[Span]:
+    """Where an answer's segments are: its ``steps``, its ``sentences``, or its ``clauses``."""
+    if by == "steps":
+        return steps_of(text)
+    cuts = [0, *(at for found in re.finditer(_ENDS[by], text) for at in found.span()), len(text)]
+    spans = [_trimmed(text, start, end) for start, end in pairwise(cuts)]
+    return [(start, end) for start, end in spans if end > start]
 
 
 def _trimmed(text: str, start: int, end: int) -> Span:

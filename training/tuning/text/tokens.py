@@ -6,6 +6,7 @@ the first of the answer belongs to the answer, and the prefix that candidates sh
 """
 
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 from training.tuning.data import Message, Text, plain_text
@@ -226,6 +227,24 @@ class PairTokenizer:
 def _second_starts(encoding: Any) -> int:
     """Where the second text of a pair starts."""
     return next(at for at, sequence in enumerate(encoding.sequence_ids(0)) if sequence == 1)
+
+
+def answer_offsets(tokenizer: Any, ids: list[int], text: str) -> list[tuple[int, int]]:
+    """The characters of ``text`` that each token of a sampled answer holds; none: the end token.
+
+    Sampled tokens are not always those that the tokenizer would make of their text: then they are decoded one
+    more at a time.
+    """
+    encoding = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+    known = encoding["input_ids"]
+    if known == ids[: len(known)] and len(ids) - len(known) <= 1:
+        found = [(start, end) for start, end in encoding["offset_mapping"]]
+        return found + [(len(text), len(text))] * (len(ids) - len(known))
+    ends = [0]
+    for count in range(1, len(ids) + 1):
+        whole = tokenizer.decode(ids[:count], skip_special_tokens=True)
+        ends.append(max(ends[-1], common_length(whole, text)))
+    return list(pairwise(ends))
 
 
 def common_length(one: str, other: str) -> int:
