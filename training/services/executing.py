@@ -174,7 +174,7 @@ def why_lost(code: int | None) -> str:
         return "Another trainer held the run directory."
     if code == exits.EXIT_INTERRUPTED:
         return "The trainer was interrupted by SIGTERM."
-    if code == -signal.SIGKILL:
+    if code in (-signal.SIGKILL, 128 + signal.SIGKILL):  # the trainer, or one of its processes
         return "The trainer was killed (SIGKILL); most often the machine was out of memory."
     if code is not None and code < 0:
         return f"The trainer was killed by {signal.Signals(-code).name}."

@@ -15,7 +15,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from training.tuning import errors
+from training.tuning import errors, launching
 from training.tuning.registry import METHODS
 from training.tuning.rundir import RunDir, StopRequest, die_with_parent, write_json
 
@@ -71,6 +71,9 @@ def train(path: Path) -> int:
     quiet_libraries()
     try:
         directory = existing(path)
+        count = launching.processes_asked(directory)
+        if count > 1 and launching.world_size() == 1:
+            return launching.launch(directory, count)
         with directory.lock():
             return _train_locked(directory)
     except errors.Locked as error:
@@ -82,14 +85,16 @@ def train(path: Path) -> int:
 
 
 def _train_locked(directory: RunDir) -> int:
-    directory.cancel_file.unlink(missing_ok=True)
     if directory.finished:
-        print(f"{directory.path}: finished before; the result is in {directory.result}")
+        if directory.writes:
+            print(f"{directory.path}: finished before; the result is in {directory.result}")
         directory.set_state(**directory.read_progress(), status="done")
         return errors.EXIT_DONE
-    directory.remove_drafts()
+    if directory.writes:
+        directory.cancel_file.unlink(missing_ok=True)
+        directory.remove_drafts()
+        log_to(directory.log_file)
     directory.set_state(**directory.read_progress(), status="running")
-    log_to(directory.log_file)
     try:
         with directory.heartbeat():
             _run_method(directory)
@@ -101,15 +106,22 @@ def _train_locked(directory: RunDir) -> int:
         print(error, file=sys.stderr)
         logger.error("%s", error)
         directory.set_state(status="failed", error=str(error))
+        _tell(directory, error)
         return errors.EXIT_BAD_INPUT
     except Exception as error:
         logger.exception("failed")
         print(f"{type(error).__name__}: {error}; the traceback is in {directory.log_file}", file=sys.stderr)
         directory.set_state(status="failed", error=f"{type(error).__name__}: {error}")
+        _tell(directory, error)
         return errors.EXIT_UNEXPECTED
     logger.info("done")
     directory.set_state(status="done")
     return errors.EXIT_DONE
+
+
+def _tell(directory: RunDir, error: Exception) -> None:
+    if not directory.writes:
+        launching.tell_failure(directory, error)
 
 
 def _run_method(directory: RunDir) -> None:
@@ -120,11 +132,18 @@ def _run_method(directory: RunDir) -> None:
 
     previous = {number: signal.signal(number, ask) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
+        from training.tuning import processes
         from training.tuning.run import Run
 
+        processes.join()
         run = Run(directory, stop=stop)
         logger.info("%s on %s, seed %s, in %s", run.method.name, run.device, run.seed, directory.path)
-        run.method.load("train")(run)
+        try:
+            run.method.load("train")(run)
+        except errors.Stopped:
+            processes.leave()  # no process ends before the first has saved
+            raise
+        processes.leave()
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
@@ -134,7 +153,7 @@ def existing(path: Path) -> RunDir:
     """The run directory, which must be one."""
     if not path.is_dir():
         raise errors.BadInput("there is no such run directory", file=path)
-    return RunDir(path)
+    return RunDir(path, writes=launching.leads())
 
 
 def log_to(path: Path) -> None:

@@ -7,6 +7,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from training.tuning.processes import add_up
+
 
 class Means:
     """Weighted means of named values, over the micro-batches of a step or over an evaluation."""
@@ -22,10 +24,9 @@ class Means:
             self._weights[name] += float(weight.double().sum())
 
     def result(self) -> dict[str, float]:
-        """The means; names with no weight are left out."""
-        return {
-            name: total / self._weights[name] for name, total in self._sums.items() if self._weights[name]
-        }
+        """The means over what all processes added; names with no weight are left out."""
+        sums, weights = add_up(dict(self._sums)), add_up(dict(self._weights))
+        return {name: total / weights[name] for name, total in sums.items() if weights[name]}
 
 
 def pair_metrics(

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from training.tuning.config import TrainConfig
+from training.tuning.processes import add_gradients
 
 OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
     "adamw": torch.optim.AdamW,
@@ -47,11 +48,15 @@ def learning_rate(config: TrainConfig, *, step: int, total_steps: int) -> float:
 def update(
     optimizer: torch.optim.Optimizer, config: TrainConfig, *, step: int, total_steps: int
 ) -> dict[str, float]:
-    """Clip, step, and clear the gradients. Returns ``grad_norm`` (before clipping) and ``learning_rate``."""
+    """Add up the processes' gradients, clip, step, and clear them.
+
+    Returns ``grad_norm`` (before clipping) and ``learning_rate``.
+    """
     rate = learning_rate(config, step=step, total_steps=total_steps)
     parameters: list[Any] = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     for group in optimizer.param_groups:
         group["lr"] = rate * group["share"]
+    add_gradients(parameters)
     limit = float("inf") if config.max_grad_norm is None else config.max_grad_norm
     norm = torch.nn.utils.clip_grad_norm_(parameters, limit)
     optimizer.step()

@@ -59,8 +59,14 @@ def make_plan(
     """
     order = _shuffled(range(len(sizes)), f"{seed}/batches")
     chunks = [order[at : at + config.batch_size] for at in range(0, len(order), config.batch_size)]
+    processes = getattr(config, "processes", 1)
     batches = [
-        split(chunk, sizes, most=config.micro_batch_size, budget=budget, buckets=buckets) for chunk in chunks
+        halved(
+            split(chunk, sizes, most=config.micro_batch_size, budget=budget, buckets=buckets),
+            sizes,
+            multiple=processes,
+        )
+        for chunk in chunks
     ]
     total = config.max_steps or math.ceil(config.epochs * len(batches))
     return Plan(batches=batches, total_steps=total, seed=seed)
@@ -86,6 +92,23 @@ def split(
             micro = unfinished[bucket] = []
         micro.append(group)
     return done + list(unfinished.values())
+
+
+def halved(micro_batches: list[MicroBatch], sizes: Sequence[int], *, multiple: int) -> list[MicroBatch]:
+    """The same with the largest cut in two until their number is a multiple, so that as many processes have
+    work; fewer if there are not enough groups.
+    """
+    found = list(micro_batches)
+    while len(found) % multiple:
+        of_size = [
+            (sum(sizes[index] for index in micro), -at) for at, micro in enumerate(found) if len(micro) > 1
+        ]
+        if not of_size:
+            break
+        at = -max(of_size)[1]
+        micro, middle = found[at], (len(found[at]) + 1) // 2
+        found[at : at + 1] = [micro[:middle], micro[middle:]]
+    return found
 
 
 def _shuffled(values: Sequence[int], seed: str) -> list[int]:

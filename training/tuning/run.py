@@ -45,10 +45,12 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from training.tuning import processes
 from training.tuning.cards import write_card
 from training.tuning.config import Config
 from training.tuning.data import Group, aspects_of, in_aspect, load_groups
 from training.tuning.errors import BadInput, Stopped
+from training.tuning.launching import world_size
 from training.tuning.registry import Method, get_method
 from training.tuning.rewards.spec import BadReward, RewardEntry, parse_rewards
 from training.tuning.rundir import RunDir, StopRequest
@@ -78,6 +80,10 @@ class RunSpec(BaseModel):
     seed: int = Field(0, ge=0, lt=2**63)
 
 
+# Later ones win where the processes of a run were told different things.
+STATUSES = [None, "interrupted", "cancelled"]
+
+
 class Run:
     """One run: its inputs, and the plumbing that no method needs to know about. See the module."""
 
@@ -89,9 +95,14 @@ class Run:
         self.reward = parse_reward(self.method, self.spec, directory.run_file)
         self.base = self.spec.base
         self.seed = self.spec.seed
-        self.device = torch.device(
-            os.environ.get("TIEBREAK_DEVICE") or ("cuda" if torch.cuda.is_available() else "cpu")
-        )
+        self.device = device_of_process()
+        if world_size() != getattr(self.config, "processes", 1):
+            raise BadInput(
+                f"started in {world_size()} processes; the config must say as many, where the method can use "
+                "them",
+                file=directory.run_file,
+                field="config.processes",
+            )
         self.total_steps = 0
         self.eval_metrics: dict[str, float] = {}
         self.last_metrics: dict[str, float] = {}
@@ -160,6 +171,7 @@ class Run:
         The tensors ``keep`` are saved and restored, in place, beside the weights.
         """
         self._model, self._optimizer, self.total_steps = model, optimizer, total_steps
+        processes.same_weights(model)
         self._keep = keep or {}
         checkpoints = self.dir.checkpoints()
         done = self._restore(checkpoints[-1]) if checkpoints else 0
@@ -197,7 +209,7 @@ class Run:
     def end_step(self, step: int) -> None:
         """Save if it is time to, and stop if somebody asked: saves, then raises Stopped."""
         self.dir.set_state(step=step)
-        status = self._stop_status()
+        status = STATUSES[processes.largest(STATUSES.index(self._stop_status()))]
         new_best = self._best is not None and self._best["step"] == step
         if status or new_best or self.due(self.config.save_every, step):
             self._save(step)
@@ -205,8 +217,11 @@ class Run:
             raise Stopped(status)
 
     def check_stop(self) -> None:
-        """Raise Stopped if somebody asked to stop. For long work outside the steps; saves nothing."""
-        if status := self._stop_status():
+        """Raise Stopped if somebody asked to stop. For long work outside the steps; saves nothing.
+
+        Of several processes rank 0 alone stops, and is not waited for.
+        """
+        if (status := self._stop_status()) and processes.leads():
             raise Stopped(status)
 
     def progress(self, step: int, total_steps: int, metrics: dict[str, float]) -> None:
@@ -305,6 +320,13 @@ class Run:
         self.eval_metrics, self.last_metrics = state["eval"], state["last"]
         self.memory = state["memory"]
         return int(state["step"])
+
+
+def device_of_process() -> torch.device:
+    """The device that this process computes on: of several with CUDA, each has its own."""
+    kind = os.environ.get("TIEBREAK_DEVICE") or ("cuda" if torch.cuda.is_available() else "cpu")
+    several = kind == "cuda" and processes.count() > 1
+    return torch.device(f"cuda:{os.environ['LOCAL_RANK']}" if several else kind)
 
 
 def identity_of(base: str | None) -> Any:

@@ -32,10 +32,15 @@ class StopRequest:
 
 
 class RunDir:
-    """Paths of one run directory, and the only code that writes its bookkeeping files."""
+    """Paths of one run directory, and the only code that writes its bookkeeping files.
 
-    def __init__(self, path: Path) -> None:
+    One that does not ``write`` (of several processes, all but the first) reads, and leaves everything as it
+    is.
+    """
+
+    def __init__(self, path: Path, *, writes: bool = True) -> None:
         self.path = path.resolve()
+        self.writes = writes
         self.run_file = self.path / "run.json"
         self.train_file = self.path / "data" / "train.jsonl"
         self.eval_file = self.path / "data" / "eval.jsonl"
@@ -54,6 +59,9 @@ class RunDir:
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
         """Hold the directory, or raise Locked. The kernel lets go when the holder dies."""
+        if not self.writes:
+            yield
+            return
         with (self.path / "lock").open("w") as handle:
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -67,7 +75,8 @@ class RunDir:
         """Change status, step, total_steps or error, and write ``state.json`` (heartbeat: Unix time)."""
         with self._guard:
             self._state.update(changes)
-            write_json(self.state_file, {**self._state, "heartbeat": time.time()})
+            if self.writes:
+                write_json(self.state_file, {**self._state, "heartbeat": time.time()})
 
     @contextlib.contextmanager
     def heartbeat(self) -> Iterator[None]:
@@ -101,23 +110,25 @@ class RunDir:
     def remove_drafts(self) -> None:
         """Remove folders that a killed writer left unfinished."""
         for draft in self.path.glob(".*.draft"):
-            if draft.is_dir():
+            if self.writes and draft.is_dir():
                 shutil.rmtree(draft)
 
     # Metrics and samples
 
     def append_metrics(self, row: dict[str, Any]) -> None:
         """One line of ``metrics.jsonl``; a value that is not finite becomes null."""
-        append_json_line(self.metrics_file, finite(row))
+        if self.writes:
+            append_json_line(self.metrics_file, finite(row))
 
     def append_sample(self, row: dict[str, Any]) -> None:
         """One line of ``samples.jsonl``."""
-        append_json_line(self.samples_file, row)
+        if self.writes:
+            append_json_line(self.samples_file, row)
 
     def cut_back(self, step: int) -> None:
         """Remove metrics and samples after ``step``, half lines, and samples of the finished model."""
         for path in (self.metrics_file, self.samples_file):
-            if path.exists():
+            if self.writes and path.exists():
                 rows = [row for row in whole_rows(path) if row["step"] <= step and row.get("when") != "after"]
                 write_text(path, "".join(json.dumps(row) + "\n" for row in rows))
 
@@ -128,18 +139,19 @@ class RunDir:
         found = (path for path in self.path.glob("checkpoint-*") if path.name.split("-")[1].isdigit())
         return sorted(found, key=step_of)
 
-    def save_checkpoint(self, step: int, write: Callable[[Path], None], *, keep: set[int]) -> Path:
+    def save_checkpoint(self, step: int, write: Callable[[Path], None], *, keep: set[int]) -> None:
         """Write ``checkpoint-{step}`` by rename; then keep the newest two and the steps in ``keep``."""
-        target = self.path / f"checkpoint-{step:06d}"
-        publish(target, write)
+        if not self.writes:
+            return
+        publish(self.path / f"checkpoint-{step:06d}", write)
         old = [path for path in self.checkpoints()[:-2] if step_of(path) not in keep]
         for path in old:  # first out of sight, so that nobody reads half a checkpoint
             shutil.rmtree(path.rename(path.with_name(f".{path.name}.draft")))
-        return target
 
     def publish_result(self, write: Callable[[Path], None]) -> None:
         """Write ``result/`` by rename."""
-        publish(self.result, write)
+        if self.writes:
+            publish(self.result, write)
 
 
 def step_of(checkpoint: Path) -> int:

@@ -6,7 +6,7 @@ from pydantic import Field, model_validator
 
 from training.tuning.config.direct import DPOConfig, ReferenceKeys, refuse
 from training.tuning.config.shared import PRIMARY, PairKeys, PairRule, VoteKeys
-from training.tuning.config.text import SampleKeys, TextTrainConfig
+from training.tuning.config.text import ProcessKeys, SampleKeys, TextTrainConfig
 from training.tuning.config.unpaired import ScoreKeys
 
 _SMALL_BETA = Field(
@@ -18,7 +18,7 @@ _SMALL_BETA = Field(
 )
 
 
-class WRPOConfig(TextTrainConfig, ScoreKeys, ReferenceKeys, SampleKeys):
+class WRPOConfig(TextTrainConfig, ProcessKeys, ScoreKeys, ReferenceKeys, SampleKeys):
     """Weighted-reward preference optimisation on answers of several models. Answers are ordered by their
     ratings; equal ones (ties, both-bad) keep the order of the data.
     """
@@ -45,13 +45,13 @@ class WRPOConfig(TextTrainConfig, ScoreKeys, ReferenceKeys, SampleKeys):
     )
 
 
-class VRPOConfig(TextTrainConfig, VoteKeys, ReferenceKeys, SampleKeys):
+class VRPOConfig(TextTrainConfig, ProcessKeys, VoteKeys, ReferenceKeys, SampleKeys):
     """DPO with less variance: people's choices, and a judge's opinions of these pairs and of others. A tie
     counts half for each side, and so does both-bad.
     """
 
 
-class SELMConfig(TextTrainConfig, PairKeys, ReferenceKeys, SampleKeys):
+class SELMConfig(TextTrainConfig, ProcessKeys, PairKeys, ReferenceKeys, SampleKeys):
     """DPO with optimism. Ties and both-bad are left out unless the config says half."""
 
     beta: float = _SMALL_BETA

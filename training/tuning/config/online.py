@@ -5,7 +5,7 @@ from typing import Literal, Self
 from pydantic import Field, model_validator
 
 from training.tuning.config.shared import PRIMARY, Config
-from training.tuning.config.text import SampleKeys, TextTrainConfig
+from training.tuning.config.text import ProcessKeys, SampleKeys, TextTrainConfig
 
 
 class RolloutKeys(Config):
@@ -73,7 +73,7 @@ class GroupKeys(Config):
 PolicyLoss = Literal["grpo", "dr_grpo", "dapo", "gspo", "cispo", "troll", "nft", "w_reinforce"]
 
 
-class GRPOConfig(OnlineConfig, GroupKeys):
+class GRPOConfig(OnlineConfig, ProcessKeys, GroupKeys):
     """Group relative policy optimisation and its variants."""
 
     loss: PolicyLoss = Field(
@@ -163,7 +163,7 @@ class GRPOConfig(OnlineConfig, GroupKeys):
         return self
 
 
-class RLOOConfig(OnlineConfig, GroupKeys):
+class RLOOConfig(OnlineConfig, ProcessKeys, GroupKeys):
     """REINFORCE with the other answers as baseline."""
 
     num_generations: int = Field(
@@ -190,7 +190,7 @@ class RLOOConfig(OnlineConfig, GroupKeys):
     )
 
 
-class PPOConfig(OnlineConfig):
+class PPOConfig(OnlineConfig, ProcessKeys):
     """Proximal policy optimisation with a value head."""
 
     batch_size: int = Field(32, ge=1, title="Batch size", description="Prompts per step, an answer each.")
@@ -252,7 +252,7 @@ class PPOConfig(OnlineConfig):
         return self
 
 
-class OnlineDPOConfig(OnlineConfig):
+class OnlineDPOConfig(OnlineConfig, ProcessKeys):
     """DPO on pairs of the policy's own answers, judged by the rewards as training goes."""
 
     beta: float = Field(
@@ -292,7 +292,7 @@ class OnlineDPOConfig(OnlineConfig):
         return self
 
 
-class BestOfNConfig(OnlineConfig):
+class BestOfNConfig(OnlineConfig, ProcessKeys):
     """Supervised fine-tuning on the best of the policy's own answers."""
 
     learning_rate: float = Field(

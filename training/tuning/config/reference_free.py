@@ -6,12 +6,12 @@ from pydantic import Field, model_validator
 
 from training.tuning.config.direct import NllKeys, refuse
 from training.tuning.config.shared import PRIMARY, PairKeys
-from training.tuning.config.text import SampleKeys, TextTrainConfig
+from training.tuning.config.text import ProcessKeys, SampleKeys, TextTrainConfig
 
 _RATE = "Peak learning rate. Without a reference small rates are safer: LoRA on large models"
 
 
-class ORPOConfig(TextTrainConfig, PairKeys, SampleKeys):
+class ORPOConfig(TextTrainConfig, ProcessKeys, PairKeys, SampleKeys):
     """Imitation and odds ratio in one stage. Ties and both-bad are left out unless the config says half."""
 
     learning_rate: float = Field(
@@ -26,7 +26,7 @@ class ORPOConfig(TextTrainConfig, PairKeys, SampleKeys):
     )
 
 
-class SimPOConfig(TextTrainConfig, PairKeys, NllKeys, SampleKeys):
+class SimPOConfig(TextTrainConfig, ProcessKeys, PairKeys, NllKeys, SampleKeys):
     """SimPO: mean log-probability per token as reward. Ties and both-bad are left out unless the config says
     half.
     """
@@ -70,7 +70,7 @@ class SimPOConfig(TextTrainConfig, PairKeys, NllKeys, SampleKeys):
         return self
 
 
-class CPOConfig(TextTrainConfig, PairKeys, NllKeys, SampleKeys):
+class CPOConfig(TextTrainConfig, ProcessKeys, PairKeys, NllKeys, SampleKeys):
     """Contrastive preference optimisation. Ties and both-bad are left out unless the config says half."""
 
     learning_rate: float = Field(
@@ -106,7 +106,7 @@ class CPOConfig(TextTrainConfig, PairKeys, NllKeys, SampleKeys):
         return self
 
 
-class REDIConfig(TextTrainConfig, PairKeys, SampleKeys):
+class REDIConfig(TextTrainConfig, ProcessKeys, PairKeys, SampleKeys):
     """Imitation of the good and, more weakly, unlearning of the bad. Ties and both-bad are left out unless
     the config says half.
     """

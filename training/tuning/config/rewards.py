@@ -5,7 +5,7 @@ from typing import Literal, Self
 from pydantic import Field, model_validator
 
 from training.tuning.config.shared import PRIMARY, BestKeys, PairKeys, TieModel
-from training.tuning.config.text import TextTrainConfig
+from training.tuning.config.text import ProcessKeys, TextTrainConfig
 
 # Losses of single scores, whose members make an ensemble.
 SCALAR_LOSSES = {"bradley_terry", "plackett_luce", "best_of_k", "ordinal"}
@@ -13,7 +13,7 @@ SCALAR_LOSSES = {"bradley_terry", "plackett_luce", "best_of_k", "ordinal"}
 PAIR_LOSSES = {"bradley_terry", "ordinal", "general_preference"}
 
 
-class RewardModelConfig(TextTrainConfig, PairKeys, BestKeys):
+class RewardModelConfig(TextTrainConfig, ProcessKeys, PairKeys, BestKeys):
     """Reward model. A tie counts half for each side, or as ``ties`` says; both-bad is left out unless
     ``both_bad`` says half.
     """
@@ -211,7 +211,7 @@ def _refuse(wrong: bool, message: str) -> None:
         raise ValueError(message)
 
 
-class ProcessRewardModelConfig(TextTrainConfig, BestKeys):
+class ProcessRewardModelConfig(TextTrainConfig, ProcessKeys, BestKeys):
     """Process reward model: is each step of an answer right? Ties and both-bad do not arise."""
 
     segments: Literal["steps", "sentences", "clauses"] = Field(

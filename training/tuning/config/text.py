@@ -31,6 +31,19 @@ class TextTrainConfig(TrainConfig):
         return self
 
 
+class ProcessKeys(Config):
+    """Training on several devices of one machine."""
+
+    processes: int = Field(
+        1,
+        ge=1,
+        le=64,
+        title="Devices",
+        description="One process for each, on one machine. They divide the micro-batches of every step; the "
+        "losses are those of one process.",
+    )
+
+
 class SampleKeys(Config):
     """Answers written before and after training at fixed prompts and seeds (samples.jsonl)."""
 

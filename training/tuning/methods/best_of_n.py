@@ -14,6 +14,7 @@ from torch import Tensor
 from training.tuning.losses.sft import sft_loss
 from training.tuning.optim import make_optimizer, update
 from training.tuning.plan import make_plan
+from training.tuning.processes import add_up, mine
 from training.tuning.rewards.selection import best_of, best_share
 from training.tuning.run import Run
 from training.tuning.text.models import TextModel
@@ -103,12 +104,12 @@ def only(policy: TextModel, rollout: Rollout, which: int) -> Rollout:
 def backward(policy: TextModel, step: Step, config: Any) -> float:
     """Gradients of the mean of minus log pi over the tokens of the kept answers; returns its value."""
     total = 0.0
-    for micro in step.micros:
+    for micro in mine(step.micros):
         logps = policy.token_logprobs(micro.batch, temperature=config.temperature)
         loss: Tensor = sft_loss(logps).sum() / len(step.old)
         loss.backward()
         total += float(loss.detach())
-    return total
+    return add_up({"loss": total})["loss"]
 
 
 def inspect(run: Run) -> dict[str, Any]:

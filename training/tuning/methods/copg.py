@@ -19,6 +19,7 @@ from training.tuning.losses.regression import copg_loss
 from training.tuning.metrics import Means
 from training.tuning.pairs import Pair
 from training.tuning.plan import MicroBatch
+from training.tuning.processes import mine
 from training.tuning.run import Run
 from training.tuning.text.dataset import Choose, texts_of
 from training.tuning.text.direct import Direct, inspect_direct
@@ -51,7 +52,7 @@ def train(run: Run) -> None:
         means = Means()
         micro_batches = work.plan.step(step)
         groups = sum(len(micro) for micro in micro_batches)
-        for micro in micro_batches:
+        for micro in mine(micro_batches):
             metrics, weights = measure(micro)
             metrics["loss"].sum().div(groups).backward()
             means.add(metrics, weights)

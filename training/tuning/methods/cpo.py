@@ -13,6 +13,7 @@ from training.tuning.losses.dpo import hinge_loss, ipo_loss
 from training.tuning.losses.reference_free import cpo_loss
 from training.tuning.metrics import Means
 from training.tuning.plan import MicroBatch
+from training.tuning.processes import mine
 from training.tuning.run import Run
 from training.tuning.text.dataset import choose_pairs
 from training.tuning.text.direct import Direct, inspect_direct
@@ -35,7 +36,7 @@ def train(run: Run) -> None:
         means = Means()
         micro_batches = work.plan.step(step)
         weight = total_weight(work.examples, micro_batches)
-        for micro in micro_batches:
+        for micro in mine(micro_batches):
             metrics, weights = measure(micro)
             (metrics["loss"] * weights).sum().div(weight).backward()
             means.add(metrics, weights)

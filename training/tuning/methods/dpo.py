@@ -19,6 +19,7 @@ from training.tuning.losses.group_robust import group_robust_loss, step_group_we
 from training.tuning.metrics import Means
 from training.tuning.pairs import Apart
 from training.tuning.plan import MicroBatch
+from training.tuning.processes import mine, shared
 from training.tuning.run import Run
 from training.tuning.text.dataset import Choose, Example, choose_pairs
 from training.tuning.text.direct import Direct, inspect_direct
@@ -64,7 +65,7 @@ def train(run: Run) -> None:
             backward_whole(lambda micro: read(work, config, micro, weights), micro_batches, objective)
         else:
             weight = total_weight(work.examples, micro_batches)
-            for micro in micro_batches:
+            for micro in mine(micro_batches):
                 pairs = _index(work, micro)
                 losses, metrics = pair_losses(read(work, config, micro, weights), pairs, config)
                 (losses * pairs.weight).sum().div(weight).backward()
@@ -77,7 +78,9 @@ def evaluate(
     work: Direct, config: Any, memory: dict[str, Tensor], weights: TokenWeights | None
 ) -> dict[str, float]:
     """The training metrics on held-out groups, all of them as one batch."""
-    values = join_values([read(work, config, micro, weights, source="eval") for micro in work.eval_batches])
+    values = join_values(
+        shared(work.eval_batches, lambda micro: read(work, config, micro, weights, source="eval"))
+    )
     pairs = index_pairs(work.held_out, device=work.policy.device)
     means = Means()
     means.add(pair_losses(values, pairs, config, delta=shift(memory))[1], pairs.weight)

@@ -16,6 +16,7 @@ from training.tuning.losses.advantages import group_relative, overlong_penalty
 from training.tuning.losses.policy_gradient import kl_estimate
 from training.tuning.optim import make_optimizer, update
 from training.tuning.plan import make_plan
+from training.tuning.processes import add_up, count, mine
 from training.tuning.run import Run
 from training.tuning.text.models import TextModel
 from training.tuning.text.rehearsal import rehearsals, rehearse
@@ -72,8 +73,9 @@ def train(run: Run) -> None:
         metrics: dict[str, float] = {}
         if rollouts:
             keep_top = TOP_TOKENS if config.loss == "troll" else 0
-            # A single pass computes the old log-probabilities as it goes; others need them before.
-            with_old = config.updates > 1 or config.kl == "k1" or keep_top > 0
+            # A single pass, of one process, computes the old log-probabilities as it goes; others need them
+            # before.
+            with_old = config.updates > 1 or config.kl == "k1" or keep_top > 0 or count() > 1
             laid = lay_out(policy, frozen, rollouts, config, with_old=with_old, keep_top=keep_top)
             metrics = judged | {"answers/even": share_even(rewards)}
             speed.add(laid.tokens)
@@ -159,7 +161,7 @@ def backward(
     low = config.clip or variant.low
     high = config.clip_high or config.clip or variant.high
     total = clipped = 0.0
-    for micro in step.micros:
+    for micro in mine(step.micros):
         states = policy.answer_states(micro.batch)
         logps = policy.token_logprobs(micro.batch, states, temperature=config.temperature)
         if not with_old:
@@ -183,7 +185,7 @@ def backward(
         total += float(loss.detach())
         moved = (logps.detach() - part.old).exp()
         clipped += float(((moved < 1 - low) | (moved > 1 + high)).sum())
-    return {"loss": total, "clip_share": clipped / len(step.old)}
+    return add_up({"loss": total, "clip_share": clipped / len(step.old)})
 
 
 def token_weights(step: Step, micro: Micro, variant: Variant, config: Any) -> Tensor:

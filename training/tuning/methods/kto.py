@@ -21,6 +21,7 @@ from training.tuning.losses.kto import apo_bad_loss, apo_good_loss, kto_bad_loss
 from training.tuning.metrics import Means
 from training.tuning.pairs import Pair
 from training.tuning.plan import MicroBatch
+from training.tuning.processes import mine, shared
 from training.tuning.run import Run
 from training.tuning.text.dataset import Choose, Example, texts_of
 from training.tuning.text.direct import Direct, inspect_direct
@@ -43,7 +44,7 @@ def train(run: Run) -> None:
         micro_batches = work.plan.step(step)
         kl = drift(work, micro_batches, "other", config)
         votes = sum(_votes(work.examples[index], config) for micro in micro_batches for index in micro)
-        for micro in micro_batches:
+        for micro in mine(micro_batches):
             answer_losses(work, micro, "train", config, kl, means).sum().div(votes).backward()
         work.end_step(step, means, lambda: evaluate(work, config))
     work.finish()
@@ -89,16 +90,19 @@ def drift(work: Direct, micro_batches: Sequence[MicroBatch], source: str, config
     """z₀ of a step: the mean log-ratio of all its mismatched answers, at least 0. 0 for losses without it."""
     if config.loss != "kto":
         return 0.0
-    readings = [work.read(micro, source=source) for micro in micro_batches]
-    ratios = [per_candidate(one.policy - one.reference, one.batch.counts) for one in readings]
-    return max(0.0, float(torch.cat(ratios).mean()))
+
+    def ratios(micro: MicroBatch) -> Tensor:
+        one = work.read(micro, source=source)
+        return per_candidate(one.policy - one.reference, one.batch.counts)
+
+    return max(0.0, float(torch.cat(shared(micro_batches, ratios)).mean()))
 
 
 def evaluate(work: Direct, config: Any) -> dict[str, float]:
     """The training metrics on held-out groups, with their own mismatched answers."""
     means = Means()
     kl = drift(work, work.eval_batches, "eval-other", config)
-    for micro in work.eval_batches:
+    for micro in mine(work.eval_batches):
         answer_losses(work, micro, "eval", config, kl, means)
     return means.result()
 

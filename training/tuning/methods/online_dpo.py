@@ -16,6 +16,7 @@ from training.tuning.losses.dpo import dpo_loss, ipo_loss
 from training.tuning.metrics import Means, pair_metrics
 from training.tuning.optim import make_optimizer, update
 from training.tuning.plan import make_plan
+from training.tuning.processes import mine
 from training.tuning.run import Run
 from training.tuning.text.logprobs import per_candidate
 from training.tuning.text.models import Frozen, TextModel
@@ -110,7 +111,7 @@ def backward(policy: TextModel, step: Step, wins: Tensor, config: Any) -> dict[s
     """Gradients of the mean loss over a step's pairs, and what DPO logs of them."""
     loss = LOSSES[config.loss]
     means = Means()
-    for micro in step.micros:
+    for micro in mine(step.micros):
         logps = policy.token_logprobs(micro.batch, temperature=config.temperature)
         now, start = (
             per_candidate(values, micro.batch.counts).view(-1, 2)

@@ -27,6 +27,7 @@ from training.tuning.losses.policy_gradient import (
 )
 from training.tuning.optim import make_optimizer, update
 from training.tuning.plan import make_plan
+from training.tuning.processes import add_up, mine, shared
 from training.tuning.run import Run
 from training.tuning.text.models import TextModel
 from training.tuning.text.rollouts import (
@@ -113,7 +114,11 @@ def value_head(policy: TextModel) -> nn.Linear:
 @torch.no_grad()
 def values_of(policy: TextModel, value: nn.Linear, step: Step) -> Tensor:
     """Values (C,) of all the states of a step before its updates."""
-    return torch.cat([read_values(value, policy.answer_states(micro.batch)) for micro in step.micros])
+
+    def read(micro: Micro) -> tuple[Tensor, ...]:
+        return (read_values(value, policy.answer_states(micro.batch)),)
+
+    return torch.cat([found for (found,) in shared(step.micros, read)])
 
 
 def read_values(value: nn.Linear, states: Tensor) -> Tensor:
@@ -161,7 +166,7 @@ def backward(
     """Gradients of the mean loss over the tokens of ``micros``. Returns its parts."""
     count = sum(sum(micro.batch.counts) for micro in micros)
     totals = {"loss": 0.0, "loss/value": 0.0, "clip_share": 0.0}
-    for micro in micros:
+    for micro in mine(micros):
         here = micro.tokens
         states = policy.answer_states(micro.batch)
         logps = policy.token_logprobs(micro.batch, states, temperature=config.temperature)
@@ -180,7 +185,7 @@ def backward(
         totals["loss/value"] += float(errors.detach().sum()) / count
         moved = (logps.detach() - step.old[here]).exp() - 1
         totals["clip_share"] += float((moved.abs() > config.clip).sum()) / count
-    return totals
+    return add_up(totals)
 
 
 def inspect(run: Run) -> dict[str, Any]:

@@ -23,6 +23,7 @@ from training.tuning.metrics import Means
 from training.tuning.optim import make_optimizer, update
 from training.tuning.pairs import Pair
 from training.tuning.plan import MicroBatch, make_plan, split
+from training.tuning.processes import add_up, mine
 from training.tuning.rewards.info import RewardInfo, write_info
 from training.tuning.run import Run
 from training.tuning.text.batches import GroupBatch, make_batch
@@ -69,14 +70,14 @@ def train(run: Run) -> None:
         speed, means = Throughput(), Means()
         micro_batches = plan.step(step)
         total = sum(counts[index] for micro in micro_batches for index in micro)
-        for micro in micro_batches:
+        for micro in mine(micro_batches):
             batch, places = _batch(model, data.examples, micro, label)
             losses, metrics = step_losses(model, batch, places)
             losses.sum().div(total * config.members).backward()
             means.add(metrics, torch.ones_like(places.target))
             speed.add(batch.tokens)
         values = means.result() | update(optimizer, config, step=step, total_steps=plan.total_steps)
-        run.log(step, values | speed.result())
+        run.log(step, values | add_up(speed.result()))
         if held_out and run.due(config.eval_every, step):
             best_by = config.metric_for_best if config.keep_best else None
             run.log_eval(step, evaluate(model, held_out, label), best_by=best_by)
@@ -112,7 +113,7 @@ def evaluate(model: TextModel, examples: list[Example], label: Label) -> dict[st
     """Loss and accuracy over held-out steps, and over those that are wrong: they are few."""
     means = Means()
     sizes = [one.tokens.size for one in examples]
-    for micro in split(range(len(examples)), sizes, most=None, budget=TOKEN_BUDGET):
+    for micro in mine(split(range(len(examples)), sizes, most=None, budget=TOKEN_BUDGET)):
         batch, places = _batch(model, examples, micro, label)
         _, metrics = step_losses(model, batch, places)
         means.add(metrics, torch.ones_like(places.target))

@@ -15,6 +15,7 @@ from training.tuning.config import REDIConfig
 from training.tuning.losses.reference_free import redi_loss
 from training.tuning.metrics import Means
 from training.tuning.plan import MicroBatch
+from training.tuning.processes import mine
 from training.tuning.run import Run
 from training.tuning.text.dataset import choose_pairs
 from training.tuning.text.direct import Direct, inspect_direct
@@ -37,7 +38,7 @@ def train(run: Run) -> None:
         means = Means()
         micro_batches = work.plan.step(step)
         weight = total_weight(work.examples, micro_batches)
-        for micro in micro_batches:
+        for micro in mine(micro_batches):
             metrics, weights = measure(micro)
             (metrics["loss"] * weights).sum().div(weight).backward()
             means.add(metrics, weights)

@@ -23,6 +23,7 @@ from training.tuning.metrics import Means, pair_metrics
 from training.tuning.optim import make_optimizer, update
 from training.tuning.pairs import Pair
 from training.tuning.plan import MicroBatch, make_plan, split
+from training.tuning.processes import add_up, mine
 from training.tuning.rewards.compose import open_rewards
 from training.tuning.rewards.conditions import split_by_condition
 from training.tuning.rewards.transforms import aggregate, disagreement
@@ -85,7 +86,7 @@ def train(run: Run) -> None:
         micro_batches = plan.step(step)
         total = sum(sum(objective.weights(data.examples[at])) for micro in micro_batches for at in micro)
         shares = step_weights(model, objective, config, read, micro_batches)
-        for number, micro in enumerate(micro_batches):
+        for number, micro in mine(list(enumerate(micro_batches))):
             batch, examples = read(micro)
             outputs = model.outputs(batch)
             losses = objective.losses(outputs, examples)
@@ -97,7 +98,7 @@ def train(run: Run) -> None:
             add_pair_metrics(means, outputs, examples, config)
             speed.add(batch.tokens)
         values = means.result() | update(optimizer, config, step=step, total_steps=plan.total_steps)
-        run.log(step, values | speed.result())
+        run.log(step, values | add_up(speed.result()))
         if held_out and run.due(config.eval_every, step):
             best_by = config.metric_for_best if config.keep_best else None
             run.log_eval(step, evaluate(model, objective, config, held_out).values(), best_by=best_by)

@@ -19,6 +19,7 @@ from training.tuning.losses.advantages import leave_one_out
 from training.tuning.losses.policy_gradient import clipped_surrogate
 from training.tuning.optim import make_optimizer, update
 from training.tuning.plan import make_plan
+from training.tuning.processes import add_up, mine
 from training.tuning.run import Run
 from training.tuning.text.logprobs import per_candidate
 from training.tuning.text.models import TextModel
@@ -105,7 +106,7 @@ def advantages_of(judged: Judged, step: Step, config: Any) -> Tensor:
 def backward(policy: TextModel, step: Step, advantages: Tensor, config: Any) -> float:
     """Gradients of the mean loss over a step's answers; returns its value."""
     total = 0.0
-    for micro in step.micros:
+    for micro in mine(step.micros):
         now, old = policy.token_logprobs(micro.batch, temperature=config.temperature), step.old[micro.tokens]
         own = advantages[micro.tokens if config.actions == "tokens" else micro.answers]
         if config.actions == "answers":
@@ -114,7 +115,7 @@ def backward(policy: TextModel, step: Step, advantages: Tensor, config: Any) -> 
         loss = losses.sum() / len(step.lengths)
         loss.backward()
         total += float(loss.detach())
-    return total
+    return add_up({"loss": total})["loss"]
 
 
 def inspect(run: Run) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from training.tuning.losses.dpo import dpo_loss
 from training.tuning.losses.mixtures import selm_bonus
 from training.tuning.metrics import Means
 from training.tuning.plan import MicroBatch
+from training.tuning.processes import mine
 from training.tuning.run import Run
 from training.tuning.text.dataset import Example, choose_pairs
 from training.tuning.text.direct import Direct, inspect_direct
@@ -47,7 +48,7 @@ def train(run: Run) -> None:
         weight = total_weight(work.examples, micro_batches)
         chosen = [work.examples[index] for micro in micro_batches for index in micro]
         own = max(1, len(own_places(chosen, config.own_source)))
-        for micro in micro_batches:
+        for micro in mine(micro_batches):
             metrics, weights, bonus = measure(micro)
             ((metrics["loss"] * weights).sum() / weight + bonus.sum() / own).backward()
             means.add(metrics, weights)

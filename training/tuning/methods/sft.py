@@ -20,6 +20,7 @@ from training.tuning.metrics import Means
 from training.tuning.optim import make_optimizer, update
 from training.tuning.pairs import VOTING_KINDS, Pair
 from training.tuning.plan import MicroBatch, make_plan, split
+from training.tuning.processes import add_up, mine
 from training.tuning.run import Run
 from training.tuning.text.batches import GroupBatch, make_batch
 from training.tuning.text.dataset import Example, prepare, preview, texts_of
@@ -77,14 +78,14 @@ def train(run: Run) -> None:
         means = Means()
         micro_batches = plan.step(step)
         tokens = answer_tokens(data.examples, micro_batches)
-        for micro in micro_batches:
+        for micro in mine(micro_batches):
             batch = _batch(policy, data.examples, micro)
             losses = LOSSES[config.loss](policy.token_logprobs(batch))
             losses.sum().div(tokens).backward()
             means.add({"loss": losses}, torch.ones_like(losses))
             speed.add(batch.tokens)
         values = means.result() | update(optimizer, config, step=step, total_steps=plan.total_steps)
-        run.log(step, values | speed.result())
+        run.log(step, values | add_up(speed.result()))
         if held_out and run.due(config.eval_every, step):
             run.log_eval(step, evaluate(policy, held_out, eval_batches, loss=config.loss))
         run.end_step(step)
@@ -103,7 +104,7 @@ def evaluate(
 ) -> dict[str, float]:
     """Mean loss over the answer tokens of held-out groups."""
     means = Means()
-    for micro in micro_batches:
+    for micro in mine(micro_batches):
         losses = LOSSES[loss](policy.token_logprobs(_batch(policy, examples, micro)))
         means.add({"loss": losses}, torch.ones_like(losses))
     return means.result()

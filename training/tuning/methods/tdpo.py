@@ -17,6 +17,7 @@ from training.tuning.config import TDPOConfig
 from training.tuning.losses.token_level import rrpo_loss, tdpo1_loss, tdpo2_loss
 from training.tuning.metrics import Means
 from training.tuning.plan import MicroBatch
+from training.tuning.processes import mine
 from training.tuning.run import Run
 from training.tuning.text.dataset import choose_pairs
 from training.tuning.text.direct import Direct, Reading, inspect_direct
@@ -61,7 +62,7 @@ def train(run: Run) -> None:
         means = Means()
         micro_batches = work.plan.step(step)
         weight = total_weight(work.examples, micro_batches)
-        for micro in micro_batches:
+        for micro in mine(micro_batches):
             metrics, weights = measure(micro)
             (metrics["loss"] * weights).sum().div(weight).backward()
             means.add(metrics, weights)

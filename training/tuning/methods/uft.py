@@ -17,6 +17,7 @@ from training.tuning.losses.regression import uft_loss
 from training.tuning.metrics import Means
 from training.tuning.pairs import VOTING_KINDS, Pair
 from training.tuning.plan import MicroBatch
+from training.tuning.processes import mine
 from training.tuning.run import Run
 from training.tuning.text.dataset import Choose, texts_of
 from training.tuning.text.direct import Direct, inspect_direct
@@ -44,7 +45,7 @@ def train(run: Run) -> None:
         means = Means()
         micro_batches = work.plan.step(step)
         answers = sum(len(work.examples[index].tokens.blocks) for micro in micro_batches for index in micro)
-        for micro in micro_batches:
+        for micro in mine(micro_batches):
             metrics, weights = measure(micro)
             metrics["loss"].sum().div(answers).backward()
             means.add(metrics, weights)

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from training.tuning.config import PairKeys, VRPOConfig
@@ -21,6 +22,7 @@ from training.tuning.losses.mixtures import expected_loss, vrpo_loss
 from training.tuning.metrics import Means, pair_metrics
 from training.tuning.pairs import Pair, make_pairs
 from training.tuning.plan import MicroBatch
+from training.tuning.processes import add_up, mine
 from training.tuning.run import Run
 from training.tuning.text.dataset import Choose, Example, texts_of
 from training.tuning.text.direct import Direct, inspect_direct
@@ -63,14 +65,14 @@ def train(run: Run) -> None:
         means = Means()
         micro_batches = work.plan.step(step)
         counts = count([work.examples[index] for micro in micro_batches for index in micro], config)
-        totals = []
-        for micro in micro_batches:
+        total_loss = 0.0
+        for micro in mine(micro_batches):
             total, metrics, asked = measure(micro, "train", counts)
             total.backward()
-            totals.append(total.detach())
+            total_loss += float(total.detach())
             means.add(metrics, asked)
-        total = sum(totals[1:], totals[0])
-        means.add({"loss": total[None]}, total.new_ones(1))
+        # One value for the whole step, on every process.
+        means.add({"loss": torch.tensor([add_up({"loss": total_loss})["loss"]])}, torch.ones(1))
         work.end_step(step, means, lambda: work.evaluate(lambda m, s: measure(m, s, (1, 1))[1:]))
     work.finish()
 

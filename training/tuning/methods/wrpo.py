@@ -19,6 +19,7 @@ from training.tuning.losses.mixtures import wrpo_loss
 from training.tuning.metrics import Means, accuracy
 from training.tuning.pairs import Pair
 from training.tuning.plan import MicroBatch
+from training.tuning.processes import mine
 from training.tuning.run import Run
 from training.tuning.text.dataset import Choose, texts_of
 from training.tuning.text.direct import Direct, inspect_direct
@@ -51,7 +52,7 @@ def train(run: Run) -> None:
         alpha = share(step, work.plan.total_steps, config)
         micro_batches = work.plan.step(step)
         groups = sum(len(micro) for micro in micro_batches)
-        for micro in micro_batches:
+        for micro in mine(micro_batches):
             metrics, weights = measure(micro, "train", alpha)
             metrics["loss"].sum().div(groups).backward()
             means.add(metrics, weights)

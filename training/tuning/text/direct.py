@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from training.tuning.metrics import Means
 from training.tuning.optim import make_optimizer, update
 from training.tuning.plan import MicroBatch, make_plan, split
+from training.tuning.processes import add_up, mine
 from training.tuning.run import Run
 from training.tuning.text.batches import GroupBatch, make_batch
 from training.tuning.text.dataset import Choose, Example, Prepared, prepare, preview
@@ -155,7 +156,7 @@ class Direct:
         (B,) and their weights (B,).
         """
         means = Means()
-        for micro in self.eval_batches:
+        for micro in mine(self.eval_batches):
             means.add(*measure(micro, "eval"))
         return means.result()
 
@@ -165,7 +166,7 @@ class Direct:
         changed = update(self._optimizer, config, step=step, total_steps=self.plan.total_steps)
         if self.moving is not None and step % config.sync_reference_every == 0:
             self.policy.mix_trained(self.moving, share=config.sync_reference_mix)
-        run.log(step, means.result() | changed | self._speed.result())
+        run.log(step, means.result() | changed | add_up(self._speed.result()))
         if self.held_out and run.due(config.eval_every, step):
             with torch.no_grad():
                 run.log_eval(step, evaluate())

@@ -11,6 +11,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from training.tuning.plan import MicroBatch
+from training.tuning.processes import leads, shared
 from training.tuning.run import Run
 from training.tuning.text.batches import make_batch
 from training.tuning.text.dataset import Example
@@ -40,16 +41,23 @@ def reference_logprobs(
         with safe_open(path, framework="pt") as file:
             if file.metadata() == {"key": key}:
                 return {int(index): file.get_tensor(index).to(policy.device) for index in file.keys()}  # noqa: SIM118, not a dict
-    values: dict[int, Tensor] = {}
-    for number, micro in enumerate(micro_batches):
+
+    def read(numbered: tuple[int, MicroBatch]) -> Tensor:
+        number, micro = numbered
         run.check_stop()
         if number % 100 == 0:
             logger.info("reference log-probabilities, %s: %d of %d", name, number, len(micro_batches))
         batch = make_batch([examples[index].tokens for index in micro], causal=True, device=policy.device)
         with frozen():
-            logprobs = policy.token_logprobs(batch)
+            return policy.token_logprobs(batch)
+
+    values: dict[int, Tensor] = {}
+    found = shared(list(enumerate(micro_batches)), read)
+    for micro, logprobs in zip(micro_batches, found, strict=True):
         tokens = [examples[index].tokens.answer_tokens for index in micro]
         values |= dict(zip(micro, logprobs.split(tokens), strict=True))
+    if not leads():
+        return values
     draft = path.with_name(f".{path.name}.draft")
     save_file(
         {str(index): value.cpu().clone() for index, value in values.items()}, draft, metadata={"key": key}

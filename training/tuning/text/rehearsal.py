@@ -7,6 +7,7 @@ the start on the start's own answers to them, by a divergence that covers all of
 from typing import Any
 
 from training.tuning.losses.policy_gradient import generator_divergence
+from training.tuning.processes import add_up, mine
 from training.tuning.run import Run
 from training.tuning.text.models import TextModel
 from training.tuning.text.rollouts import Judge, Prompt, Rollout, Step, roll_out
@@ -29,10 +30,10 @@ def rehearsals(
 def rehearse(policy: TextModel, step: Step, config: Any) -> dict[str, float]:
     """Gradients of the divergence from the start on its own answers, a mean over tokens."""
     total = 0.0
-    for micro in step.micros:
+    for micro in mine(step.micros):
         logps = policy.token_logprobs(micro.batch, temperature=config.temperature)
         divergence = generator_divergence(logps, step.reference[micro.tokens], kind=config.mastered)
         loss = config.mastered_weight * divergence.sum() / len(step.old)
         loss.backward()
         total += float(loss.detach())
-    return {"loss/mastered": total}
+    return add_up({"loss/mastered": total})

@@ -18,7 +18,9 @@ from torch import Tensor
 from training.tuning.config import RolloutKeys
 from training.tuning.data import Group, Text
 from training.tuning.errors import BadInput
-from training.tuning.plan import MicroBatch, split
+from training.tuning.plan import MicroBatch, halved, split
+from training.tuning.processes import count as process_count
+from training.tuning.processes import leads, shared
 from training.tuning.rewards.compose import Rewards, Scored, open_rewards
 from training.tuning.rewards.credited import Credited, Sampled
 from training.tuning.run import Run
@@ -134,20 +136,26 @@ def roll_out(
 ) -> list[Rollout]:
     """``count`` answers to each prompt. ``key`` seeds them; they do not depend on how they are batched."""
     found: dict[int, Rollout] = {}
+    share = -(-len(prompts) // process_count())  # of each process, rounded up
     batches = batches_of(
         [prompt.ids for prompt in prompts],
         context=context,
         max_new_tokens=config.max_new_tokens,
-        size=max(1, config.generation_batch_size // count),
+        size=max(1, min(config.generation_batch_size // count, share)),
     )
-    for indices, room in batches:
-        answers = sample_answers(
+
+    def write(batch: tuple[list[int], int]) -> list[Answer]:
+        indices, room = batch
+        return sample_answers(
             policy,
             [prompts[index].ids for index in indices],
             keys=[f"{key}/{index}/{number}" for index in indices for number in range(count)],
             max_new_tokens=room,
             temperature=config.temperature,
         )
+
+    work = list(batches)
+    for (indices, _), answers in zip(work, shared(work, write), strict=True):
         for place, index in enumerate(indices):
             own = answers[place * count : (place + 1) * count]
             found[index] = make_rollout(policy, prompts[index], own)
@@ -187,14 +195,12 @@ def lay_out(
     ``keep_top``, also those of the policy's likeliest tokens, renormalised, the sampled one first. With
     ``with_kl``, KL(policy ‖ reference) of every token over the whole vocabulary.
     """
+    sizes = [rollout.tokens.size for rollout in rollouts]
     parts: list[MicroBatch] = split(
-        range(len(rollouts)),
-        [rollout.tokens.size for rollout in rollouts],
-        most=config.micro_batch_size,
-        budget=TOKEN_BUDGET,
+        range(len(rollouts)), sizes, most=config.micro_batch_size, budget=TOKEN_BUDGET
     )
-    micros, old, reference, top, full, answers, tokens = [], [], [], [], [], 0, 0
-    for part in parts:
+    micros, answers, tokens = [], 0, 0
+    for part in halved(parts, sizes, multiple=process_count()):
         batch = make_batch([rollouts[index].tokens for index in part], causal=True, device=policy.device)
         here = Micro(
             batch,
@@ -203,30 +209,39 @@ def lay_out(
         )
         answers, tokens = here.answers.stop, here.tokens.stop
         micros.append(here)
+
+    def read(micro: Micro) -> dict[str, Tensor]:
+        batch, found = micro.batch, {}
         if with_old or with_kl:
             states = policy.answer_states(batch)
         if with_old:
-            old.append(policy.token_logprobs(batch, states, temperature=config.temperature))
+            found["old"] = policy.token_logprobs(batch, states, temperature=config.temperature)
         if keep_top:
-            top.append(_top(policy, states, batch.targets, count=keep_top, temperature=config.temperature))
+            found["tokens"], found["top"] = _top(
+                policy, states, batch.targets, count=keep_top, temperature=config.temperature
+            )
         with frozen():
             other = policy.answer_states(batch)
-            reference.append(policy.token_logprobs(batch, other, temperature=config.temperature))
+            found["reference"] = policy.token_logprobs(batch, other, temperature=config.temperature)
             start_head = policy.lm_head.weight.detach()
         if with_kl:
-            full.append(_full_kl(policy, states, other, start_head, temperature=config.temperature))
+            found["kl"] = _full_kl(policy, states, other, start_head, temperature=config.temperature)
+        return found
+
+    parts_read = shared(micros, read)
+    values = {name: torch.cat([one[name] for one in parts_read]) for name in parts_read[0]}
     return Step(
         rollouts=rollouts,
         micros=micros,
         lengths=torch.tensor(
             [count for micro in micros for count in micro.batch.counts],
-            dtype=reference[0].dtype,
+            dtype=values["reference"].dtype,
             device=policy.device,
         ),
-        old=torch.cat(old) if with_old else torch.zeros_like(torch.cat(reference)),
-        reference=torch.cat(reference),
-        top=(torch.cat([one for one, _ in top]), torch.cat([one for _, one in top])) if top else None,
-        full_kl=torch.cat(full) if full else None,
+        old=values["old"] if with_old else torch.zeros_like(values["reference"]),
+        reference=values["reference"],
+        top=(values["tokens"], values["top"]) if keep_top else None,
+        full_kl=values.get("kl"),
     )
 
 
@@ -346,7 +361,8 @@ def _reference_answers(
         )
         found = {str(one.prompt.text): [text or " " for text in one.texts] for one in written}
         rows = [{"prompt": prompt, "texts": texts} for prompt, texts in found.items()]
-        write_text(path, "".join(json.dumps(row) + "\n" for row in rows))
+        if leads():
+            write_text(path, "".join(json.dumps(row) + "\n" for row in rows))
     return found
 
 

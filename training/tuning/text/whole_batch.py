@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from training.tuning.plan import MicroBatch
+from training.tuning.processes import count, mine, shared
 from training.tuning.text.pairs import PairValues, join_values
 
 
@@ -17,17 +18,16 @@ def backward_whole(
     """Gradients of ``objective``, a function of the values of all pairs of a step, in the policy's weights.
 
     The values are first read without a gradient, the objective gives its slope in each log-ratio, and a
-    second reading carries the slopes back. One micro-batch is read once.
+    second reading carries the slopes back. One micro-batch, in one process, is read once.
     """
-    kept = [read(micro_batches[0])] if len(micro_batches) == 1 else []
+    kept = [read(micro_batches[0])] if len(micro_batches) == 1 and count() == 1 else []
     with torch.no_grad():
-        parts = kept or [read(micro) for micro in micro_batches]
+        parts = kept or shared(micro_batches, read)
     leaf = join_values(parts).leaf()
     objective(leaf).backward()
     counts = [len(part.chosen) for part in parts]
-    for number, (chosen, rejected) in enumerate(
-        zip(_slopes(leaf.chosen, counts), _slopes(leaf.rejected, counts), strict=True)
-    ):
+    slopes = zip(_slopes(leaf.chosen, counts), _slopes(leaf.rejected, counts), strict=True)
+    for number, (chosen, rejected) in mine(list(enumerate(slopes))):
         values = kept[number] if kept else read(micro_batches[number])
         ((values.chosen * chosen).sum() + (values.rejected * rejected).sum()).backward()
 
