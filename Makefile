@@ -16,6 +16,7 @@ help:
 	@echo "make up         an empty site on http://127.0.0.1:8000"
 	@echo "make test       the tests, browser tests included      make test-slow   the long ones"
 	@echo "make lint       style, types, import rules             make format      rewrite in our style"
+	@echo "make messages   brings the translations' files up to date and compiles them"
 	@echo "make bench      benchmarks, each against a peer        make systems     published systems that work"
 
 install: .make/run
@@ -33,6 +34,8 @@ bench: .make/bench
 	$(RUN) -m benchmarks.collect_throughput
 systems: .make/dev
 	$(RUN) -m tests.systems
+messages: .make/dev
+	$(RUN) -m tests.messages
 lint: .make/dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .

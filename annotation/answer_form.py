@@ -119,7 +119,7 @@ def _asked(question: dict[str, Any], item: dict[str, Any]) -> Asked:
     letters = [letter(position) for position in range(count)]
     rows = ROWS[kind](question, item, letters) if kind in ROWS else []
     options = choices_for(question, count) if kind == "choice" else []
-    return Asked(kind, question["text"], question["required"], question, rows, options, letters)
+    return Asked(kind, _(question["text"]), question["required"], question, rows, options, letters)
 
 
 def _better(letters: list[str], *, strength: bool, tie: bool) -> list[Option]:

@@ -8,6 +8,7 @@ from django.db.models import QuerySet
 from django.http import FileResponse, HttpResponse
 from django.urls import path
 from django.utils import timezone
+from django.utils.translation import gettext
 from drf_spectacular.types import OpenApiTypes
 from drf_spectacular.utils import OpenApiParameter, extend_schema
 from rest_framework import generics, status
@@ -61,7 +62,7 @@ def lease_behind(request: Request) -> uuid.UUID | None:
     try:
         return uuid.UUID(value)
     except ValueError as error:
-        raise Invalid({"after": f"{value!r} is not the id of a lease."}) from error
+        raise Invalid({"after": gettext("%(value)r is not the id of a lease.") % {"value": value}}) from error
 
 
 def present_lease(request: Request, lease: Lease) -> dict[str, Any]:
@@ -289,7 +290,7 @@ def import_job(request: Request, pk: int) -> Response:
 def _import_job(request: Request, job: ImportJob) -> dict[str, Any]:
     after = request.query_params.get("after_line", "0")
     if not after.isdecimal() or len(after) > 9:
-        raise Invalid({"after_line": f"{after!r} is not the number of a line."})
+        raise Invalid({"after_line": gettext("%(value)r is not the number of a line.") % {"value": after}})
     rows = job.rejected_rows.filter(line__gt=int(after)).order_by("line", "pk")[:REJECTED_AT_ONCE]
     return serializers.ImportJobSerializer(job, context={"rejected_rows": rows}).data
 
@@ -322,7 +323,10 @@ def export_download(request: Request, pk: int) -> FileResponse:
     """The finished file."""
     job = _export(request, pk)
     if job.status != ExportJob.Status.DONE:
-        raise Conflict(f"The export is {job.status}; its file is there when it is done.")
+        raise Conflict(
+            gettext("The export is %(status)s; its file is there when it is done.")
+            % {"status": job.get_status_display()}
+        )
     return FileResponse(default_storage.open(job.storage_key), as_attachment=True, filename=job.file_name)
 
 
@@ -345,7 +349,7 @@ def prompt_media(request: Request, lease: uuid.UUID, number: int) -> HttpRespons
 
 def _picture(image: Media | None) -> HttpResponse:
     if image is None:
-        raise NotFound("There is no such image.")
+        raise NotFound(gettext("There is no such image."))
     with default_storage.open(image.storage_key, "rb") as file:
         response = HttpResponse(file.read(), content_type="image/png")
     response["Cache-Control"] = "private, max-age=1200"  # under an address that only this lease has

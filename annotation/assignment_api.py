@@ -7,6 +7,7 @@ from typing import Any
 
 from django.urls import path
 from django.utils import timezone
+from django.utils.translation import gettext as _
 from drf_spectacular.utils import extend_schema
 from rest_framework import generics, status
 from rest_framework.decorators import api_view
@@ -86,7 +87,7 @@ def group(request: Request, pk: int, group: int) -> Response:
 def _group(project: Project, pk: int) -> AnnotatorGroup:
     known = project.annotator_groups.filter(pk=pk).first()
     if known is None:
-        raise NotFound("There is no such group in this project.")
+        raise NotFound(_("There is no such group in this project."))
     return known
 
 
@@ -151,7 +152,7 @@ def restore(request: Request, pk: int, record: int) -> Response:
     found = find_project(request, pk, Action.PEOPLE)
     known = SetAside.objects.filter(project=found, pk=record).first()
     if known is None:
-        raise NotFound("There is nothing of this number set aside in this project.")
+        raise NotFound(_("There is nothing of this number set aside in this project."))
     restored = services.restore(record=known, by=user_of(request), now=timezone.now())
     return Response(serializers.SetAsideSerializer(restored).data)
 

@@ -6,9 +6,9 @@ from django import forms
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
 
-from annotation.choices import describe
 from annotation.forms import PageForm
 from annotation.models import AnnotatorGroup, Comparison, GoldAnswer, Member, Project, QueueStrategy
+from annotation.quality_words import answer_words
 from annotation.services.gold import OPEN_ENDED
 from annotation.template import TIE, find_question
 from annotation.template.questions import BOTH_BAD
@@ -235,5 +235,5 @@ def plain_answer(gold: GoldAnswer) -> str:
     if isinstance(gold.choice, int):
         phrases.insert(0, f"{gold.choice + 1}")
     elif gold.choice is not None:
-        phrases.insert(0, describe(gold.choice, None).lower())
+        phrases.insert(0, answer_words(gold.choice))
     return "; ".join(phrases)

@@ -7,10 +7,11 @@ tie; 5, 6, 7 the second); any other comparison has one digit for each candidate.
 from dataclasses import asdict, dataclass
 from typing import Any, Final
 
+from django.utils.translation import gettext as _
+
 from annotation.template import BOTH_BAD, TIE
 
 MOST_DIGITS: Final = 9  # more candidates than this have buttons without a key
-STRENGTH_WORDS: Final = {3: "much", 2: "", 1: "slightly"}
 
 
 @dataclass(frozen=True)
@@ -38,28 +39,33 @@ def letter(position: int) -> str:
     return chr(ord("A") + position) if position < 26 else str(position + 1)
 
 
+def _strength_word(strength: int) -> str:
+    """What stands beside A or B on a button."""
+    return {3: _("much"), 1: _("slightly")}.get(strength, "")
+
+
 def choices_for(question: dict[str, Any] | None, count: int) -> list[Choice]:
     """The keys for `count` candidates, in the order of the buttons; none where there is nothing to choose."""
     if question is None or count < 2:
         return []
     seven = count == 2 and question["strength"]
-    tie = [Choice("0", TIE, None, "Tie", also="4" if seven else "")] if question["tie"] else []
-    bad = (
-        [Choice("b", BOTH_BAD, None, "Both bad" if count == 2 else "All bad")] if question["both_bad"] else []
-    )
+    tie = [Choice("0", TIE, None, _("Tie"), also="4" if seven else "")] if question["tie"] else []
+    all_bad = _("Both bad") if count == 2 else _("All bad")
+    bad = [Choice("b", BOTH_BAD, None, all_bad)] if question["both_bad"] else []
     if not seven:
         return [Choice(str(i + 1), i, None, letter(i)) for i in range(count)] + tie + bad
-    first = [Choice(str(4 - s), 0, s, "A", STRENGTH_WORDS[s]) for s in (3, 2, 1)]
-    second = [Choice(str(4 + s), 1, s, "B", STRENGTH_WORDS[s]) for s in (1, 2, 3)]
+    first = [Choice(str(4 - s), 0, s, "A", _strength_word(s)) for s in (3, 2, 1)]
+    second = [Choice(str(4 + s), 1, s, "B", _strength_word(s)) for s in (1, 2, 3)]
     return first + tie + second + bad
 
 
 def describe(choice: object, strength: int | None) -> str:
     """An answer in words, from what was shown: "A much better", "Tie", "Both bad"."""
     if choice == TIE:
-        return "Tie"
+        return _("Tie")
     if choice == BOTH_BAD:
-        return "Both bad"
+        return _("Both bad")
     if not isinstance(choice, int):
-        return "No choice"
-    return " ".join(filter(None, [letter(choice), STRENGTH_WORDS.get(strength or 2, ""), "better"]))
+        return _("No choice")
+    said = {3: _("%(name)s much better"), 1: _("%(name)s slightly better")}
+    return said.get(strength or 2, _("%(name)s better")) % {"name": letter(choice)}

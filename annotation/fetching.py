@@ -17,6 +17,7 @@ from typing import Final
 from urllib.parse import SplitResult, urljoin, urlsplit
 
 from django.conf import settings
+from django.utils.translation import gettext
 
 PORTS: Final = {"http": 80, "https": 443}
 MAX_REDIRECTS: Final = 3
@@ -66,13 +67,13 @@ def check_url(url: str) -> SplitResult:
         parts = urlsplit(url)
         port = parts.port
     except ValueError as error:
-        raise FetchRefused(f"is no address: {error}") from error
+        raise FetchRefused(gettext("is no address: %(error)s") % {"error": error}) from error
     if parts.scheme not in PORTS or not parts.hostname or port == 0:
-        raise FetchRefused("is no address that begins with https:// or http://")
+        raise FetchRefused(gettext("is no address that begins with https:// or http://"))
     if parts.username or parts.password:
-        raise FetchRefused("has a name or password in it")
+        raise FetchRefused(gettext("has a name or password in it"))
     if any(character <= " " or character == "\x7f" for character in url) or not url.isascii():
-        raise FetchRefused("has spaces or other characters that have to be encoded")
+        raise FetchRefused(gettext("has spaces or other characters that have to be encoded"))
     return parts
 
 
@@ -85,12 +86,14 @@ def allowed_address(host: str, port: int) -> str:
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError) as error:
-        raise FetchRefused(f"is at {host}, which is not found: {error}") from error
+        raise FetchRefused(
+            gettext("is at %(host)s, which is not found: %(error)s") % {"host": host, "error": error}
+        ) from error
     addresses = [str(entry[4][0]) for entry in found]
     private = host in settings.OUTGOING_PRIVATE_HOSTS
     for address in addresses:
         if not private and not is_public(address):
-            raise FetchRefused(f"is at {host}, which is no public host")
+            raise FetchRefused(gettext("is at %(host)s, which is no public host") % {"host": host})
     return addresses[0]
 
 

@@ -28,31 +28,35 @@ class PageForm(forms.Form):
 
 class SignInForm(PageForm):
     username = forms.CharField(
-        label="Name",
+        label=_("Name"),
         max_length=150,
         widget=forms.TextInput(attrs={"autocomplete": "username", "autofocus": True}),
     )
     password = forms.CharField(
-        strip=False, max_length=200, widget=forms.PasswordInput(attrs={"autocomplete": "current-password"})
+        label=_("Password"),
+        strip=False,
+        max_length=200,
+        widget=forms.PasswordInput(attrs={"autocomplete": "current-password"}),
     )
 
 
 class ProjectForm(PageForm):
     """Name and guidelines of a project; its template has a form of its own (`annotation.template_form`)."""
 
-    name = forms.CharField(max_length=200)
+    name = forms.CharField(label=_("Name"), max_length=200)
     guidelines = forms.CharField(
+        label=_("Guidelines"),
         required=False,
         max_length=100_000,
-        help_text="Markdown. Annotators can open them beside the work.",
+        help_text=_("Markdown. Annotators can open them beside the work."),
         widget=forms.Textarea(attrs={"rows": 14, "class": "code"}),
     )
     labels_per_comparison = forms.IntegerField(
-        label="Judgements per comparison",
+        label=_("Judgements per comparison"),
         min_value=1,
         max_value=100,
         initial=1,
-        help_text="By different people. Counts for comparisons added from now on.",
+        help_text=_("By different people. Counts for comparisons added from now on."),
     )
     show_suggestions = forms.BooleanField(
         required=False,
@@ -60,11 +64,11 @@ class ProjectForm(PageForm):
         help_text=_("Judgements keep which suggestions stood beside them."),
     )
     lease_minutes = forms.IntegerField(
-        label="Minutes for one comparison",
+        label=_("Minutes for one comparison"),
         min_value=1,
         max_value=1440,
         initial=20,
-        help_text="A comparison that somebody opened and left goes to others after this time.",
+        help_text=_("A comparison that somebody opened and left goes to others after this time."),
     )
 
     @staticmethod
@@ -81,8 +85,8 @@ class ProjectForm(PageForm):
 class NewProjectForm(ProjectForm):
     show_suggestions = None  # type: ignore[assignment]  # there are none yet
     modality = forms.ChoiceField(
-        label="What is compared",
-        choices=[("text", "Texts"), ("image", "Pictures")],
+        label=_("What is compared"),
+        choices=[("text", _("Texts")), ("image", _("Pictures"))],
         widget=forms.RadioSelect,
         initial="text",
     )

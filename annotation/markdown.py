@@ -13,6 +13,7 @@ from django.utils.html import format_html
 from django.utils.safestring import SafeString, mark_safe
 from django.utils.text import Truncator
 from django.utils.translation import gettext as _
+from django.utils.translation import gettext_lazy
 from latex2mathml.converter import convert as convert_to_mathml
 from markdown_it import MarkdownIt
 from markdown_it.renderer import RendererHTML
@@ -102,7 +103,12 @@ ATTRIBUTES = {
     **MATH_ATTRIBUTES,
 }
 SCHEMES = {"http", "https", "mailto"}
-ROLES = {"user": "Person", "assistant": "Assistant", "system": "Instructions", "tool": "Tool"}
+ROLES = {
+    "user": gettext_lazy("Person"),
+    "assistant": gettext_lazy("Assistant"),
+    "system": gettext_lazy("Instructions"),
+    "tool": gettext_lazy("Tool"),
+}
 HIGHLIGHT_LIMIT = 20_000  # characters; longer code is shown plainly rather than slowly
 FORMULA_LIMIT = 2_000  # characters; a longer formula is shown as it was written
 

@@ -6,6 +6,7 @@ from typing import Any, Final
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy, ngettext
 
+from annotation.numbers import number, percent
 from annotation.quality.votes import family_of
 
 Rate = Mapping[str, float]
@@ -34,17 +35,14 @@ def question_title(question: str) -> str:
     return f"{title}: {part}" if part else title
 
 
-def percent(share: float) -> str:
-    return f"{100 * share:.0f} %"
-
-
 def span(found: Rate) -> str:
     """The interval of a rate: "57–65 %"."""
-    return f"{100 * found['low']:.0f}–{100 * found['high']:.0f} %"
+    low, high = number(100 * found["low"]), number(100 * found["high"])
+    return _("%(low)s–%(high)s %%") % {"low": low, "high": high}
 
 
 def _numbers(found: Rate) -> dict[str, Any]:
-    return {"share": percent(found["value"]), "span": span(found), "n": f"{found['n']:,.0f}"}
+    return {"share": percent(found["value"]), "span": span(found), "n": number(found["n"])}
 
 
 def position_sentence(found: Rate | None) -> str | None:
@@ -111,7 +109,7 @@ def bias_sentences(found: Mapping[str, Any]) -> list[str]:
 def careless_sentence(finding: Mapping[str, Any]) -> str:
     """The evidence of one test of `annotation.quality.careless`."""
     kind, values = finding["kind"], finding["values"]
-    n = f"{values['n']:,.0f}"
+    n = number(values["n"])
     if kind == "side":
         said = _("Chose what was shown first in %(share)s of %(n)s judgements; sides are drawn by chance.")
         return said % {"share": percent(values["share"]), "n": n}
@@ -134,7 +132,7 @@ def careless_sentence(finding: Mapping[str, Any]) -> str:
         )
         return said % {"length": length, "n": n}
     said = _("Takes %(median)s s for a judgement at the median; the others take %(others)s s.")
-    return said % {"median": f"{values['median']:.1f}", "others": f"{values['others']:.1f}"}
+    return said % {"median": number(values["median"], 1), "others": number(values["others"], 1)}
 
 
 def answer_words(value: int | float | str | None) -> str:

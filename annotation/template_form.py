@@ -198,10 +198,11 @@ def _fields(
 
 
 def _field(path: str, found: dict[str, Any], value: Any, errors: Mapping[str, str]) -> Field:
+    title, help_text = found["title"], found.get("description", "")
     words: dict[str, Any] = {
         "path": path,
-        "label": _(found["title"]),
-        "help": _(found["description"]) if "description" in found else "",
+        "label": _(title),
+        "help": _(help_text) if help_text else "",
         "errors": [words for place, words in errors.items() if place == path],
     }
     if found["type"] == "array":

@@ -7,6 +7,7 @@ from typing import Any
 from django.db.models import QuerySet
 from django.http import FileResponse, HttpResponse
 from django.urls import path
+from django.utils.translation import gettext as _
 from drf_spectacular.types import OpenApiTypes
 from drf_spectacular.utils import OpenApiParameter, OpenApiResponse, extend_schema
 from rest_framework import status
@@ -43,7 +44,7 @@ def wanted_project(request: Request) -> int | None:
     """The id in ?project=, if it is there."""
     value = request.query_params.get("project")
     if value is not None and (not value.isdecimal() or len(value) > 18):
-        raise Invalid({"project": f"{value!r} is not the id of a project."})
+        raise Invalid({"project": _("%(value)r is not the id of a project.") % {"value": value}})
     return None if value is None else int(value)
 
 
@@ -247,7 +248,7 @@ def _step(request: Request) -> int:
     try:
         return max(-1, min(int(value), 2**31 - 1))
     except ValueError:
-        raise Invalid({"after": f"{value!r} is not a step."}) from None
+        raise Invalid({"after": _("%(value)r is not a step.") % {"value": value}}) from None
 
 
 urlpatterns = [

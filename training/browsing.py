@@ -9,6 +9,8 @@ from datetime import datetime
 from typing import Any
 
 from django.db.models import Count, Max, Q, QuerySet
+from django.utils.text import get_text_list
+from django.utils.translation import gettext as _
 
 from annotation.models import Comparison, Judgement, Project
 from training import services
@@ -43,7 +45,7 @@ def method_choices(project: Project) -> list[MethodChoice]:
             method=method,
             allowed=bool(collected & set(method.feedback))
             or ("aspect" in collected and "aspect" in method.config.model_fields),
-            needs=" or ".join(words[kind] for kind in method.feedback),
+            needs=get_text_list([_(words[kind]) for kind in method.feedback], _("or")),
         )
         for method in METHODS
         if method.purpose == "train" and method.modality == project.modality
@@ -60,8 +62,8 @@ def base_choices(project: Project, *, scorers: bool) -> list[tuple[str, list[tup
     own = Checkpoint.objects.filter(run__project=project).of_models().order_by("-pk").select_related("run")
     made = [one for one in own if scorers or one.run.method not in REWARD_MODELS]
     groups = [
-        ("Registered models", [(model.name, model.name) for model in registered]),
-        ("Made here", [(f"checkpoint:{one.pk}", checkpoint_label(one)) for one in made]),
+        (_("Registered models"), [(model.name, model.name) for model in registered]),
+        (_("Made here"), [(f"checkpoint:{one.pk}", checkpoint_label(one)) for one in made]),
     ]
     return [(label, choices) for label, choices in groups if choices]
 
@@ -74,7 +76,9 @@ def reward_choices(project: Project) -> list[tuple[str, list[tuple[str, str]]]]:
 
 
 def checkpoint_label(checkpoint: Checkpoint) -> str:
-    return f"checkpoint:{checkpoint.pk} – {get_method(checkpoint.run.method).title}, run {checkpoint.run_id}"
+    return f"checkpoint:{checkpoint.pk} – {_(get_method(checkpoint.run.method).title)}, " + _(
+        "run %(id)s"
+    ) % {"id": checkpoint.run_id}
 
 
 def training_counts(project: Project) -> dict[str, int]:
@@ -272,10 +276,10 @@ def accuracy_of(checkpoint: Checkpoint) -> dict[str, Any]:
     metrics = checkpoint.metadata.get("metrics", {})
     if (rate := metrics.get("eval/accuracy_majority")) is not None:
         low, high = metrics.get("eval/accuracy_low"), metrics.get("eval/accuracy_high")
-        return {"rate": rate, "low": low, "high": high, "against": "the majority"}
+        return {"rate": rate, "low": low, "high": high, "against": _("the majority")}
     for name in ("eval/accuracy", "eval/rewards/accuracy"):
         if (rate := metrics.get(name)) is not None:
-            return {"rate": rate, "low": None, "high": None, "against": "single judgements"}
+            return {"rate": rate, "low": None, "high": None, "against": _("single judgements")}
     return {}
 
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from django.utils.translation import gettext as _
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
 
 from annotation.errors import Invalid
@@ -61,7 +62,7 @@ class Frozen:
 def check_filters(filters: dict[str, Any]) -> dict[str, Any]:
     """The filters in their stored form. Invalid with paths such as filters.since."""
     if not isinstance(filters, dict):
-        raise Invalid({"filters": "must be an object."})
+        raise Invalid({"filters": _("must be an object.")})
     try:
         return Filters.model_validate(filters).model_dump(mode="json", exclude_none=True)
     except ValidationError as error:
@@ -275,4 +276,6 @@ def _field_of(item: Any) -> str:
 
 
 def _message_of(item: Any) -> str:
-    return "unknown key" if item["type"] == "extra_forbidden" else item["msg"].removeprefix("Value error, ")
+    return (
+        _("unknown key") if item["type"] == "extra_forbidden" else item["msg"].removeprefix("Value error, ")
+    )

@@ -4,6 +4,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from django import forms
+from django.utils.translation import gettext
+from django.utils.translation import gettext_lazy as _
 
 from annotation.errors import Invalid
 from annotation.forms import PageForm
@@ -13,7 +15,7 @@ from training.models import Run
 from training.services.naming import REWARD_MODELS
 from training.tuning.registry import Method
 
-EVAL_SHARES = [("0.1", "10 %"), ("0.2", "20 %"), ("0.3", "30 %"), ("0", "none")]
+EVAL_SHARES = [("0.1", "10 %"), ("0.2", "20 %"), ("0.3", "30 %"), ("0", _("none"))]
 SAVED = "run:"  # a schedule's step that repeats a run
 PLAIN = "new:"  # a schedule's step with a method's defaults: new:<method>:<base>
 
@@ -28,39 +30,41 @@ def offer(form: forms.Form, name: str, choices: Sequence[Any]) -> None:
 class RunForm(PageForm):
     """A training run: what to start from, the method's keys from its schema, and which data."""
 
-    base = forms.ChoiceField(label="Start from")
+    base = forms.ChoiceField(label=_("Start from"))
     eval_fraction = forms.ChoiceField(
-        label="Keep for evaluation",
+        label=_("Keep for evaluation"),
         choices=EVAL_SHARES,
         initial=EVAL_SHARES[0][0],
-        help_text="This share of the prompts is never trained on; the curves of eval values come from it.",
+        help_text=_("This share of the prompts is never trained on; the curves of eval values come from it."),
     )
     annotators = forms.MultipleChoiceField(
         required=False,
-        label="Only judgements by",
+        label=_("Only judgements by"),
         widget=forms.CheckboxSelectMultiple,
-        help_text="Nobody chosen: everybody's.",
+        help_text=_("Nobody chosen: everybody's."),
     )
     min_agreement = forms.FloatField(
         required=False,
         min_value=0,
         max_value=1,
-        label="Agreement of at least",
-        help_text="Only comparisons whose commonest answer has this share of the votes, from 0 to 1.",
+        label=_("Agreement of at least"),
+        help_text=_("Only comparisons whose commonest answer has this share of the votes, from 0 to 1."),
         widget=forms.NumberInput(attrs={"step": "any"}),
     )
     min_seconds = forms.FloatField(
         required=False,
         min_value=0,
-        label="Not faster than",
-        help_text="Leaves out judgements given in fewer seconds.",
+        label=_("Not faster than"),
+        help_text=_("Leaves out judgements given in fewer seconds."),
         widget=forms.NumberInput(attrs={"step": "any"}),
     )
-    seed = forms.IntegerField(initial=0, min_value=0, help_text="The same seed gives the same run.")
+    seed = forms.IntegerField(
+        label=_("Seed"), initial=0, min_value=0, help_text=_("The same seed gives the same run.")
+    )
     shuffle_labels = forms.BooleanField(
         required=False,
-        label="Shuffle the labels: a control",
-        help_text="What is learnt from random labels must not be better than chance.",
+        label=_("Shuffle the labels: a control"),
+        help_text=_("What is learnt from random labels must not be better than chance."),
     )
 
     def __init__(self, *args: Any, project: Project, method: Method, like: Run | None = None) -> None:
@@ -133,7 +137,7 @@ def _initial_of(like: Run | None) -> dict[str, Any]:
     if like is None:
         return {}
     snapshot = like.snapshot
-    shares = [value for value, _ in EVAL_SHARES if float(value) == snapshot.eval_fraction]
+    shares = [value for value, _label in EVAL_SHARES if float(value) == snapshot.eval_fraction]
     base = (
         f"checkpoint:{like.base_checkpoint_id}" if like.base_checkpoint_id else like.base and like.base.name
     )
@@ -149,27 +153,31 @@ def _initial_of(like: Run | None) -> dict[str, Any]:
 class ModelForm(PageForm):
     """A model that runs may start from."""
 
-    name = forms.CharField(max_length=100, help_text="Runs name the model by it.")
+    name = forms.CharField(label=_("Name"), max_length=100, help_text=_("Runs name the model by it."))
     location = forms.CharField(
-        label="Where it is",
+        label=_("Where it is"),
         max_length=500,
-        help_text="A folder that the workers can read, in transformers or diffusers format, or a hub id.",
+        help_text=_("A folder that the workers can read, in transformers or diffusers format, or a hub id."),
     )
 
 
 class MatchForm(PageForm):
     """Two models to be compared blind."""
 
-    left = forms.ChoiceField(label="Model")
-    right = forms.ChoiceField(label="Against")
+    left = forms.ChoiceField(label=_("Model"))
+    right = forms.ChoiceField(label=_("Against"))
     samples_per_prompt = forms.IntegerField(
-        label="Answers per prompt", initial=1, min_value=1, max_value=20, help_text="Each is one comparison."
+        label=_("Answers per prompt"),
+        initial=1,
+        min_value=1,
+        max_value=20,
+        help_text=_("Each is one comparison."),
     )
 
     def __init__(self, *args: Any, project: Project, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         models = browsing.base_choices(project, scorers=False)
-        self.has_two = sum(len(choices) for _, choices in models) > 1
+        self.has_two = sum(len(choices) for _label, choices in models) > 1
         for name in ("left", "right"):
             offer(self, name, models)
         if not self.is_bound and models:
@@ -179,18 +187,18 @@ class MatchForm(PageForm):
 class ScheduleForm(PageForm):
     """When, and up to two runs one after another; each like an earlier run, or with a method's defaults."""
 
-    name = forms.CharField(max_length=100)
+    name = forms.CharField(label=_("Name"), max_length=100)
     every_judgements = forms.IntegerField(
-        required=False, min_value=1, label="After every … new judgements", help_text="Or a cron line:"
+        required=False, min_value=1, label=_("After every … new judgements"), help_text=_("Or a cron line:")
     )
     cron = forms.CharField(
         required=False,
         max_length=100,
-        label="Cron line",
-        help_text="Minute, hour, day, month, weekday in UTC: 0 3 * * 1 is Mondays at three.",
+        label=_("Cron line"),
+        help_text=_("Minute, hour, day, month, weekday in UTC: 0 3 * * 1 is Mondays at three."),
     )
-    first = forms.ChoiceField(label="First run")
-    then = forms.ChoiceField(label="Then", required=False)
+    first = forms.ChoiceField(label=_("First run"))
+    then = forms.ChoiceField(label=_("Then"), required=False)
 
     def __init__(self, *args: Any, project: Project) -> None:
         super().__init__(*args)
@@ -198,7 +206,7 @@ class ScheduleForm(PageForm):
         choices = _step_choices(project)
         self.has_step = bool(choices)
         offer(self, "first", choices)
-        offer(self, "then", [("", "nothing more"), *choices])
+        offer(self, "then", [("", _("nothing more")), *choices])
 
     @property
     def request(self) -> dict[str, Any]:
@@ -235,14 +243,18 @@ def _step_choices(project: Project) -> list[tuple[str, list[tuple[str, str]]]]:
     methods = [choice.method for choice in browsing.method_choices(project)]
     runs = browsing.runs_of(project).filter(method__in=[method.name for method in methods])
     like = [
-        (f"{SAVED}{run.pk}", f"Like run {run.pk}: {run.method}, {_initial_of(run)['base']}")
+        (
+            f"{SAVED}{run.pk}",
+            gettext("Like run %(id)s: %(method)s, %(base)s")
+            % {"id": run.pk, "method": run.method, "base": _initial_of(run)["base"]},
+        )
         for run in runs[:50]
     ]
     plain = [
-        (f"{PLAIN}{method.name}:{name}", f"{method.title}, {label}")
+        (f"{PLAIN}{method.name}:{name}", f"{gettext(method.title)}, {label}")
         for method in methods
-        for _, models in browsing.base_choices(project, scorers=method.name in REWARD_MODELS)
+        for _group, models in browsing.base_choices(project, scorers=method.name in REWARD_MODELS)
         for name, label in models
     ]
-    groups = [("Like an earlier run", like), ("With default settings", plain)]
+    groups = [(gettext("Like an earlier run"), like), (gettext("With default settings"), plain)]
     return [(label, choices) for label, choices in groups if choices]

@@ -6,6 +6,7 @@ from typing import ClassVar
 from django.db import models
 from django.db.models import F, Q
 from django.urls import reverse
+from django.utils.translation import gettext_lazy as _
 
 from annotation.models import Comparison, Project, User
 from annotation.permissions import ProjectRows
@@ -86,13 +87,13 @@ class Run(models.Model):
     """
 
     class Status(models.TextChoices):
-        DRAFT = "draft"  # its data is frozen and looked at; it waits for a person to start it
-        PREPARING = "preparing"
-        QUEUED = "queued"
-        RUNNING = "running"
-        DONE = "done"
-        FAILED = "failed"
-        CANCELLED = "cancelled"
+        DRAFT = "draft", _("draft")  # its data is frozen and looked at; it waits for a person to start it
+        PREPARING = "preparing", _("preparing")
+        QUEUED = "queued", _("queued")
+        RUNNING = "running", _("running")
+        DONE = "done", _("done")
+        FAILED = "failed", _("failed")
+        CANCELLED = "cancelled", _("cancelled")
 
     ENDED = (Status.DONE, Status.FAILED, Status.CANCELLED)
 
@@ -242,9 +243,9 @@ class Match(models.Model):
     """A blind comparison of two models on held-out prompts: two generations, then people's comparisons."""
 
     class Status(models.TextChoices):
-        GENERATING = "generating"
-        JUDGING = "judging"
-        FAILED = "failed"
+        GENERATING = "generating", _("generating")
+        JUDGING = "judging", _("judging")
+        FAILED = "failed", _("failed")
 
     project = models.ForeignKey(Project, on_delete=models.PROTECT, related_name="matches")
     left_run = models.ForeignKey(

@@ -1,6 +1,8 @@
 """Every address of the site. Pages belong to the apps, the API of both lies under /api/v1/."""
 
 from django.urls import include, path
+from django.views.decorators.http import require_POST
+from django.views.i18n import set_language
 from drf_spectacular.views import SpectacularAPIView
 
 import annotation.api
@@ -14,6 +16,7 @@ from webapp import health
 urlpatterns = [
     path("healthz", health.healthz, name="healthz"),
     path("readyz", health.readyz, name="readyz"),
+    path("language/", require_POST(set_language), name="set_language"),
     path("api/schema/", SpectacularAPIView.as_view(), name="api-schema"),
     path("api/v1/", include(annotation.api.urlpatterns + annotation.assignment_api.urlpatterns)),
     path("api/v1/", include(annotation.quality_api.urlpatterns)),

@@ -8,7 +8,7 @@ from itertools import combinations
 from typing import Any, Final, Literal
 
 from django.utils.translation import gettext as _
-from django.utils.translation import gettext_lazy
+from django.utils.translation import gettext_lazy, gettext_noop
 
 from annotation.formats.schema import MAX_CANDIDATES
 from annotation.prompts import pictures_of
@@ -23,26 +23,26 @@ FACTS: Final = frozenset(
 )
 # Kinds of answers, and the words under which those that do not fit are counted.
 WORDS: Final = {
-    "choice": "choices",
-    "tie": "ties",
-    "both_bad": "both bad",
-    "strength": "strengths",
-    "aspects": "choices by aspect",
-    "turns": "choices by turn",
-    "ranking": "rankings",
-    "partial": "rankings of only some candidates",
-    "ratings": "ratings",
-    "thumbs": "thumbs",
-    "rubric": "rubrics",
-    "tags": "tags",
-    "critique": "critiques",
-    "corrections": "corrections",
-    "context": "contexts",
-    "span": "marks of spans",
-    "box": "marks of boxes",
-    "point": "marks of points",
-    "step": "marks of steps",
-    "severity": "severities of marks",
+    "choice": gettext_noop("choices"),
+    "tie": gettext_noop("ties"),
+    "both_bad": gettext_noop("both bad"),
+    "strength": gettext_noop("strengths"),
+    "aspects": gettext_noop("choices by aspect"),
+    "turns": gettext_noop("choices by turn"),
+    "ranking": gettext_noop("rankings"),
+    "partial": gettext_noop("rankings of only some candidates"),
+    "ratings": gettext_noop("ratings"),
+    "thumbs": gettext_noop("thumbs"),
+    "rubric": gettext_noop("rubrics"),
+    "tags": gettext_noop("tags"),
+    "critique": gettext_noop("critiques"),
+    "corrections": gettext_noop("corrections"),
+    "context": gettext_noop("contexts"),
+    "span": gettext_noop("marks of spans"),
+    "box": gettext_noop("marks of boxes"),
+    "point": gettext_noop("marks of points"),
+    "step": gettext_noop("marks of steps"),
+    "severity": gettext_noop("severities of marks"),
 }
 FACT_WORDS: Final = {
     "annotator": gettext_lazy("annotators"),
@@ -88,7 +88,7 @@ class Holds:
 
 def in_words(holds: Holds) -> tuple[str, str]:
     """What a format holds, for people: its answers, and what it knows beside them."""
-    answers = [str(words) for name, words in WORDS.items() if name in holds.answers]
+    answers = [_(words) for name, words in WORDS.items() if name in holds.answers]
     beside = [str(FACT_WORDS[name]) for name in FACT_WORDS if name in holds.facts]
     beside += [_("pictures in prompts")] if holds.prompt_pictures else []
     beside += [_("sources")] if holds.sources else []
@@ -107,7 +107,7 @@ def fit(group: Row, holds: Holds, left_out: LeftOut, *, all_kinds: bool = False)
     if not all_kinds:
         judgements = _of_kinds(judgements, holds, left_out)
     if not judgements and not holds.unjudged:
-        count(left_out, "without a judgement")
+        count(left_out, gettext_noop("without a judgement"))
         return
     kept = _contents(group, holds, left_out)
     if kept is None:
@@ -118,7 +118,7 @@ def fit(group: Row, holds: Holds, left_out: LeftOut, *, all_kinds: bool = False)
         return
     parts = [kept | {"judgements": judgements}]
     if holds.pairs and len(kept["candidates"]) > 2:
-        count(left_out, "comparisons of more than two, as such: written as pairs")
+        count(left_out, gettext_noop("comparisons of more than two, as such: written as pairs"))
         parts = list(_pairs_of(parts[0]))
     elif len(kept["candidates"]) > high:
         count(left_out, f"comparisons of more than {high}")
@@ -158,7 +158,7 @@ def _contents(group: Row, holds: Holds, left_out: LeftOut) -> Row | None:
     if (holds.prompts == "plain" and isinstance(prompt, list)) or (
         holds.texts == "plain" and any(isinstance(text, list) for text in texts)
     ):
-        count(left_out, "conversations")
+        count(left_out, gettext_noop("conversations"))
         return None
     messages = [message for text in (prompt, *texts) if isinstance(text, list) for message in text]
     if holds.roles is not None and any(message["role"] not in holds.roles for message in messages):
@@ -171,7 +171,7 @@ def _contents(group: Row, holds: Holds, left_out: LeftOut) -> Row | None:
         if holds.reference:
             kept["reference"] = group["reference"]
         else:
-            count(left_out, "references")
+            count(left_out, gettext_noop("references"))
     return kept
 
 
@@ -219,7 +219,7 @@ def _answers(item: Row, holds: Holds, k: int, left_out: LeftOut) -> Row | None:
     for name in said:
         count(left_out, f"{WORDS[name]} without a choice")
     if not item.keys() & (WORDS.keys() | {"marks"}):
-        count(left_out, "without a choice")
+        count(left_out, gettext_noop("without a choice"))
     return None
 
 

@@ -75,7 +75,7 @@ class Migration(migrations.Migration):
             fields=[
                 ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
                 ('name', models.CharField(max_length=200)),
-                ('modality', models.CharField(choices=[('text', 'Text'), ('image', 'Image')], max_length=8)),
+                ('modality', models.CharField(choices=[('text', 'Texts'), ('image', 'Pictures')], max_length=8)),
                 ('guidelines', models.TextField(blank=True, help_text='Markdown, shown beside the work.')),
                 ('questions', models.JSONField()),
                 ('template_version', models.PositiveIntegerField(default=1)),
@@ -181,7 +181,7 @@ class Migration(migrations.Migration):
             fields=[
                 ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
                 ('format', models.CharField(max_length=32)),
-                ('status', models.CharField(choices=[('queued', 'Queued'), ('running', 'Running'), ('done', 'Done'), ('failed', 'Failed')], default='queued', max_length=8)),
+                ('status', models.CharField(choices=[('queued', 'queued'), ('running', 'running'), ('done', 'done'), ('failed', 'failed')], default='queued', max_length=8)),
                 ('storage_key', models.CharField(blank=True, max_length=200)),
                 ('file_name', models.CharField(blank=True, max_length=200)),
                 ('error', models.TextField(blank=True)),
@@ -213,7 +213,7 @@ class Migration(migrations.Migration):
             name='Judgement',
             fields=[
                 ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
-                ('kind', models.CharField(choices=[('regular', 'Regular'), ('gold', 'Gold'), ('repeat', 'Repeat'), ('review', 'Review'), ('qualification', 'Qualification'), ('judge', 'Judge')], default='regular', max_length=16)),
+                ('kind', models.CharField(choices=[('regular', 'regular'), ('gold', 'gold question'), ('repeat', 'repeat'), ('review', 'review'), ('qualification', 'test before the work'), ('judge', 'by a model')], default='regular', max_length=16)),
                 ('order', models.JSONField(help_text='as shown; unknown for some imported judgements', null=True)),
                 ('choice', models.JSONField(help_text='a candidate index, "tie" or "both_bad"', null=True)),
                 ('strength', models.PositiveSmallIntegerField(blank=True, null=True)),
@@ -252,10 +252,10 @@ class Migration(migrations.Migration):
             name='Lease',
             fields=[
                 ('id', models.UUIDField(default=uuid.uuid4, editable=False, primary_key=True, serialize=False)),
-                ('kind', models.CharField(choices=[('regular', 'Regular'), ('gold', 'Gold'), ('repeat', 'Repeat'), ('review', 'Review'), ('qualification', 'Qualification'), ('judge', 'Judge')], default='regular', max_length=16)),
+                ('kind', models.CharField(choices=[('regular', 'regular'), ('gold', 'gold question'), ('repeat', 'repeat'), ('review', 'review'), ('qualification', 'test before the work'), ('judge', 'by a model')], default='regular', max_length=16)),
                 ('slot', models.PositiveSmallIntegerField(blank=True, null=True)),
                 ('order', models.JSONField(help_text='candidate indices as shown, left to right')),
-                ('state', models.CharField(choices=[('open', 'Open'), ('judged', 'Judged'), ('skipped', 'Skipped'), ('expired', 'Expired'), ('undone', 'Undone'), ('aside', 'Set Aside')], default='open', max_length=8)),
+                ('state', models.CharField(choices=[('open', 'open'), ('judged', 'judged'), ('skipped', 'skipped'), ('expired', 'expired'), ('undone', 'undone'), ('aside', 'set aside')], default='open', max_length=8)),
                 ('template_version', models.PositiveIntegerField(default=1, help_text='of the questions that were shown')),
                 ('skip_reason', models.CharField(blank=True, max_length=500)),
                 ('created_at', models.DateTimeField()),
@@ -357,7 +357,7 @@ class Migration(migrations.Migration):
             name='GoldAnswer',
             fields=[
                 ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
-                ('purpose', models.CharField(choices=[('gold', 'Gold'), ('qualification', 'Qualification')], default='gold', max_length=16)),
+                ('purpose', models.CharField(choices=[('gold', 'gold question'), ('qualification', 'test before the work')], default='gold', max_length=16)),
                 ('choice', models.JSONField(help_text='a candidate index, "tie" or "both_bad"; null: not asked', null=True)),
                 ('answers', models.JSONField(default=dict, help_text="the template's other answers")),
                 ('explanation', models.TextField(blank=True, help_text='shown after an answer of the test; Markdown')),
@@ -372,7 +372,7 @@ class Migration(migrations.Migration):
             fields=[
                 ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
                 ('format', models.CharField(max_length=32)),
-                ('status', models.CharField(choices=[('queued', 'Queued'), ('running', 'Running'), ('done', 'Done'), ('failed', 'Failed')], default='queued', max_length=8)),
+                ('status', models.CharField(choices=[('queued', 'queued'), ('running', 'running'), ('done', 'done'), ('failed', 'failed')], default='queued', max_length=8)),
                 ('storage_key', models.CharField(blank=True, max_length=200)),
                 ('file_name', models.CharField(blank=True, max_length=200)),
                 ('error', models.TextField(blank=True)),

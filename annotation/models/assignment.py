@@ -4,6 +4,7 @@ from typing import Any
 
 from django.db import models
 from django.db.models import Q
+from django.utils.translation import gettext_lazy as _
 
 from annotation.models.comparisons import Comparison
 from annotation.models.people import User
@@ -18,8 +19,8 @@ class GoldAnswer(models.Model):
     """
 
     class Purpose(models.TextChoices):
-        GOLD = "gold"
-        QUALIFICATION = "qualification"
+        GOLD = "gold", _("gold question")
+        QUALIFICATION = "qualification", _("test before the work")
 
     project = models.ForeignKey(Project, on_delete=models.CASCADE, related_name="gold_answers")
     comparison = models.OneToOneField(Comparison, on_delete=models.CASCADE, related_name="gold_answer")

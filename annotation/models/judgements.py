@@ -10,6 +10,7 @@ from typing import ClassVar
 from django.db import models
 from django.db.models import ExpressionWrapper, F, Q, Value
 from django.db.models.lookups import LessThan
+from django.utils.translation import gettext_lazy as _
 
 from annotation.models.audit import audited
 from annotation.models.comparisons import Comparison
@@ -41,12 +42,12 @@ class LeaseQuerySet(ProjectRows["Lease"]):
 class Kind(models.TextChoices):
     """Why somebody was asked. Only `regular` fills slots; an annotator is never told which it is."""
 
-    REGULAR = "regular"
-    GOLD = "gold"
-    REPEAT = "repeat"
-    REVIEW = "review"
-    QUALIFICATION = "qualification"
-    JUDGE = "judge"
+    REGULAR = "regular", _("regular")
+    GOLD = "gold", _("gold question")
+    REPEAT = "repeat", _("repeat")
+    REVIEW = "review", _("review")
+    QUALIFICATION = "qualification", _("test before the work")
+    JUDGE = "judge", _("by a model")
 
 
 class Lease(models.Model):
@@ -58,12 +59,12 @@ class Lease(models.Model):
     Kind = Kind
 
     class State(models.TextChoices):
-        OPEN = "open"
-        JUDGED = "judged"
-        SKIPPED = "skipped"
-        EXPIRED = "expired"
-        UNDONE = "undone"
-        SET_ASIDE = "aside"  # its judgement does not count, and the slot was opened again
+        OPEN = "open", _("open")
+        JUDGED = "judged", _("judged")
+        SKIPPED = "skipped", _("skipped")
+        EXPIRED = "expired", _("expired")
+        UNDONE = "undone", _("undone")
+        SET_ASIDE = "aside", _("set aside")  # its judgement does not count, and the slot was opened again
 
     LIVE = (State.OPEN, State.JUDGED)
     # The comparison does not come to this person again.

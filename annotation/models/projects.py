@@ -33,8 +33,8 @@ class Project(models.Model):
     """One kind of question about one kind of material."""
 
     class Modality(models.TextChoices):
-        TEXT = "text"
-        IMAGE = "image"
+        TEXT = "text", _("Texts")
+        IMAGE = "image", _("Pictures")
 
     name = models.CharField(max_length=200)
     modality = models.CharField(max_length=8, choices=Modality)

@@ -12,6 +12,7 @@ from django.contrib.auth.password_validation import validate_password
 from django.core.exceptions import ValidationError
 from django.db import IntegrityError, transaction
 from django.urls import reverse
+from django.utils.translation import gettext as _
 
 from annotation.errors import Invalid, TooMany
 from annotation.models import ApiToken, FailedSignIn, Project, User
@@ -37,7 +38,7 @@ def create_user(*, username: str, role: str, password: str | None = None) -> Use
         with transaction.atomic():
             user.save()
     except IntegrityError as error:
-        raise Invalid({"username": f"The name {username!r} is taken."}) from error
+        raise Invalid({"username": _("The name %(username)r is taken.") % {"username": username}}) from error
     return user
 
 
@@ -58,7 +59,7 @@ def issue_token(
     """A new API token. It is returned once; only its digest is stored."""
     wanted = sorted(set(scopes))
     if not wanted or set(wanted) - set(Scope.values):
-        raise Invalid({"scopes": f"must be some of {', '.join(Scope.values)}."})
+        raise Invalid({"scopes": _("must be some of %(names)s.") % {"names": ", ".join(Scope.values)}})
     token = secrets.token_urlsafe(32)
     values = {"scopes": wanted, "project": project, "expires_at": expires_at, "name": name}
     ApiToken.objects.create(user=user, digest=digest_of_token(token), **values)
@@ -91,7 +92,9 @@ def sign_in(*, username: str, password: str, address: str, now: datetime) -> Use
     for key, limit in keys.items():
         if FailedSignIn.objects.filter(key=key, created_at__gte=since).count() >= limit:
             wait = int(SIGN_IN_WINDOW.total_seconds())
-            raise TooMany("Too many wrong passwords. Wait 15 minutes, or ask for a one-time link.", wait=wait)
+            raise TooMany(
+                _("Too many wrong passwords. Wait 15 minutes, or ask for a one-time link."), wait=wait
+            )
     user = authenticate(username=username, password=password)
     if user is None:
         FailedSignIn.objects.bulk_create(FailedSignIn(key=key, created_at=now) for key in keys)

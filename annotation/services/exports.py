@@ -12,6 +12,7 @@ from django.core.files import File
 from django.core.files.storage import default_storage
 from django.db import transaction
 from django.utils import timezone
+from django.utils.translation import gettext as _
 
 from annotation.errors import Invalid
 from annotation.formats import find_format
@@ -41,7 +42,12 @@ def start_export(
     container = container or form.container
     if container not in CONTAINERS or (container == "csv" and not form.from_csv):
         known = [name for name in CONTAINERS if name != "csv" or form.from_csv]
-        raise Invalid({"container": f"{container!r} cannot hold {format}; supported: {', '.join(known)}."})
+        raise Invalid(
+            {
+                "container": _("%(container)r cannot hold %(format)s; supported: %(known)s.")
+                % {"container": container, "format": format, "known": ", ".join(known)}
+            }
+        )
     stored = check_filters(filters or {}).model_dump(mode="json", exclude_defaults=True)
     with transaction.atomic():
         job = ExportJob.objects.create(

@@ -84,5 +84,8 @@ def check_filters(filters: object) -> GroupFilters:
         return GroupFilters.model_validate(filters)
     except ValidationError as error:
         found = {".".join(map(str, ("filters", *item["loc"]))): item for item in error.errors()}
-        words = {"extra_forbidden": f"is not known; known: {', '.join(GroupFilters.model_fields)}."}
+        words = {
+            "extra_forbidden": _("is not known; known: %(names)s.")
+            % {"names": ", ".join(GroupFilters.model_fields)}
+        }
         raise Invalid({path: words.get(item["type"], item["msg"]) for path, item in found.items()}) from error

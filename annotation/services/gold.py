@@ -3,6 +3,7 @@
 from typing import Any, Final
 
 from django.db import transaction
+from django.utils.translation import gettext as _
 
 from annotation.errors import Conflict, Invalid, NotFound
 from annotation.formats.schema import RowError
@@ -34,10 +35,12 @@ def set_gold_answer(
     `qualification` is part of the test before the first work.
     """
     if purpose not in GoldAnswer.Purpose.values:
-        raise Invalid({"purpose": f"{purpose!r} is not known; use gold or qualification."})
+        raise Invalid(
+            {"purpose": _("%(purpose)r is not known; use gold or qualification.") % {"purpose": purpose}}
+        )
     comparison = Comparison.objects.filter(project=project, pk=comparison_id).first()
     if comparison is None:
-        raise NotFound("There is no such comparison in this project.")
+        raise NotFound(_("There is no such comparison in this project."))
     known = known_answer(project, comparison, {"choice": choice, **(answers or {})})
     values = {
         "project": project,
@@ -122,10 +125,10 @@ def remove_gold_answer(*, project: Project, gold_answer_id: int) -> None:
     mine = GoldAnswer.objects.filter(project=project)
     found = mine.filter(pk=gold_answer_id).first()
     if found is None:
-        raise NotFound("There is no such known answer in this project.")
+        raise NotFound(_("There is no such known answer in this project."))
     test = mine.filter(purpose=GoldAnswer.Purpose.QUALIFICATION)
     if project.pass_mark is not None and not test.exclude(pk=found.pk).exists():
-        raise Conflict("The test needs at least one question; switch the test off first.")
+        raise Conflict(_("The test needs at least one question; switch the test off first."))
     mark_stale([found.comparison_id])
     found.delete()
 

@@ -17,6 +17,7 @@ from django.core.files.base import File
 from django.core.files.storage import default_storage
 from django.db import transaction
 from django.utils import timezone
+from django.utils.translation import gettext as _
 
 from annotation.errors import Invalid
 from annotation.fetching import FetchRefused, fetch
@@ -77,9 +78,14 @@ def start_import(
     if use not in ImportJob.Use.values:
         raise Invalid({"use": f"{use!r} is not known; supported: {', '.join(ImportJob.Use.values)}."})
     if not file.size:
-        raise Invalid({"file": "is empty."})
+        raise Invalid({"file": _("is empty.")})
     if file.size > settings.IMPORT_MAX_BYTES:
-        raise Invalid({"file": f"has {file.size:,} bytes; {settings.IMPORT_MAX_BYTES:,} at most. Split it."})
+        raise Invalid(
+            {
+                "file": _("has %(n)s bytes; %(most)s at most. Split it.")
+                % {"n": f"{file.size:,}", "most": f"{settings.IMPORT_MAX_BYTES:,}"}
+            }
+        )
     key = default_storage.save(f"imports/{uuid.uuid4()}", file)
     with transaction.atomic():
         job = ImportJob.objects.create(
@@ -227,7 +233,7 @@ def _image_bytes(image: str, upload: Upload, field: str) -> bytes:
     if image.startswith(("http://", "https://")):
         return fetch(image, hosts=settings.IMPORT_URL_ALLOWLIST, limit=MAX_IMAGE_BYTES)
     if image.startswith("data:"):
-        head, _, encoded = image.partition(",")
+        head, _comma, encoded = image.partition(",")
         try:
             return b64decode(encoded, validate=True)
         except ValueError as error:

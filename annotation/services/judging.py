@@ -8,6 +8,8 @@ from typing import Any, Final
 
 from django.db import IntegrityError, connection, transaction
 from django.db.models import F
+from django.utils.translation import gettext as _
+from django.utils.translation import gettext_noop
 
 from annotation.errors import Conflict, NotFound
 from annotation.models import Comparison, Judgement, Kind, Lease, Member, Reservation, User
@@ -20,7 +22,7 @@ from annotation.services.suggestions import suggestions_for
 from annotation.services.webhooks import tell_of_judgement
 
 MAX_OPEN_AFTER_UNDO: Final = 10
-SAME_ID_OTHER_ANSWER: Final = (
+SAME_ID_OTHER_ANSWER: Final = gettext_noop(
     "Another answer was stored under this client_id; send each answer with a new one."
 )
 
@@ -123,7 +125,7 @@ def submit_judgement(
     except IntegrityError as error:  # the client_id of an answer to another lease
         if "judgement_client_id_once" not in str(error):
             raise
-        raise Conflict(SAME_ID_OTHER_ANSWER, answer=given) from error
+        raise Conflict(_(SAME_ID_OTHER_ANSWER), answer=given) from error
 
 
 def undo_judgement(*, judgement_id: int, annotator: User, now: datetime) -> Lease:
@@ -131,23 +133,24 @@ def undo_judgement(*, judgement_id: int, annotator: User, now: datetime) -> Leas
     own = Judgement.objects.filter(pk=judgement_id, annotator=annotator)
     project = own.values_list("comparison__project", flat=True).first()
     if project is None:
-        raise NotFound("There is no such judgement of yours.")
+        raise NotFound(_("There is no such judgement of yours."))
     with transaction.atomic():
         member = queue.lock_member(project=project, user=annotator)
         judgement = Judgement.objects.select_related("lease").get(pk=judgement_id)
         if judgement.kind == Kind.QUALIFICATION:
-            raise Conflict("The answers of the test cannot be taken back.")
+            raise Conflict(_("The answers of the test cannot be taken back."))
         if judgement.undone_at is not None:
-            raise Conflict("This judgement was taken back already.")
+            raise Conflict(_("This judgement was taken back already."))
         if judgement.set_aside_at is not None:
-            raise Conflict("This judgement was set aside by a manager; it cannot be taken back.")
+            raise Conflict(_("This judgement was set aside by a manager; it cannot be taken back."))
         old = judgement.lease
         if old is None:
-            raise NotFound("This judgement was imported; it is nobody's to take back.")
+            raise NotFound(_("This judgement was imported; it is nobody's to take back."))
         held = Lease.objects.open_of(project=member.project_id, annotator=annotator.pk)
         if held.count() >= MAX_OPEN_AFTER_UNDO:
             raise Conflict(
-                f"{MAX_OPEN_AFTER_UNDO} comparisons are open already; answer one before taking back more."
+                _("%(n)s comparisons are open already; answer one before taking back more.")
+                % {"n": MAX_OPEN_AFTER_UNDO}
             )
         judgement.undone_at = now
         judgement.save(update_fields=["undone_at"])
@@ -173,7 +176,7 @@ def undo_judgement(*, judgement_id: int, annotator: User, now: datetime) -> Leas
 
 def _repeat(earlier: Judgement, digest: str, given: dict[str, Any]) -> tuple[Judgement, Lease | None]:
     if earlier.request_digest != digest:
-        raise Conflict(SAME_ID_OTHER_ANSWER, answer=given)
+        raise Conflict(_(SAME_ID_OTHER_ANSWER), answer=given)
     if earlier.next_lease_id is None or earlier.next_expires_at is None:
         return earlier, None
     lease = Lease.objects.to_present().get(pk=earlier.next_lease_id)
@@ -189,7 +192,9 @@ def _close(lease: Lease, member: Member, *, reclaim: bool, given: dict[str, Any]
         _hold_again(lease, member, given)
     elif lease.state != Lease.State.OPEN:
         raise Conflict(
-            f"This comparison is no longer in your hands: its lease is {lease.state}.", answer=given
+            _("This comparison is no longer in your hands: its lease is %(state)s.")
+            % {"state": lease.get_state_display()},
+            answer=given,
         )
     lease.state, lease.closed_at = Lease.State.JUDGED, now
     if lease.kind != Kind.REVIEW:
@@ -214,7 +219,7 @@ def _hold_again(lease: Lease, member: Member, given: dict[str, Any]) -> None:
     mine = (other for other in live if (other.annotator_id, other.kind) == (lease.annotator_id, lease.kind))
     own = next(mine, None)
     if own is not None and own.state == Lease.State.JUDGED:
-        raise Conflict("You have answered this comparison already, with a later lease.", answer=given)
+        raise Conflict(_("You have answered this comparison already, with a later lease."), answer=given)
     if own is not None:
         own.state = Lease.State.EXPIRED
         own.save(update_fields=["state"])
@@ -227,7 +232,7 @@ def _hold_again(lease: Lease, member: Member, given: dict[str, Any]) -> None:
     reserved = member.group_id is not None and lanes.exists()
     if comparison.open_slots - (0 if reserved else comparison.reserved_open) == 0:
         raise Conflict(
-            "Your time ran out and others have taken the comparison; nothing was stored.", answer=given
+            _("Your time ran out and others have taken the comparison; nothing was stored."), answer=given
         )
     step = step_of(member.project)
     if reserved:

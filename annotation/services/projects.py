@@ -56,7 +56,7 @@ def update_project(*, project: Project, **changes: Any) -> Project:
         "lease_minutes",
         "show_suggestions",
     }:
-        raise Invalid(dict.fromkeys(sorted(unknown), "cannot be changed."))
+        raise Invalid(dict.fromkeys(sorted(unknown), _("cannot be changed.")))
     if "questions" in changes:
         changes["questions"] = parse_questions(changes["questions"], modality=project.modality)
         if changes["questions"] != project.questions:
@@ -98,10 +98,20 @@ def _save(project: Project) -> None:
 def add_member(*, project: Project, username: str, role: str, by: User) -> Member:
     """Give a user a role in a project, or change it. Only owners make owners; one stays."""
     if role not in Role.values:
-        raise Invalid({"role": f"{role!r} is no role; use {', '.join(Role.values)}."})
+        raise Invalid(
+            {
+                "role": _("%(role)r is no role; use %(roles)s.")
+                % {"role": role, "roles": ", ".join(Role.values)}
+            }
+        )
     user = User.objects.filter(username=username, is_active=True).first()
     if user is None:
-        raise Invalid({"username": f"There is no user {username!r}; create the account first."})
+        raise Invalid(
+            {
+                "username": _("There is no user %(username)r; create the account first.")
+                % {"username": username}
+            }
+        )
     check_may_give(project, role, by=by)
     if role != Role.OWNER:
         _spare_owners(project, user, by=by)
@@ -134,7 +144,7 @@ def _spare_owners(project: Project, user: User, *, by: User) -> None:
         return
     _check_owner(project, by)
     if len(left) == 1:
-        raise Conflict("A project keeps at least one owner; make somebody else an owner first.")
+        raise Conflict(_("A project keeps at least one owner; make somebody else an owner first."))
 
 
 def check_may_give(project: Project, role: str, *, by: User) -> None:
@@ -145,4 +155,4 @@ def check_may_give(project: Project, role: str, *, by: User) -> None:
 
 def _check_owner(project: Project, by: User) -> None:
     if not project.members.filter(user=by, role__in=ALLOWED[Action.OWN]).exists():
-        raise NotAllowed("Only owners of the project make owners, and only they change one.")
+        raise NotAllowed(_("Only owners of the project make owners, and only they change one."))

@@ -16,6 +16,7 @@ from typing import Any, Final, NamedTuple, TypeVar
 
 from django.db import connection, transaction
 from django.db.models import prefetch_related_objects
+from django.utils.translation import gettext as _
 
 from annotation.errors import NotFound, QueueBusy
 from annotation.models import Comparison, Kind, Lease, Member, Project, User
@@ -157,7 +158,7 @@ def run(work: Callable[[], Result], *, now: datetime) -> Result:
     """Run `work` in a transaction; where rows are locked or leases lapsed, clear the way and start over."""
     from annotation.services.reopening import reopen_expired_leases
 
-    for _ in range(ATTEMPTS):
+    for _attempt in range(ATTEMPTS):
         try:
             with transaction.atomic():
                 return work()
@@ -165,7 +166,7 @@ def run(work: Callable[[], Result], *, now: datetime) -> Result:
             _wait_for(busy.comparison)
         except _Lapsed as lapsed:
             reopen_expired_leases(now=now, project=lapsed.project)
-    raise QueueBusy("Too many people are taking comparisons at this moment; try again.")
+    raise QueueBusy(_("Too many people are taking comparisons at this moment; try again."))
 
 
 def lock_member(*, user: User, project: int | None = None, lease: uuid.UUID | None = None) -> Member:
@@ -176,7 +177,7 @@ def lock_member(*, user: User, project: int | None = None, lease: uuid.UUID | No
         cursor.execute(LOCK_MEMBER, {"user": user.pk, "project": project, "lease": lease})
         row = cursor.fetchone()
     if row is None:
-        raise NotFound("It does not exist, or you are not a member of its project.")
+        raise NotFound(_("It does not exist, or you are not a member of its project."))
     member = Member.from_db(connection.alias, MEMBER, row[: len(MEMBER)])
     check(user, Action.JUDGE, role=member.role, project=member.project_id)
     values = dict(zip(PROJECT, row[len(MEMBER) :], strict=True))

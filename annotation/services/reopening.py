@@ -11,6 +11,7 @@ from typing import Final
 
 from django.db import connection, transaction
 from django.db.models import QuerySet
+from django.utils.translation import gettext as _
 
 from annotation.errors import Conflict, Invalid
 from annotation.models import Comparison, Lease, QueueStrategy, User
@@ -54,7 +55,10 @@ def renew_lease(*, lease_id: uuid.UUID, annotator: User, now: datetime) -> Lease
         queue.lock_member(project=lease.comparison.project_id, user=annotator)
         lease.refresh_from_db(fields=["state"])
         if lease.state != Lease.State.OPEN:
-            raise Conflict(f"This comparison is no longer in your hands: its lease is {lease.state}.")
+            raise Conflict(
+                _("This comparison is no longer in your hands: its lease is %(state)s.")
+                % {"state": lease.get_state_display()}
+            )
         lease.expires_at = queue.expiry(lease.comparison.project, now)
         lease.save(update_fields=["expires_at"])
     return lease
@@ -63,17 +67,20 @@ def renew_lease(*, lease_id: uuid.UUID, annotator: User, now: datetime) -> Lease
 def skip_lease(*, lease_id: uuid.UUID, annotator: User, reason: str = "", now: datetime) -> Lease:
     """Put a comparison back for others; it does not come to this person again. A repeat changes nothing."""
     if len(reason) > 500:
-        raise Invalid({"reason": f"has {len(reason)} characters; 500 at most."})
+        raise Invalid({"reason": _("has %(n)s characters; 500 at most.") % {"n": len(reason)}})
     lease = queue.lease_of(lease_id=lease_id, annotator=annotator)
     if lease.kind == Lease.Kind.QUALIFICATION:
-        raise Conflict("The questions of the test cannot be skipped; answer as well as you can.")
+        raise Conflict(_("The questions of the test cannot be skipped; answer as well as you can."))
     with transaction.atomic():
         lock([lease.comparison_id])
         lease.refresh_from_db(fields=["state"])
         if lease.state == Lease.State.SKIPPED:
             return lease
         if lease.state != Lease.State.OPEN:
-            raise Conflict(f"This comparison can no longer be skipped: its lease is {lease.state}.")
+            raise Conflict(
+                _("This comparison can no longer be skipped: its lease is %(state)s.")
+                % {"state": lease.get_state_display()}
+            )
         lease.state, lease.skip_reason, lease.closed_at = Lease.State.SKIPPED, reason, now
         lease.save(update_fields=["state", "skip_reason", "closed_at"])
         reopen([lease.pk])
@@ -117,7 +124,7 @@ def _expire(leases: QuerySet[Lease], *, now: datetime) -> int:
 def lock(comparisons: Iterable[int]) -> None:
     """Lock comparisons and then everybody's place in their queues: the frontiers must not move meanwhile."""
     rows = Comparison.objects.select_for_update(no_key=True).filter(pk__in=list(comparisons)).order_by("pk")
-    lock_members(sorted({project for _, project in rows.values_list("pk", "project_id")}))
+    lock_members(sorted({project for _pk, project in rows.values_list("pk", "project_id")}))
 
 
 def reopen(leases: Sequence[uuid.UUID]) -> None:

@@ -3,6 +3,8 @@
 from datetime import datetime
 from typing import Any
 
+from django.utils.translation import gettext as _
+
 from annotation.errors import NotFound
 from annotation.models import Member, Project, QualificationAttempt, User
 from annotation.services import eligibility, qualification
@@ -13,7 +15,7 @@ def standing(*, project: Project, user: User, now: datetime) -> dict[str, Any]:
     `answered`, `quota`, `answered_today`, `daily_cap`; `consent` and `test`, None where none is asked."""
     found = Member.objects.filter(project=project, user=user).select_related("group").first()
     if found is None:
-        raise NotFound("You are not a member of this project.")
+        raise NotFound(_("You are not a member of this project."))
     found.project = project
     blocked = eligibility.why_not(found, holding=0, now=now)
     if blocked is None and qualification.has_failed(found):

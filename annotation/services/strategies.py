@@ -16,6 +16,7 @@ from typing import Final
 
 from django.db import connection, transaction
 from django.db.models import OuterRef, Subquery
+from django.utils.translation import gettext as _
 
 from annotation.errors import Invalid
 from annotation.models import Comparison, Member, Project, QueueStrategy, Reservation
@@ -96,11 +97,18 @@ def set_priorities(*, project: Project, priorities: dict[int, int]) -> int:
     """
     wrong = {pk: value for pk, value in priorities.items() if not LOWEST <= value <= HIGHEST}
     if wrong:
-        raise Invalid({"priority": f"{next(iter(wrong.values()))} is not within {LOWEST} and {HIGHEST}."})
+        raise Invalid(
+            {
+                "priority": _("%(priority)s is not within %(lowest)s and %(highest)s.")
+                % {"priority": next(iter(wrong.values())), "lowest": LOWEST, "highest": HIGHEST}
+            }
+        )
     rows = Comparison.objects.select_for_update(no_key=True).filter(project=project, pk__in=priorities)
     found = list(rows.order_by("pk"))
     if missing := sorted(set(priorities) - {comparison.pk for comparison in found}):
-        raise Invalid({"comparisons": f"There is no comparison {missing[0]} in this project."})
+        raise Invalid(
+            {"comparisons": _("There is no comparison %(id)s in this project.") % {"id": missing[0]}}
+        )
     lock_members([project.pk])
     ordered = Project.objects.filter(pk=project.pk, queue_strategy=QueueStrategy.PRIORITY).exists()
     for comparison in found:

@@ -8,6 +8,7 @@ from datetime import datetime
 from typing import Any, Final
 
 from django.db import transaction
+from django.utils.translation import gettext as _
 
 from annotation.errors import Invalid
 from annotation.models import Comparison, Judgement, Kind, Lease, Project
@@ -26,19 +27,24 @@ def add_suggestions(*, project: Project, model: str, suggestions: list[dict[str,
     An earlier suggestion of the same model for a comparison is replaced, and kept as taken back.
     """
     if not model.strip() or len(model) > 140:
-        raise Invalid({"model": "must be a name of 140 characters at most."})
+        raise Invalid({"model": _("must be a name of 140 characters at most.")})
     if len(suggestions) > MOST_AT_ONCE:
-        raise Invalid({"suggestions": f"are {len(suggestions)}; send {MOST_AT_ONCE} at most at once."})
+        raise Invalid(
+            {
+                "suggestions": _("are %(n)s; send %(most)s at most at once.")
+                % {"n": len(suggestions), "most": MOST_AT_ONCE}
+            }
+        )
     ids = [item["comparison"] for item in suggestions]
     if len(set(ids)) != len(ids):
-        raise Invalid({"suggestions": "name a comparison twice."})
+        raise Invalid({"suggestions": _("name a comparison twice.")})
     found = Comparison.objects.filter(project=project).in_bulk(ids)
     rows, errors = [], {}
     user = import_users({model.strip()})[model.strip()]
     for number, item in enumerate(suggestions):
         comparison = found.get(item["comparison"])
         if comparison is None:
-            errors[f"suggestions.{number}.comparison"] = "is no comparison of this project."
+            errors[f"suggestions.{number}.comparison"] = _("is no comparison of this project.")
             continue
         try:
             columns = known_answer(project, comparison, item["answer"])

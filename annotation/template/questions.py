@@ -2,6 +2,7 @@
 
 from typing import Annotated, Any, Final, Literal, Self
 
+from django.utils.translation import gettext
 from django.utils.translation import gettext_noop as _
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
@@ -14,7 +15,7 @@ MOST_OPTIONS: Final = 50
 def check_words(text: str) -> str:
     """What JSON can say but Postgres cannot keep."""
     if "\x00" in text or any("\ud800" <= character <= "\udfff" for character in text):
-        raise ValueError("holds a character that cannot be stored")
+        raise ValueError(gettext("holds a character that cannot be stored"))
     return text
 
 
@@ -55,7 +56,9 @@ class Option(Part):
 def _check_names(options: list[Any]) -> list[Any]:
     names = [option.name for option in options]
     if twice := sorted({name for name in names if names.count(name) > 1}):
-        raise ValueError(f"names {', '.join(twice)} twice; each name stands for one of them")
+        raise ValueError(
+            gettext("names %(names)s twice; each name stands for one of them") % {"names": ", ".join(twice)}
+        )
     return options
 
 
@@ -81,12 +84,16 @@ class RatedAspect(Option):
         steps = self.max - self.min + 1
         if not 2 <= steps <= MOST_STEPS_OF_A_SCALE:
             raise ValueError(
-                f"runs from {self.min} to {self.max}; a scale has 2 to {MOST_STEPS_OF_A_SCALE} steps"
+                gettext("runs from %(min)s to %(max)s; a scale has 2 to %(most)s steps")
+                % {"min": self.min, "max": self.max, "most": MOST_STEPS_OF_A_SCALE}
             )
         if self.scale == "stars" and self.min not in (0, 1):
-            raise ValueError("stars are counted from 0 or 1")
+            raise ValueError(gettext("stars are counted from 0 or 1"))
         if len(self.labels) not in (0, 2, steps):
-            raise ValueError(f"has {len(self.labels)} labels for {steps} steps; give none, 2 or {steps}")
+            raise ValueError(
+                gettext("has %(n)s labels for %(steps)s steps; give none, 2 or %(steps)s")
+                % {"n": len(self.labels), "steps": steps}
+            )
         return self
 
 
@@ -111,7 +118,7 @@ class ChoiceQuestion(Question):
     """Which candidate is best; also how much better, and which is worst."""
 
     type: Literal["choice"] = "choice"
-    text: Wording = "Which answer is better?"
+    text: Wording = _("Which answer is better?")
     strength: bool = Field(True, title=_("Ask how much better: much, plainly or slightly"))
     tie: bool = Field(True, title=_("Offer “tie”"))
     both_bad: bool = Field(True, title=_("Offer “both bad”"))
@@ -122,7 +129,7 @@ class AspectsQuestion(Question):
     """Which candidate is better in each of several respects."""
 
     type: Literal["aspects"] = "aspects"
-    text: Wording = "Which answer is better in each respect?"
+    text: Wording = _("Which answer is better in each respect?")
     aspects: Options = Field(title=_("Aspects"))
     strength: bool = Field(True, title=_("Ask how much better: much, plainly or slightly"))
     tie: bool = Field(True, title=_("Offer “tie”"))
@@ -132,7 +139,7 @@ class RankingQuestion(Question):
     """All candidates in order, best first; nine at most."""
 
     type: Literal["ranking"] = "ranking"
-    text: Wording = "Put the answers in order, the best first."
+    text: Wording = _("Put the answers in order, the best first.")
     ties: bool = Field(True, title=_("Candidates may share a rank"))
     partial: bool = Field(False, title=_("Candidates may be left out"))
 
@@ -141,7 +148,7 @@ class RatingsQuestion(Question):
     """Numbers on scales, for each candidate."""
 
     type: Literal["ratings"] = "ratings"
-    text: Wording = "How good is each answer?"
+    text: Wording = _("How good is each answer?")
     aspects: Annotated[list[RatedAspect], Field(min_length=1, max_length=MOST_OPTIONS), Named] = Field(
         title=_("Scales")
     )
@@ -151,14 +158,14 @@ class ThumbsQuestion(Question):
     """Good or not, for each candidate."""
 
     type: Literal["thumbs"] = "thumbs"
-    text: Wording = "Is the answer good?"
+    text: Wording = _("Is the answer good?")
 
 
 class RubricQuestion(Question):
     """Criteria that each candidate meets or not."""
 
     type: Literal["rubric"] = "rubric"
-    text: Wording = "Which criteria does each answer meet?"
+    text: Wording = _("Which criteria does each answer meet?")
     criteria: Criteria = Field(title=_("Criteria"))
 
 
@@ -166,7 +173,7 @@ class TagsQuestion(Question):
     """Reasons, from a list."""
 
     type: Literal["tags"] = "tags"
-    text: Wording = "Why?"
+    text: Wording = _("Why?")
     required: bool = Field(False, title=_("Must be answered"))
     options: Options = Field(title=_("Reasons"))
 
@@ -175,7 +182,7 @@ class CritiqueQuestion(Question):
     """Free text."""
 
     type: Literal["critique"] = "critique"
-    text: Wording = "What is good or bad about the answers?"
+    text: Wording = _("What is good or bad about the answers?")
     required: bool = Field(False, title=_("Must be answered"))
     min_length: int = Field(0, ge=0, le=100_000, title=_("Fewest characters"))
     max_length: int = Field(5000, ge=1, le=100_000, title=_("Most characters"))
@@ -183,7 +190,10 @@ class CritiqueQuestion(Question):
     @model_validator(mode="after")
     def _some_length(self) -> Self:
         if self.min_length > self.max_length:
-            raise ValueError(f"wants at least {self.min_length} characters and at most {self.max_length}")
+            raise ValueError(
+                gettext("wants at least %(least)s characters and at most %(most)s")
+                % {"least": self.min_length, "most": self.max_length}
+            )
         return self
 
 
@@ -191,7 +201,7 @@ class CorrectionQuestion(Question):
     """The answer as it should be. Required: of at least one candidate."""
 
     type: Literal["correction"] = "correction"
-    text: Wording = "Write the answer as it should be."
+    text: Wording = _("Write the answer as it should be.")
     required: bool = Field(False, title=_("Must be answered"))
 
 
@@ -203,7 +213,7 @@ class MarksQuestion(Question):
     """Places in the candidates. An empty list says that there is nothing to mark; it is an answer."""
 
     type: Literal["marks"] = "marks"
-    text: Wording = "Mark what is wrong."
+    text: Wording = _("Mark what is wrong.")
     required: bool = Field(False, title=_("Must be answered"))
     kinds: list[MarkKind] = Field(min_length=1, title=_("What is marked"))
     categories: FewOptions = Field(default_factory=list, title=_("Categories"))
@@ -212,7 +222,7 @@ class MarksQuestion(Question):
     @model_validator(mode="after")
     def _each_once(self) -> Self:
         if len(set(self.kinds)) != len(self.kinds):
-            raise ValueError("names a kind of mark twice")
+            raise ValueError(gettext("names a kind of mark twice"))
         return self
 
 
@@ -220,7 +230,7 @@ class TurnsQuestion(Question):
     """Which candidate is better at each of the assistant's turns in a chat."""
 
     type: Literal["turns"] = "turns"
-    text: Wording = "Which answer is better at each turn?"
+    text: Wording = _("Which answer is better at each turn?")
     tie: bool = Field(True, title=_("Offer “tie”"))
 
 

@@ -2,6 +2,7 @@
 
 from typing import Annotated, Any, Final
 
+from django.utils.translation import gettext as _
 from pydantic import (
     AfterValidator,
     BaseModel,
@@ -28,7 +29,7 @@ def _position_or(*words: str) -> tuple[PlainValidator, WithJsonSchema]:
         if value in words or (isinstance(value, int) and not isinstance(value, bool)):
             return value
         offered = ", ".join(f'"{word}"' for word in words)
-        raise ValueError(f"must be a position (0, 1, …) or {offered}")
+        raise ValueError(_("must be a position (0, 1, …) or %(offered)s") % {"offered": offered})
 
     schema = {"oneOf": [{"type": "integer", "minimum": 0}, {"type": "string", "enum": list(words)}]}
     return PlainValidator(check), WithJsonSchema(schema)
@@ -38,7 +39,10 @@ def _check_correction(value: object) -> object:
     text = check_text(value)
     words = plain_text(text)  # type: ignore[arg-type]
     if len(words) > LONGEST_CORRECTION:
-        raise ValueError(f"has {len(words):,} characters; {LONGEST_CORRECTION:,} at most")
+        raise ValueError(
+            _("has %(n)s characters; %(most)s at most")
+            % {"n": f"{len(words):,}", "most": f"{LONGEST_CORRECTION:,}"}
+        )
     for part in [words] if isinstance(text, str) else [words, *(turn["role"] for turn in text)]:  # type: ignore
         check_words(part)
     return text

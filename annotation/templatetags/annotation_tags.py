@@ -7,14 +7,16 @@ from django import template
 from django.template.context import RequestContext
 from django.urls import NoReverseMatch, reverse
 from django.utils.safestring import SafeString, mark_safe
+from django.utils.translation import gettext
 from django.utils.translation import gettext_noop as _
 from qrcode.image.svg import SvgPathImage
 
+from annotation import numbers, quality_words
 from annotation.choices import describe
 from annotation.choices import letter as letter_of
 from annotation.markdown import first_line, render_content, render_markdown
 from annotation.models import Comparison, Judgement, Member
-from annotation.permissions import ALLOWED, Action
+from annotation.permissions import ALLOWED, Action, Role
 from annotation.services import answer_as_given, media
 from annotation.wording import in_words
 
@@ -145,6 +147,10 @@ def as_shown(judgement: Judgement) -> str:
     return "; ".join(phrases)
 
 
+def _canonical_words(choice: object) -> str:
+    return quality_words.answer_words(choice) if isinstance(choice, str) else gettext("no choice")
+
+
 @register.filter
 def canonical(judgement: Judgement) -> str:
     """The answer by the candidates' own numbers, counted from 1."""
@@ -152,13 +158,24 @@ def canonical(judgement: Judgement) -> str:
     if isinstance(judgement.choice, int):
         phrases.insert(0, f"{judgement.choice + 1}")
     elif judgement.choice is not None or not phrases:
-        phrases.insert(0, describe(judgement.choice, None).lower())
+        phrases.insert(0, _canonical_words(judgement.choice))
     return "; ".join(phrases)
 
 
 @register.filter
+def spoken(question: str) -> str:
+    """A question of a template: one that a template has by default is asked in the reader's language."""
+    return gettext(question) if question else ""
+
+
+@register.filter
+def role_words(role: str) -> str:
+    return str(Role(role).label) if role in Role.values else ""
+
+
+@register.filter
 def percent(share: float | None) -> str:
-    return "–" if share is None else f"{100 * share:.0f} %"
+    return "–" if share is None else numbers.percent(share)
 
 
 @register.inclusion_tag("annotation/_interval.html")

@@ -10,6 +10,7 @@ from django.utils.safestring import SafeString
 from django.utils.translation import gettext as _
 
 from annotation import quality_words
+from annotation.numbers import number
 from annotation.services.comparisons import annotator_name
 from annotation.templatetags.annotation_tags import interval, percent
 
@@ -24,14 +25,14 @@ def seconds(value: float | None) -> str:
     if value is None:
         return "–"
     if value < 100:
-        return _("%(seconds)s s") % {"seconds": f"{value:.1f}" if value < 10 else f"{value:.0f}"}
+        return _("%(seconds)s s") % {"seconds": number(value, 1 if value < 10 else 0)}
     minutes, rest = divmod(round(value), 60)
     return _("%(minutes)s min %(seconds)s s") % {"minutes": minutes, "seconds": rest}
 
 
 @register.filter
 def decimals(value: float | None) -> str:
-    return "–" if value is None or value == "" else f"{value:.2f}".replace("-", "−")
+    return "–" if value is None or value == "" else number(value, 2).replace("-", "−")
 
 
 @register.filter
@@ -84,7 +85,7 @@ def rate_cells(found: Rate | None, reference: float | str | None) -> SafeString:
     said = format_html(
         '<td class="nowrap">{} <span class="small muted">{}</span></td>',
         percent(found["value"]),
-        _("of %(n)s") % {"n": f"{found['n']:,.0f}"},
+        _("of %(n)s") % {"n": number(found["n"])},
     )
     mark = reference if isinstance(reference, int | float) else None
     context: dict[str, Any] = interval(found["value"], found["low"], found["high"], reference=mark)

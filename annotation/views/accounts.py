@@ -12,6 +12,7 @@ from django.shortcuts import redirect, render
 from django.urls import reverse
 from django.utils import timezone
 from django.utils.http import url_has_allowed_host_and_scheme
+from django.utils.translation import gettext as _
 from django.views.decorators.cache import never_cache
 from django.views.decorators.debug import sensitive_post_parameters
 from django.views.decorators.http import require_GET, require_http_methods, require_POST
@@ -44,7 +45,7 @@ def sign_in(request: HttpRequest) -> HttpResponse:
         else:
             if user is not None:
                 return finish_sign_in(request, user, target=target)
-            form.add_error(None, "This name and password do not belong together. Both are case-sensitive.")
+            form.add_error(None, _("This name and password do not belong together. Both are case-sensitive."))
     context = {"form": form, "next": request.POST.get("next", request.GET.get("next", ""))}
     context["providers"] = get_social_adapter().list_providers(request)
     return render(request, "annotation/sign_in.html", context, status=status)
@@ -87,5 +88,5 @@ def link(request: HttpRequest) -> HttpResponse:
 @require_POST
 def sign_out(request: HttpRequest) -> HttpResponse:
     logout(request)
-    messages.info(request, "You are signed out.")
+    messages.info(request, _("You are signed out."))
     return redirect(settings.LOGOUT_REDIRECT_URL)

@@ -145,7 +145,7 @@ def member_link(request: SignedIn, pk: int, user: int) -> HttpResponse:
     managed = project_for(request, pk, Action.PEOPLE)
     member = get_object_or_404(managed.members.select_related("user"), user=user)
     if not request.user.is_manager or member.user.is_manager or member.user.is_superuser:
-        raise PermissionDenied("Links are made by managers of the site, for annotators only.")
+        raise PermissionDenied(_("Links are made by managers of the site, for annotators only."))
     link = services.sign_in_link(user=member.user, base_url=request.build_absolute_uri("/"))
     return members_page(request, managed, added=member, link=link)
 
@@ -160,7 +160,10 @@ def member_remove(request: SignedIn, pk: int, user: int) -> HttpResponse:
     except (Conflict, NotAllowed) as error:
         messages.error(request, str(error))
     else:
-        messages.info(request, f"{member.user.username} is no longer a member. Their judgements stay.")
+        messages.info(
+            request,
+            _("%(name)s is no longer a member. Their judgements stay.") % {"name": member.user.username},
+        )
     if member.user_id == request.user.pk:
         return redirect("annotation:home")
     return redirect("annotation:members", pk)

@@ -8,7 +8,7 @@ export class Offline extends Error {}
 /** The server answered, and said no. `detail` is its own sentence. */
 export class Refused extends Error {
   constructor(status, problem) {
-    super(problem?.detail || `The server answered ${status}.`);
+    super(problem?.detail || `HTTP ${status}`);
     this.status = status;
     this.problem = problem;
   }

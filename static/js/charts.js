@@ -6,15 +6,19 @@ const WIDTH = 420;
 const HEIGHT = 200;
 const EDGE = { left: 46, right: 12, top: 10, bottom: 24 };
 
-/** The metrics that get a chart, best known first: title, and the names under which methods log them. */
+/** What charts say, in the person's language; numbers are written as it does, with the usual digits. */
+export const words = JSON.parse(document.querySelector("#chart-words")?.textContent ?? "{}");
+const numbers = new Intl.NumberFormat(`${document.documentElement.lang}-u-nu-latn`, { maximumSignificantDigits: 3, useGrouping: false });
+
+/** The metrics that get a chart, best known first: the names under which methods log them. */
 export const CHARTS = [
-  { title: "Loss", names: ["loss"] },
-  { title: "Accuracy", names: ["rewards/accuracy", "accuracy"], range: [0, 1] },
-  { title: "Margin", names: ["rewards/margin", "margin"] },
-  { title: "Accuracy against the majority", names: ["accuracy_majority"], range: [0, 1] },
-  { title: "Log-probability of preferred and rejected", names: ["logps/chosen", "logps/rejected"], together: true },
-  { title: "Gradient norm", names: ["grad_norm", "gradient_norm"] },
-  { title: "Learning rate", names: ["learning_rate"] },
+  { title: words.loss, names: ["loss"] },
+  { title: words.accuracy, names: ["rewards/accuracy", "accuracy"], range: [0, 1] },
+  { title: words.margin, names: ["rewards/margin", "margin"] },
+  { title: words.accuracy_majority, names: ["accuracy_majority"], range: [0, 1] },
+  { title: words.logps, names: ["logps/chosen", "logps/rejected"], together: true },
+  { title: words.gradient_norm, names: ["grad_norm", "gradient_norm"] },
+  { title: words.learning_rate, names: ["learning_rate"] },
 ];
 
 /** [[step, value]…] of a metric. */
@@ -26,7 +30,7 @@ export function points(rows, name) {
 export function format(value) {
   if (!Number.isFinite(value)) return "–";
   if (value !== 0 && (Math.abs(value) < 0.001 || Math.abs(value) >= 100000)) return value.toExponential(1);
-  return String(Number(value.toPrecision(3)));
+  return numbers.format(value);
 }
 
 /** A chart that can be drawn again and again; `element` goes into the page. */
@@ -72,7 +76,7 @@ export class Chart {
       label(format(value), EDGE.left - 6, this.y(value) + 4, "end"),
     ]);
     parts.push(label(String(first), EDGE.left, HEIGHT - 6, "start"));
-    if (last > first) parts.push(label(`step ${last}`, WIDTH - EDGE.right, HEIGHT - 6, "end"));
+    if (last > first) parts.push(label(fill(words.step, { step: last }), WIDTH - EDGE.right, HEIGHT - 6, "end"));
     return parts;
   }
 
@@ -109,7 +113,7 @@ export class Chart {
       key.className = `key ${one.kind}`;
       return [key, `${one.label} ${format(value)} `];
     });
-    this.reading.replaceChildren(...parts, step === null ? "" : `at ${step}`);
+    this.reading.replaceChildren(...parts, step === null ? "" : fill(words.at, { step }));
     this.cursor.setAttribute("visibility", step === null ? "hidden" : "visible");
     if (step !== null) {
       this.cursor.setAttribute("x1", this.x(step));
@@ -118,8 +122,14 @@ export class Chart {
   }
 }
 
+/** A sentence with its `{name}`s filled in. */
+function fill(sentence, values) {
+  return sentence.replace(/\{(\w+)\}/g, (_, name) => values[name]);
+}
+
 function summary({ label: name, points: found }) {
-  return `${name} from ${format(found[0][1])} to ${format(found.at(-1)[1])} at step ${found.at(-1)[0]}`;
+  const [step, last] = found.at(-1);
+  return fill(words.summary, { name, first: format(found[0][1]), last: format(last), step });
 }
 
 function spread(values) {

@@ -1,7 +1,7 @@
 /* A run's page while it works: asks for what changed, draws the curves, and fetches the page anew when the
    run goes on to another state. Without this file the page refreshes itself. */
 
-import { CHARTS, Chart, points } from "./charts.js";
+import { CHARTS, Chart, points, words } from "./charts.js";
 
 const EVERY = 1500; // ms
 const SLOWLY = 10000; // ms, while the page is hidden or the line is down
@@ -54,8 +54,7 @@ async function renew() {
 function tell(news) {
   const sentence = document.querySelector("#run-sentence");
   if (news.status === "running" && news.total_steps) {
-    const left = news.eta_seconds === null ? "" : `, about ${duration(news.eta_seconds)} left`;
-    sentence.textContent = `Step ${news.step.toLocaleString("en")} of ${news.total_steps.toLocaleString("en")}${left}`;
+    sentence.textContent = news.sentence;
     const bar = document.querySelector("#run-bar");
     [bar.max, bar.value] = [news.total_steps, news.step];
   }
@@ -75,8 +74,8 @@ function draw() {
   for (const { title, names, range, together } of CHARTS) {
     const used = together ? names : names.filter((name) => points(found, name).length || points(found, `eval/${name}`).length).slice(0, 1);
     const series = used.flatMap((name, index) => [
-      { label: together ? name.split("/")[1] : "training", kind: index ? "train second" : "train", points: points(found, name) },
-      ...(together ? [] : [{ label: "held out", kind: "held-out", points: points(found, `eval/${name}`) }]),
+      { label: together ? words[name.split("/")[1]] : words.training, kind: index ? "train second" : "train", points: points(found, name) },
+      ...(together ? [] : [{ label: words.held_out, kind: "held-out", points: points(found, `eval/${name}`) }]),
     ]);
     if (!series.some((one) => one.points.length)) continue;
     if (!charts.has(title)) {
@@ -87,14 +86,6 @@ function draw() {
     charts.get(title).draw(series, range);
   }
   document.querySelector("#curves").hidden = false;
-}
-
-function duration(seconds) {
-  const whole = Math.round(seconds);
-  if (whole < 60) return `${whole} s`;
-  if (whole < 600) return `${Math.floor(whole / 60)} min ${whole % 60} s`;
-  if (whole < 3600) return `${Math.round(whole / 60)} min`;
-  return `${Math.floor(whole / 3600)} h ${Math.floor((whole % 3600) / 60)} min`;
 }
 
 async function follow() {

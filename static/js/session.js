@@ -64,7 +64,7 @@ export class Session {
 
   /** Writes the figures into elements that name one: data-figure="count". */
   draw(root) {
-    const figures = { count: this.count, median: this.median === null ? "–" : `${this.median.toFixed(1)} s`, minutes: this.minutes };
+    const figures = { count: this.count, median: this.median === null ? "–" : `${this.median.toLocaleString(`${document.documentElement.lang}-u-nu-latn`, { maximumFractionDigits: 1 })} s`, minutes: this.minutes };
     for (const element of root.querySelectorAll("[data-figure]")) element.textContent = figures[element.dataset.figure];
     const choice = root.querySelector("[name=reminder]");
     if (choice) choice.value = String(this.reminder);

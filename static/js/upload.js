@@ -4,6 +4,7 @@ const form = document.querySelector("#upload");
 const state = document.querySelector("#upload-state");
 const text = document.querySelector("#upload-text");
 const bar = document.querySelector("#upload-bar");
+const words = state.dataset; // in the person's language
 const button = form.querySelector("button");
 
 form.addEventListener("submit", (event) => {
@@ -12,20 +13,20 @@ form.addEventListener("submit", (event) => {
   request.open("POST", form.getAttribute("action") || location.href);
   request.upload.addEventListener("progress", ({ loaded, total }) => {
     bar.value = total ? loaded / total : 0;
-    text.textContent = loaded < total ? `Uploading: ${Math.round((100 * loaded) / total)} %` : "Uploaded. The rows are being queued…";
+    text.textContent = loaded < total ? words.uploading.replace("%s", Math.round((100 * loaded) / total)) : words.uploaded;
   });
   request.addEventListener("load", () => {
-    if (request.status === 413) return fail("The file is larger than this site accepts.");
-    if (request.status >= 500) return fail(`The server answered ${request.status}. Nothing was imported; try again.`);
+    if (request.status === 413) return fail(words.tooLarge);
+    if (request.status >= 500) return fail(words.failed.replace("%s", request.status));
     if (request.responseURL && request.status === 200) return location.assign(request.responseURL);
     const page = new DOMParser().parseFromString(request.responseText, "text/html");
     document.querySelector("main").replaceWith(page.querySelector("main"));
     document.querySelector("[role=alert], .errorlist")?.scrollIntoView();
   });
-  request.addEventListener("error", () => fail("The line broke. Nothing was imported; try again."));
+  request.addEventListener("error", () => fail(words.broke));
   state.hidden = false;
   button.disabled = true;
-  text.textContent = "Uploading…";
+  text.textContent = words.begins;
   request.send(new FormData(form));
 });
 

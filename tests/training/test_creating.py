@@ -57,7 +57,7 @@ def test_run_is_prepared_after_the_commit(ask, monkeypatch, django_capture_on_co
     ("values", "field", "words"),
     [
         ({"method": "dopo"}, "method", "There is no method"),
-        ({"method": "diffusion_dpo"}, "method", "works on images"),
+        ({"method": "diffusion_dpo"}, "method", "does not work on this project"),
         ({"method": "generate"}, "method", "There is no method"),
         ({"base": None}, "base", "needs a model"),
         ({"base": "nothing"}, "base", "there are: tiny"),

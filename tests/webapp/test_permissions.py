@@ -69,6 +69,7 @@ PAGES: dict[str, Route] = {
     "healthz": Route({}, {"GET": EVERYBODY}),
     "readyz": Route({}, {"GET": EVERYBODY}),
     "api-schema": Route({}, {"GET": EVERYBODY}),
+    "set_language": Route({}, {"POST": EVERYBODY}),
     "annotation:sign_in": Route({}, {"GET": EVERYBODY, "POST": EVERYBODY}),
     "annotation:link": Route({}, {"GET": EVERYBODY}, says=403),  # without a secret in it
     "annotation:sign_out": Route({}, {"POST": EVERYBODY}),

@@ -9,6 +9,9 @@ from django.contrib.postgres.aggregates import BoolOr
 from django.db import transaction
 from django.db.models import Q
 from django.db.models.functions import Now
+from django.utils.text import get_text_list
+from django.utils.translation import gettext as _
+from django.utils.translation import gettext_noop
 from pydantic import ValidationError
 
 from annotation.errors import Conflict, Invalid
@@ -50,11 +53,13 @@ def create_run(
     source = naming.find_base(by=by, name=base, method=chosen)
     wanted = datasets.check_filters(filters or {})
     if not 0 <= eval_fraction < 1:
-        raise Invalid({"eval_fraction": "must be at least 0 and less than 1."})
+        raise Invalid({"eval_fraction": _("must be at least 0 and less than 1.")})
     check_feedback(project, chosen, aspect=given.get("aspect"))
     prompts_only = chosen.feedback == ("prompt",)
     if prompts_only and (wanted or shuffle_labels):
-        message = f"{chosen.name} uses the prompts alone: leave filters of judgements out."
+        message = _("%(name)s uses the prompts alone: leave filters of judgements out.") % {
+            "name": chosen.name
+        }
         raise Invalid({"filters": message})
     snapshot = Snapshot.objects.create(
         project=project,
@@ -98,7 +103,7 @@ def create_generation(
     """A run that answers these prompts with a model; `generations_of` reads what it wrote."""
     name = "generate" if project.modality == Project.Modality.TEXT else "image_generate"
     if not prompts:
-        raise Invalid({"prompts": "There are no prompts to answer."})
+        raise Invalid({"prompts": _("There are no prompts to answer.")})
     rows = ({"prompt": prompt, "meta": {"row": number}} for number, prompt in enumerate(prompts))
     return _create_job(by=by, project=project, name=name, base=base, rows=rows, config=config, seed=seed)
 
@@ -118,7 +123,7 @@ def create_scoring(
     """
     name = "score" if project.modality == Project.Modality.TEXT else "image_score"
     if not groups:
-        raise Invalid({"groups": "There are no candidates to score."})
+        raise Invalid({"groups": _("There are no candidates to score.")})
     return _create_job(by=by, project=project, name=name, base=base, rows=groups, config=config, seed=seed)
 
 
@@ -168,7 +173,7 @@ def start_run(*, run: Run) -> None:
     """Queue a draft. Conflict if it is none."""
     drafts = Run.objects.filter(pk=run.pk, status=Run.Status.DRAFT)
     if not queue.enqueue(drafts):
-        raise Conflict(f"Run {run.pk} is no draft; it was started before.")
+        raise Conflict(_("Run %(pk)s is no draft; it was started before.") % {"pk": run.pk})
     run.refresh_from_db()
 
 
@@ -184,7 +189,7 @@ def cancel_run(*, run: Run) -> None:
             not running.filter(cancel_requested_at=None).update(cancel_requested_at=Now())
             and not running.exists()
         ):
-            raise Conflict(f"Run {run.pk} has ended; there is nothing to cancel.")
+            raise Conflict(_("Run %(pk)s has ended; there is nothing to cancel.") % {"pk": run.pk})
     run.refresh_from_db()
 
 
@@ -196,7 +201,7 @@ def retry_run(*, run: Run) -> None:
     fresh |= {"cancel_requested_at": None, "finished_at": None, "queued_at": None}
     frozen = Snapshot.objects.filter(runs=run.pk).exclude(frozen_at=None).exists()
     if not this.update(**fresh, status=Run.Status.DRAFT if frozen else Run.Status.PREPARING):
-        raise Conflict(f"Run {run.pk} neither failed nor was cancelled.")
+        raise Conflict(_("Run %(pk)s neither failed nor was cancelled.") % {"pk": run.pk})
     if frozen:
         queue.enqueue(Run.objects.filter(pk=run.pk))
     else:
@@ -207,7 +212,7 @@ def retry_run(*, run: Run) -> None:
 def check_config(method: Method, config: dict[str, Any]) -> dict[str, Any]:
     """The method's whole config, with today's defaults. Invalid with paths such as config.lora.r."""
     if not isinstance(config, dict):
-        raise Invalid({"config": "must be an object."})
+        raise Invalid({"config": _("must be an object.")})
     try:
         return method.config.model_validate(config).model_dump(mode="json")
     except ValidationError as error:
@@ -217,34 +222,39 @@ def check_config(method: Method, config: dict[str, Any]) -> dict[str, Any]:
 def check_seed(seed: int) -> None:
     """Raise Invalid unless it is a seed that every part understands."""
     if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed <= MAX_SEED:
-        raise Invalid({"seed": f"must be a whole number from 0 to {MAX_SEED}."})
+        raise Invalid({"seed": _("must be a whole number from 0 to %(most)s.") % {"most": MAX_SEED}})
 
 
 def check_feedback(project: Project, method: Method, *, aspect: str | None = None) -> None:
     """Raise Invalid, in a sentence, if nothing that was collected can be used by the method."""
     collected = feedback_of(project)
     if aspect is not None and "aspect" not in collected:
-        raise Invalid({"config.aspect": "Nobody compared candidates in any aspect in this project."})
+        raise Invalid({"config.aspect": _("Nobody compared candidates in any aspect in this project.")})
     if aspect is not None or collected & set(method.feedback):
         return
-    wants = " or ".join(FEEDBACK_WORDS[kind] for kind in method.feedback)
+    wants = get_text_list([_(FEEDBACK_WORDS[kind]) for kind in method.feedback], _("or"))
     judged = sorted(collected - {"prompt"})
-    has = " and ".join(FEEDBACK_WORDS[kind] for kind in judged) or "nothing of the kind yet"
-    raise Invalid({"method": f"{method.name} learns from {wants}; this project has {has}."})
+    has = ", ".join(_(FEEDBACK_WORDS[kind]) for kind in judged) or _("nothing of the kind yet")
+    raise Invalid(
+        {
+            "method": _("%(name)s learns from %(wanted)s; this project has %(found)s.")
+            % {"name": method.name, "wanted": wants, "found": has}
+        }
+    )
 
 
 FEEDBACK_WORDS = {
-    "choice": "choices between candidates",
-    "ranking": "rankings",
-    "rating": "ratings",
-    "step": "marked steps",
-    "span": "marked spans",
-    "thumbs": "thumbs up or down",
-    "correction": "corrections",
-    "aspect": "choices by aspect",
-    "demonstration": "answers without judgement",
-    "prompt": "prompts",
-    "candidates": "candidates",
+    "choice": gettext_noop("choices between candidates"),
+    "ranking": gettext_noop("rankings"),
+    "rating": gettext_noop("ratings"),
+    "step": gettext_noop("marked steps"),
+    "span": gettext_noop("marked spans"),
+    "thumbs": gettext_noop("thumbs up or down"),
+    "correction": gettext_noop("corrections"),
+    "aspect": gettext_noop("choices by aspect"),
+    "demonstration": gettext_noop("answers without judgement"),
+    "prompt": gettext_noop("prompts"),
+    "candidates": gettext_noop("candidates"),
 }
 
 
@@ -259,9 +269,9 @@ def feedback_of(project: Project) -> set[str]:
         kind: BoolOr(Q(answers__has_key=key))
         for kind, key in {
             "ranking": "ranking",
-            "rating": "ratings",
+            "rating": gettext_noop("ratings"),
             "thumbs": "thumbs",
-            "correction": "corrections",
+            "correction": gettext_noop("corrections"),
             "aspect": "aspects",
         }.items()
     }
@@ -278,7 +288,7 @@ def feedback_of(project: Project) -> set[str]:
 
 def _field_error(item: Any) -> tuple[str, str]:
     field = ".".join(["config", *(str(part) for part in item["loc"])])
-    return field, "unknown key" if item["type"] == "extra_forbidden" else item["msg"].removeprefix(
+    return field, _("unknown key") if item["type"] == "extra_forbidden" else item["msg"].removeprefix(
         "Value error, "
     )
 

@@ -8,6 +8,8 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from django.db import transaction
+from django.utils.translation import gettext as _
+from django.utils.translation import gettext_noop
 
 from annotation.errors import Invalid
 from annotation.models import Comparison, Judgement, Project, User
@@ -41,10 +43,10 @@ def create_match(
     else the project's held-out prompts. The two sample independently: their seeds differ.
     """
     if left == right:
-        raise Invalid({"right": "A model cannot be compared with itself; name another one."})
+        raise Invalid({"right": _("A model cannot be compared with itself; name another one.")})
     chosen = list(prompts) if prompts is not None else held_out_prompts(project, [left, right])
     if not chosen:
-        raise Invalid({"prompts": NO_PROMPTS})
+        raise Invalid({"prompts": _(NO_PROMPTS)})
     config = {**(config or {}), "samples_per_prompt": samples_per_prompt}
     sides = {}
     for offset, (side, name) in enumerate((("left", left), ("right", right))):
@@ -58,7 +60,7 @@ def create_match(
     return Match.objects.create(project=project, prompts=len(chosen), created_by=by, **sides)
 
 
-NO_PROMPTS = (
+NO_PROMPTS = gettext_noop(
     "There are no held-out prompts: train with an eval_fraction, import comparisons as held out, "
     "or give prompts."
 )
@@ -180,7 +182,7 @@ def win_rates(matches: Iterable[Match]) -> dict[int, dict[str, Any]]:
     judged = Judgement.objects.standing().filter(kind=Judgement.Kind.REGULAR, choice__isnull=False)
     answers: dict[int, list[tuple[int, Any, int]]] = {match.pk: [] for match in chosen}
     for comparison, choice in judged.filter(comparison__in=left_of).values_list("comparison_id", "choice"):
-        owner, _, left_index = left_of[comparison]
+        owner, _index, left_index = left_of[comparison]
         answers[owner].append((comparison, choice, left_index))
     return {match.pk: _rate(match, answers[match.pk]) for match in chosen}
 

@@ -3,6 +3,8 @@
 from pathlib import Path
 from typing import Any
 
+from django.utils.translation import gettext as _
+
 from annotation.errors import Invalid
 from annotation.models import Project, User
 from annotation.permissions import Action
@@ -23,11 +25,13 @@ def register_base_model(*, by: User, name: str, modality: str, location: str) ->
     errors = {}
     name, location = name.strip(), location.strip()
     if not name or ":" in name or len(name) > 100:
-        errors["name"] = "must have 1 to 100 characters and no colon."
+        errors["name"] = _("must have 1 to 100 characters and no colon.")
     elif BaseModel.objects.filter(name=name).exists():
-        errors["name"] = f'A model named "{name}" is registered already; choose another name.'
+        errors["name"] = _('A model named "%(name)s" is registered already; choose another name.') % {
+            "name": name
+        }
     if modality not in Project.Modality.values:
-        errors["modality"] = f"{modality!r} is no modality; use text or image."
+        errors["modality"] = _("%(modality)r is no modality; use text or image.") % {"modality": modality}
     if problem := _problem_of(location):
         errors["location"] = problem
     if errors:
@@ -40,19 +44,27 @@ def _problem_of(location: str) -> str:
     folder = Path(location)
     if not folder.is_absolute():
         is_hub_id = 0 < len(location.split("/")) <= 2 and all(part for part in location.split("/"))
-        return "" if is_hub_id and not location.startswith(".") else "must be an absolute path or a hub id."
+        return (
+            "" if is_hub_id and not location.startswith(".") else _("must be an absolute path or a hub id.")
+        )
     if not folder.is_dir():
-        return f"There is no folder {location}."
+        return _("There is no folder %(location)s.") % {"location": location}
     if not any(
         (folder / name).is_file() for name in ("config.json", "model_index.json", "adapter_config.json")
     ):
-        return f"{location} is no model folder: it has neither config.json nor model_index.json."
+        return _("%(location)s is no model folder: it has neither config.json nor model_index.json.") % {
+            "location": location
+        }
     files = [path for path in folder.rglob("*") if path.is_file()]
     if any(path.suffix == ".safetensors" for path in files):
         return ""
     if pickles := [path for path in files if path.suffix in PICKLES]:
-        return f"{pickles[0]} is a pickle, which can run code when it is read; convert it to safetensors."
-    return f"{location} holds no .safetensors file; give the folder of a model in the public format."
+        return _("%(file)s is a pickle, which can run code when it is read; convert it to safetensors.") % {
+            "file": pickles[0]
+        }
+    return _("%(location)s holds no .safetensors file; give the folder of a model in the public format.") % {
+        "location": location
+    }
 
 
 def method_for(project: Project, name: str, *, purpose: str = "train") -> Method:
@@ -63,27 +75,46 @@ def method_for(project: Project, name: str, *, purpose: str = "train") -> Method
         if method.name == name and method.modality == project.modality:
             return method
         if method.name == name:
-            message = f"{name} works on {method.modality}s, and this project collects {project.modality}s; "
-            raise Invalid({"method": f"{message}use {' or '.join(fitting)}."})
-    raise Invalid({"method": f'There is no method "{name}"; there are {", ".join(fitting)}.'})
+            message = _("%(name)s does not work on this project's material; use one of %(others)s.")
+            raise Invalid({"method": message % {"name": name, "others": ", ".join(fitting)}})
+    raise Invalid(
+        {
+            "method": _('There is no method "%(name)s"; there are %(names)s.')
+            % {"name": name, "names": ", ".join(fitting)}
+        }
+    )
 
 
 def find_base(*, by: User, name: str | None, method: Method, field: str = "base") -> dict[str, Any]:
     """`{"base": BaseModel}` or `{"base_checkpoint": Checkpoint}`; Invalid if none is there or fits."""
     if not name:
-        raise Invalid({field: f"{method.name} needs a model to start from; name a registered one."})
+        raise Invalid(
+            {field: _("%(name)s needs a model to start from; name a registered one.") % {"name": method.name}}
+        )
     if name.startswith("checkpoint:"):
         return {"base_checkpoint": _find_checkpoint(by=by, name=name, method=method, field=field)}
     base = BaseModel.objects.filter(name=name).first()
     if base is None:
         known = BaseModel.objects.filter(modality=method.modality).order_by("name")
-        names = ", ".join(known.values_list("name", flat=True)[:20]) or "none yet"
-        raise Invalid({field: f'No model named "{name}" is registered; there are: {names}.'})
-    if base.modality != method.modality:
+        names = ", ".join(known.values_list("name", flat=True)[:20]) or _("none yet")
         raise Invalid(
-            {field: f'"{name}" makes {base.modality}s, and {method.name} works on {method.modality}s.'}
+            {
+                field: _('No model named "%(name)s" is registered; there are: %(names)s.')
+                % {"name": name, "names": names}
+            }
         )
+    if base.modality != method.modality:
+        raise Invalid({field: _material(name, method)})
     return {"base": base}
+
+
+def _material(name: str, method: Method) -> str:
+    """The model is of the other kind: of pictures, not of texts, or the other way round."""
+    if method.modality == "image":
+        said = _('"%(name)s" is a model of texts, and %(method)s works on pictures.')
+    else:
+        said = _('"%(name)s" is a model of pictures, and %(method)s works on texts.')
+    return said % {"name": name, "method": method.name}
 
 
 def _checkpoint_named(*, by: User, name: str, method: Method, field: str) -> Checkpoint:
@@ -91,10 +122,9 @@ def _checkpoint_named(*, by: User, name: str, method: Method, field: str) -> Che
     found = Checkpoint.objects.visible_to(by, Action.TRAIN).of_models().select_related("run__project")
     checkpoint = found.filter(pk=int(number)).first() if number.isdecimal() and len(number) < 19 else None
     if checkpoint is None:
-        raise Invalid({field: f'There is no model "{name}" among your projects.'})
+        raise Invalid({field: _('There is no model "%(name)s" among your projects.') % {"name": name}})
     if checkpoint.run.project.modality != method.modality:
-        made = checkpoint.run.project.modality
-        raise Invalid({field: f'"{name}" is about {made}s, and {method.name} works on {method.modality}s.'})
+        raise Invalid({field: _material(name, method)})
     return checkpoint
 
 
@@ -103,10 +133,18 @@ def _find_checkpoint(*, by: User, name: str, method: Method, field: str) -> Chec
     scores = checkpoint.run.method in REWARD_MODELS
     if method.name in SCORERS and not scores:
         raise Invalid(
-            {field: f'"{name}" was made by {checkpoint.run.method}; {method.name} needs a reward model.'}
+            {
+                field: _('"%(name)s" was made by %(maker)s; %(method)s needs a reward model.')
+                % {"name": name, "maker": checkpoint.run.method, "method": method.name}
+            }
         )
     if scores and method.name not in (*SCORERS, *REWARD_MODELS):
-        raise Invalid({field: f'"{name}" is a reward model: it scores and cannot be used by {method.name}.'})
+        raise Invalid(
+            {
+                field: _('"%(name)s" is a reward model: it scores and cannot be used by %(method)s.')
+                % {"name": name, "method": method.name}
+            }
+        )
     return checkpoint
 
 
@@ -128,7 +166,7 @@ def check_reward(
     if over_http:
         for number, entry in enumerate(reward):
             if isinstance(entry, dict) and "python" in entry:
-                message = "Python functions are accepted on the command line only; use a model or a rule."
+                message = _("Python functions are accepted on the command line only; use a model or a rule.")
                 raise Invalid({f"reward.{number}.python": message})
     named = [_with_a_name(entry, earlier_steps) for entry in reward]
     try:
@@ -136,9 +174,16 @@ def check_reward(
     except BadReward as error:
         raise Invalid({error.field: error.message}) from None
     if reward and method.reward == "none":
-        raise Invalid({"reward": f"{method.name} learns from judgements and takes no reward; leave it out."})
+        raise Invalid(
+            {
+                "reward": _("%(name)s learns from judgements and takes no reward; leave it out.")
+                % {"name": method.name}
+            }
+        )
     if not reward and method.reward == "required":
-        raise Invalid({"reward": f"{method.name} needs rewards: a list of models and rules."})
+        raise Invalid(
+            {"reward": _("%(name)s needs rewards: a list of models and rules.") % {"name": method.name}}
+        )
     for number, entry in enumerate(entries):
         if entry.model is not None and named[number] is reward[number]:
             find_reward_model(by=by, name=entry.model, method=method, field=f"reward.{number}.model")

@@ -8,6 +8,7 @@ from typing import Any
 
 from django.core.files import File
 from django.core.files.storage import default_storage
+from django.utils.translation import gettext as _
 
 from annotation.errors import NotFound
 from training import storage
@@ -37,7 +38,7 @@ def open_result(run: Run) -> Iterator[zipfile.ZipFile]:
     """The zip of `result/`. NotFound if the run has none."""
     checkpoint = Checkpoint.objects.filter(run=run).first()
     if checkpoint is None:
-        raise NotFound(f"Run {run.pk} has no result.")
+        raise NotFound(_("Run %(pk)s has no result.") % {"pk": run.pk})
     with storage.local_copy(checkpoint.storage_key) as path, zipfile.ZipFile(path) as result:
         yield result
 
@@ -51,7 +52,7 @@ def open_checkpoint(checkpoint: Checkpoint) -> tuple[File, str]:
 def open_sample_image(run: Run, name: str) -> File:
     """A picture among the run's samples. NotFound if it is none of them."""
     if name not in {row.get("image") for row in run.samples}:
-        raise NotFound(f"Run {run.pk} has no such picture.")
+        raise NotFound(_("Run %(pk)s has no such picture.") % {"pk": run.pk})
     return default_storage.open(f"samples/{name}")
 
 

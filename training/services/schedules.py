@@ -6,6 +6,7 @@ from typing import Any
 
 from croniter import croniter
 from django.db import transaction
+from django.utils.translation import gettext as _
 
 from annotation.errors import Invalid, ServiceError
 from annotation.models import Judgement, Project, User
@@ -33,15 +34,17 @@ def create_schedule(
     """
     errors: dict[str, str] = {}
     if not name.strip():
-        errors["name"] = "Give the schedule a name."
+        errors["name"] = _("Give the schedule a name.")
     if (every_judgements is None) == (not cron):
-        errors["every_judgements"] = "Give either a number of judgements or a cron line."
+        errors["every_judgements"] = _("Give either a number of judgements or a cron line.")
     elif cron and not croniter.is_valid(cron):
-        errors["cron"] = f"{cron!r} is no cron line; five fields are needed, such as 0 3 * * 1."
+        errors["cron"] = _("%(cron)r is no cron line; five fields are needed, such as 0 3 * * 1.") % {
+            "cron": cron
+        }
     elif every_judgements is not None and every_judgements < 1:
-        errors["every_judgements"] = "must be at least 1."
+        errors["every_judgements"] = _("must be at least 1.")
     if not isinstance(plan, list) or not plan:
-        errors["plan"] = "must be a list with at least one run."
+        errors["plan"] = _("must be a list with at least one run.")
     if errors:
         raise Invalid(errors)
     for number, step in enumerate(plan):
@@ -159,9 +162,9 @@ def _check_step(*, by: User, project: Project, number: int, step: Any) -> None:
     """Raise Invalid for what can be known to be wrong before the step runs."""
     where = f"plan.{number}"
     if not isinstance(step, dict) or "method" not in step:
-        raise Invalid({where: 'must be an object with a "method".'})
+        raise Invalid({where: _('must be an object with a "method".')})
     if unknown := sorted(step.keys() - STEP_KEYS):
-        raise Invalid({f"{where}.{unknown[0]}": "unknown key."})
+        raise Invalid({f"{where}.{unknown[0]}": _("unknown key.")})
     try:
         method = naming.method_for(project, step["method"])
         creating.check_config(method, step.get("config", {}))
@@ -184,7 +187,10 @@ def _is_reference(value: Any) -> bool:
 def _check_reference(value: Any, number: int) -> None:
     if _is_reference(value) and not (isinstance(value["step"], int) and 0 <= value["step"] < number):
         raise Invalid(
-            {"base": f"names step {value['step']!r}; only earlier steps, counted from 0, can be named."}
+            {
+                "base": _("names step %(step)r; only earlier steps, counted from 0, can be named.")
+                % {"step": value["step"]}
+            }
         )
     if isinstance(value, dict) and not _is_reference(value):
-        raise Invalid({"base": 'must be a name or {"step": number}.'})
+        raise Invalid({"base": _('must be a name or {"step": number}.')})

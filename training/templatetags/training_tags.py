@@ -3,7 +3,10 @@
 from typing import Any
 
 from django import template
+from django.utils.formats import number_format
+from django.utils.translation import gettext as _
 
+from annotation import numbers
 from training.browsing import accuracy_of, seconds_of
 from training.models import Match, Run
 from training.services import name_of_base
@@ -18,21 +21,16 @@ def figure(value: Any) -> str:
     if value is None or isinstance(value, bool) or not isinstance(value, int | float):
         return "–" if value is None else str(value)
     if isinstance(value, int) or value == int(value):
-        return f"{int(value):,}"
-    return f"{value:.3g}" if abs(value) < 1000 else f"{value:,.0f}"
+        return numbers.number(value)
+    if abs(value) >= 1000:
+        return numbers.number(value)
+    short = f"{value:.3g}"
+    return short if "e" in short else number_format(short)
 
 
 @register.filter
 def duration(seconds: float | None) -> str:
-    """As people say it: 40 s, 12 min, 3 h 5 min."""
-    if seconds is None:
-        return "–"
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60} s" if whole < 600 else f"{round(whole / 60)} min"
-    return f"{whole // 3600} h {whole % 3600 // 60} min"
+    return "–" if seconds is None else numbers.duration(seconds)
 
 
 @register.filter
@@ -58,7 +56,7 @@ def right_of(match: Match) -> str:
 
 @register.filter
 def method_title(name: str) -> str:
-    return get_method(name).title
+    return _(get_method(name).title)
 
 
 @register.filter
@@ -66,7 +64,7 @@ def held_out_accuracy(run: Run) -> str:
     if not hasattr(run, "checkpoint"):
         return "–"
     rate = accuracy_of(run.checkpoint).get("rate")
-    return "–" if rate is None else f"{100 * rate:.0f} %"
+    return "–" if rate is None else numbers.percent(rate)
 
 
 @register.filter
@@ -96,7 +94,8 @@ def histogram(bins: list[list[float]]) -> dict[str, Any]:
             "y": f"{64 - 60 * count / highest:.1f}",
             "width": f"{max(width - 1, 1):.1f}",
             "height": f"{60 * count / highest:.1f}",
-            "title": f"{low:.0f} to {high:.0f} tokens: {count:.0f}",
+            "title": _("%(low)s to %(high)s tokens: %(n)s")
+            % {"low": numbers.number(low), "high": numbers.number(high), "n": numbers.number(count)},
         }
         for number, (low, high, count) in enumerate(bins)
     ]

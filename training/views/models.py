@@ -4,6 +4,7 @@ from django.contrib import messages
 from django.contrib.auth.decorators import login_required
 from django.http import FileResponse, HttpResponse
 from django.shortcuts import redirect, render
+from django.utils.translation import gettext as _
 from django.views.decorators.http import require_GET, require_http_methods
 
 from annotation.errors import Invalid
@@ -30,7 +31,9 @@ def models(request: SignedIn, pk: int) -> HttpResponse:
         except Invalid as error:
             form.refuse(error)
         else:
-            messages.info(request, f"{model.name} is registered; runs may start from it.")
+            messages.info(
+                request, _("%(name)s is registered; runs may start from it.") % {"name": model.name}
+            )
             return redirect("training:models", pk)
     context = {"project": project, "form": form, "lineage": browsing.lineage_of(project)}
     return render(request, "training/models.html", context, status=400 if form.is_bound else 200)

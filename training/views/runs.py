@@ -8,6 +8,7 @@ from django.contrib import messages
 from django.contrib.auth.decorators import login_required
 from django.http import FileResponse, Http404, HttpResponse, JsonResponse
 from django.shortcuts import redirect, render
+from django.utils.translation import gettext as _
 from django.views.decorators.http import require_GET, require_http_methods, require_POST
 
 from annotation.errors import Conflict, Invalid
@@ -19,6 +20,7 @@ from training.forms import RunForm
 from training.models import Run
 from training.services.naming import REWARD_MODELS
 from training.tuning.registry import Method, get_method
+from training.views.words import chart_words, running_sentence
 
 RUNS_SHOWN = 100
 LOG_LINES = 100
@@ -84,7 +86,7 @@ def _chosen_method(choices: list[browsing.MethodChoice], name: str) -> Method:
     """The one that was asked for; else one that tunes and is allowed; else the first."""
     by_name = {choice.method.name: choice.method for choice in choices}
     if name and name not in by_name:
-        raise Http404(f"There is no method {name} for this project.")
+        raise Http404(_("There is no method %(name)s for this project.") % {"name": name})
     tuning = [one.method for one in choices if one.allowed and one.method.name not in (*REWARD_MODELS, "sft")]
     return by_name[name] if name else (tuning or [choices[0].method])[0]
 
@@ -106,6 +108,7 @@ def run(request: SignedIn, pk: int) -> HttpResponse:
         "progress": _progress(shown, metrics),
         "log": _end_of(shown.log_tail),
         "accuracy": browsing.accuracy_of(shown.checkpoint) if hasattr(shown, "checkpoint") else {},
+        "chart_words": chart_words(),
         "rows": (shown.preview or {}).get("rows", [])[:PREVIEW_ROWS],
         "is_reward_model": shown.method in REWARD_MODELS,
         "estimate": browsing.estimate_of(shown) if shown.status == Run.Status.DRAFT else None,
@@ -132,11 +135,13 @@ def run_progress(request: SignedIn, pk: int) -> HttpResponse:
 def _progress(shown: Run, rows: list[dict[str, Any]]) -> dict[str, Any]:
     """The figures above the charts. `attempt` and `samples` tell the page when to ask for everything anew."""
     is_running = shown.status == Run.Status.RUNNING
+    left = browsing.eta_seconds(rows, total=shown.total_steps) if is_running else None
     return {
         "status": shown.status,
         "step": shown.step,
         "total_steps": shown.total_steps,
-        "eta_seconds": browsing.eta_seconds(rows, total=shown.total_steps) if is_running else None,
+        "eta_seconds": left,
+        "sentence": running_sentence(shown, eta_seconds=left) if is_running else "",
         "attempt": shown.attempt,
         "samples": len(shown.samples),
         "cancelling": is_running and shown.cancel_requested_at is not None,
@@ -187,6 +192,7 @@ def compare(request: SignedIn, pk: int) -> HttpResponse:
     if a and b:
         series = {"a": services.metrics_of(a), "b": services.metrics_of(b)}
         context["series"] = series
+        context["chart_words"] = chart_words()
         context["differences"] = _differences(a, b)
         context["figures"] = _figures_side_by_side(**series)
     return render(request, "training/compare.html", context)
@@ -194,7 +200,7 @@ def compare(request: SignedIn, pk: int) -> HttpResponse:
 
 def _differences(a: Run, b: Run) -> list[tuple[str, Any, Any]]:
     sides = [
-        {"method": run.method, "start from": services.name_of_base(run), "seed": run.seed}
+        {"method": run.method, _("start from"): services.name_of_base(run), "seed": run.seed}
         | {"data": run.snapshot.sha256[:12], **{f"config.{key}": value for key, value in run.config.items()}}
         for run in (a, b)
     ]

@@ -4,6 +4,7 @@ from django.contrib import messages
 from django.contrib.auth.decorators import login_required
 from django.http import HttpResponse
 from django.shortcuts import redirect, render
+from django.utils.translation import gettext as _
 from django.views.decorators.http import require_http_methods, require_POST
 
 from annotation.errors import Invalid
@@ -38,7 +39,7 @@ def schedule_action(request: SignedIn, pk: int, action: str) -> HttpResponse:
     changed = find(Schedule.objects.select_related("project"), request.user, Action.TRAIN, pk=pk)
     if action == "delete":
         services.delete_schedule(schedule=changed)
-        messages.info(request, f"{changed.name} is gone; the runs that it started stay.")
+        messages.info(request, _("%(name)s is gone; the runs that it started stay.") % {"name": changed.name})
     else:
         services.set_enabled(schedule=changed, enabled=action == "enable")
     return redirect("training:schedules", changed.project_id)
