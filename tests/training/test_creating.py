@@ -148,6 +148,7 @@ def test_every_kind_of_feedback_is_recognised(manager):
         "correction": {"corrections": ["x", None]},
         "step": {"marks": [{"candidate": 0, "type": "step", "step": 0, "first_error": True}]},
         "aspect": {"aspects": {"tone": {"choice": 1}}},
+        "turn": {"turns": [{"turn": 0, "choice": 1}]},
     }
     for number, (kind, answer) in enumerate(said.items()):
         judgement = {"annotator": "a", "kind": "regular", "order": [0, 1]} | answer
@@ -162,6 +163,10 @@ def test_an_aspect_needs_choices_by_aspect(ask, manager):
 
     errors = refusal(ask, config={"aspect": "tone"})
     assert errors == {"config.aspect": "Nobody compared candidates in any aspect in this project."}
+    errors = refusal(ask, config={"rating_margin": 1})
+    assert errors == {"config.rating_margin": "Nobody rated candidates in this project."}
+    errors = refusal(ask, config={"turns": True})
+    assert errors == {"config.turns": "Nobody compared candidates turn by turn in this project."}
     project = make_project(by=manager, questions=[{"type": "aspects", "aspects": [{"name": "tone"}]}])
     judgement = {"annotator": "a", "order": [0, 1], "aspects": {"tone": {"choice": 1}}}
     group = {"prompt": "p", "candidates": [{"text": "t"}, {"text": "u"}], "judgements": [judgement]}

@@ -54,7 +54,7 @@ def create_run(
     wanted = datasets.check_filters(filters or {})
     if not 0 <= eval_fraction < 1:
         raise Invalid({"eval_fraction": _("must be at least 0 and less than 1.")})
-    check_feedback(project, chosen, aspect=given.get("aspect"))
+    check_feedback(project, chosen, config=given)
     prompts_only = chosen.feedback == ("prompt",)
     if prompts_only and (wanted or shuffle_labels):
         message = _("%(name)s uses the prompts alone: leave filters of judgements out.") % {
@@ -225,12 +225,22 @@ def check_seed(seed: int) -> None:
         raise Invalid({"seed": _("must be a whole number from 0 to %(most)s.") % {"most": MAX_SEED}})
 
 
-def check_feedback(project: Project, method: Method, *, aspect: str | None = None) -> None:
+PARTS = {
+    "aspect": ("aspect", gettext_noop("Nobody compared candidates in any aspect in this project.")),
+    "rating_margin": ("rating", gettext_noop("Nobody rated candidates in this project.")),
+    "turns": ("turn", gettext_noop("Nobody compared candidates turn by turn in this project.")),
+}
+
+
+def check_feedback(project: Project, method: Method, *, config: dict[str, Any]) -> None:
     """Raise Invalid, in a sentence, if nothing that was collected can be used by the method."""
     collected = feedback_of(project)
-    if aspect is not None and "aspect" not in collected:
-        raise Invalid({"config.aspect": _("Nobody compared candidates in any aspect in this project.")})
-    if aspect is not None or collected & set(method.feedback):
+    for key, (kind, sentence) in PARTS.items():
+        if config.get(key) not in (None, False):
+            if kind not in collected:
+                raise Invalid({f"config.{key}": _(sentence)})
+            return
+    if collected & set(method.feedback):
         return
     wants = get_text_list([_(FEEDBACK_WORDS[kind]) for kind in method.feedback], _("or"))
     judged = sorted(collected - {"prompt"})
@@ -252,6 +262,7 @@ FEEDBACK_WORDS = {
     "thumbs": gettext_noop("thumbs up or down"),
     "correction": gettext_noop("corrections"),
     "aspect": gettext_noop("choices by aspect"),
+    "turn": gettext_noop("choices by turn"),
     "demonstration": gettext_noop("answers without judgement"),
     "prompt": gettext_noop("prompts"),
     "candidates": gettext_noop("candidates"),
@@ -261,7 +272,7 @@ FEEDBACK_WORDS = {
 def feedback_of(project: Project) -> set[str]:
     """Which kinds of feedback the project has collected, in the words of the methods' `feedback`.
 
-    `aspect`, choices by aspect, is for methods whose config has an `aspect`.
+    `aspect` and `turn`, choices by aspect and by turn, are for methods whose config asks for these.
     """
     comparisons = Comparison.objects.filter(project=project, held_out=False)
     judged = Judgement.objects.standing().filter(comparison__in=comparisons)
@@ -269,10 +280,11 @@ def feedback_of(project: Project) -> set[str]:
         kind: BoolOr(Q(answers__has_key=key))
         for kind, key in {
             "ranking": "ranking",
-            "rating": gettext_noop("ratings"),
+            "rating": "ratings",
             "thumbs": "thumbs",
-            "correction": gettext_noop("corrections"),
+            "correction": "corrections",
             "aspect": "aspects",
+            "turn": "turns",
         }.items()
     }
     for kind in ("step", "span"):

@@ -5,7 +5,7 @@ names file, line and field. Line numbers start at 1.
 """
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -141,9 +141,6 @@ class Group(Row):
         return self
 
 
-_WHOLE = ("choice", "strength")
-
-
 def _choices(judgement: Judgement) -> Iterator[tuple[str, int | str | None]]:
     """Everything in a judgement that names the better candidate, with its path."""
     yield "choice", judgement.choice
@@ -156,22 +153,6 @@ def _choices(judgement: Judgement) -> Iterator[tuple[str, int | str | None]]:
 def plain_text(text: Text) -> str:
     """The words of a text or of messages, one turn per line."""
     return text if isinstance(text, str) else "\n".join(message.content for message in text)
-
-
-def in_aspect(group: Group, aspect: str) -> Group:
-    """The group as if people had compared its candidates in this aspect alone."""
-    judgements = []
-    for judgement in group.judgements:
-        found = (judgement.aspects or {}).get(aspect)
-        about = {"choice": found.choice, "strength": found.strength} if found else dict.fromkeys(_WHOLE)
-        judgements.append(judgement.model_copy(update={**about, "ranking": None}))
-    return group.model_copy(update={"judgements": judgements})
-
-
-def aspects_of(groups: Iterable[Group]) -> list[str]:
-    """The aspects in which anybody compared candidates, sorted."""
-    judged = (judgement.aspects or {} for group in groups for judgement in group.judgements)
-    return sorted({name for aspects in judged for name in aspects})
 
 
 def load_groups(path: Path, *, modality: Modality, media: Path | None = None) -> list[Group]:

@@ -1,12 +1,12 @@
 """From judgements to labels and scores of single answers. Torch-free."""
 
 from dataclasses import dataclass
-from typing import Any
 
 from training.tuning.config import ScoreKeys, VoteKeys
 from training.tuning.data import Group, Judgement
 from training.tuning.errors import BadInput
 from training.tuning.pairs import VOTING_KINDS, judgement_weights
+from training.tuning.views import rating
 
 
 @dataclass(frozen=True)
@@ -52,19 +52,10 @@ def make_scores(group: Group, keys: ScoreKeys) -> list[float | None]:
         if judgement.kind not in VOTING_KINDS:
             continue
         for candidate, ratings in enumerate(judgement.ratings or []):
-            value = _rating(ratings or {}, keys.rating)
+            value = rating(ratings or {}, keys.rating)
             if value is not None:
                 found[candidate].append(_scaled(value, keys))
     return [sum(values) / len(values) if values else None for values in found]
-
-
-def _rating(ratings: dict[str, Any], name: str | None) -> float | None:
-    """One attribute, or the mean of all that are numbers."""
-    if name is not None:
-        value = ratings.get(name)
-        return float(value) if isinstance(value, int | float) else None
-    numbers = [float(value) for value in ratings.values() if isinstance(value, int | float)]
-    return sum(numbers) / len(numbers) if numbers else None
 
 
 def _scaled(value: float, keys: ScoreKeys) -> float:

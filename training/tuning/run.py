@@ -48,12 +48,13 @@ from torch import nn
 from training.tuning import processes
 from training.tuning.cards import write_card
 from training.tuning.config import Config
-from training.tuning.data import Group, aspects_of, in_aspect, load_groups
+from training.tuning.data import Group, load_groups
 from training.tuning.errors import BadInput, Stopped
 from training.tuning.launching import world_size
 from training.tuning.registry import Method, get_method
 from training.tuning.rewards.spec import BadReward, RewardEntry, parse_rewards
 from training.tuning.rundir import RunDir, StopRequest
+from training.tuning.views import viewed
 
 
 class DataInfo(BaseModel):
@@ -124,10 +125,7 @@ class Run:
     def train(self) -> list[Group]:
         """The groups of data/train.jsonl."""
         groups = load_groups(self.dir.train_file, modality=self.method.modality, media=self.dir.media)
-        if self._aspect is not None and self._aspect not in (known := aspects_of(groups)):
-            there = ", ".join(known) or "none"
-            raise BadInput(f'nobody judged the aspect "{self._aspect}"; aspects in the data: {there}')
-        return self._in_aspect(groups)
+        return viewed(groups, self.config, must_say_something=True)
 
     @cached_property
     def eval(self) -> list[Group]:
@@ -135,14 +133,7 @@ class Run:
         if not self.dir.eval_file.exists():
             return []
         groups = load_groups(self.dir.eval_file, modality=self.method.modality, media=self.dir.media)
-        return self._in_aspect(groups)
-
-    @property
-    def _aspect(self) -> str | None:
-        return getattr(self.config, "aspect", None)
-
-    def _in_aspect(self, groups: list[Group]) -> list[Group]:
-        return groups if self._aspect is None else [in_aspect(group, self._aspect) for group in groups]
+        return viewed(groups, self.config, must_say_something=False)
 
     @cached_property
     def data_sha256(self) -> str:

@@ -4,7 +4,7 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from training.tuning.config.shared import PRIMARY, Config, PairKeys, TieModel
+from training.tuning.config.shared import PRIMARY, Config, TextPairKeys, TieModel
 from training.tuning.config.text import ProcessKeys, SampleKeys, TextTrainConfig
 
 # What the losses of `dpo` know besides beta.
@@ -131,7 +131,7 @@ class TokenKeys(Config):
         return self
 
 
-class DPOConfig(TextTrainConfig, ProcessKeys, PairKeys, ReferenceKeys, TokenKeys, SampleKeys):
+class DPOConfig(TextTrainConfig, ProcessKeys, TextPairKeys, ReferenceKeys, TokenKeys, SampleKeys):
     """Direct preference optimisation. Ties and both-bad are left out unless the config says otherwise."""
 
     loss: Literal[

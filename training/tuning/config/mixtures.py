@@ -5,7 +5,7 @@ from typing import Self
 from pydantic import Field, model_validator
 
 from training.tuning.config.direct import DPOConfig, ReferenceKeys, refuse
-from training.tuning.config.shared import PRIMARY, PairKeys, PairRule, VoteKeys
+from training.tuning.config.shared import PRIMARY, PairRule, TextPairKeys, VoteKeys
 from training.tuning.config.text import ProcessKeys, SampleKeys, TextTrainConfig
 from training.tuning.config.unpaired import ScoreKeys
 
@@ -51,7 +51,7 @@ class VRPOConfig(TextTrainConfig, ProcessKeys, VoteKeys, ReferenceKeys, SampleKe
     """
 
 
-class SELMConfig(TextTrainConfig, ProcessKeys, PairKeys, ReferenceKeys, SampleKeys):
+class SELMConfig(TextTrainConfig, ProcessKeys, TextPairKeys, ReferenceKeys, SampleKeys):
     """DPO with optimism. Ties and both-bad are left out unless the config says half."""
 
     beta: float = _SMALL_BETA
@@ -100,7 +100,8 @@ class GoalDPOConfig(DPOConfig, ScoreKeys):
     def _new_rows_have_one_choice(self) -> Self:
         refuse(self.pairs != "majority", 'goal_dpo needs "pairs": "majority"')
         refuse(
-            self.row_weights or self.aspect is not None or (self.ties, self.both_bad) != ("drop", "drop"),
-            "goal_dpo makes new rows of clear pairs: it goes without row_weights, aspect, ties and both_bad",
+            self.row_weights or self.looks_at_a_part or (self.ties, self.both_bad) != ("drop", "drop"),
+            "goal_dpo makes new rows of clear pairs: it goes without row_weights, aspect, rating_margin, "
+            "turns, ties and both_bad",
         )
         return self

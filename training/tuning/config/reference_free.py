@@ -5,13 +5,13 @@ from typing import Literal, Self
 from pydantic import Field, model_validator
 
 from training.tuning.config.direct import NllKeys, refuse
-from training.tuning.config.shared import PRIMARY, PairKeys
+from training.tuning.config.shared import PRIMARY, TextPairKeys
 from training.tuning.config.text import ProcessKeys, SampleKeys, TextTrainConfig
 
 _RATE = "Peak learning rate. Without a reference small rates are safer: LoRA on large models"
 
 
-class ORPOConfig(TextTrainConfig, ProcessKeys, PairKeys, SampleKeys):
+class ORPOConfig(TextTrainConfig, ProcessKeys, TextPairKeys, SampleKeys):
     """Imitation and odds ratio in one stage. Ties and both-bad are left out unless the config says half."""
 
     learning_rate: float = Field(
@@ -26,7 +26,7 @@ class ORPOConfig(TextTrainConfig, ProcessKeys, PairKeys, SampleKeys):
     )
 
 
-class SimPOConfig(TextTrainConfig, ProcessKeys, PairKeys, NllKeys, SampleKeys):
+class SimPOConfig(TextTrainConfig, ProcessKeys, TextPairKeys, NllKeys, SampleKeys):
     """SimPO: mean log-probability per token as reward. Ties and both-bad are left out unless the config says
     half.
     """
@@ -70,7 +70,7 @@ class SimPOConfig(TextTrainConfig, ProcessKeys, PairKeys, NllKeys, SampleKeys):
         return self
 
 
-class CPOConfig(TextTrainConfig, ProcessKeys, PairKeys, NllKeys, SampleKeys):
+class CPOConfig(TextTrainConfig, ProcessKeys, TextPairKeys, NllKeys, SampleKeys):
     """Contrastive preference optimisation. Ties and both-bad are left out unless the config says half."""
 
     learning_rate: float = Field(
@@ -106,7 +106,7 @@ class CPOConfig(TextTrainConfig, ProcessKeys, PairKeys, NllKeys, SampleKeys):
         return self
 
 
-class REDIConfig(TextTrainConfig, ProcessKeys, PairKeys, SampleKeys):
+class REDIConfig(TextTrainConfig, ProcessKeys, TextPairKeys, SampleKeys):
     """Imitation of the good and, more weakly, unlearning of the bad. Ties and both-bad are left out unless
     the config says half.
     """

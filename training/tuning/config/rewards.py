@@ -4,7 +4,7 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from training.tuning.config.shared import PRIMARY, BestKeys, PairKeys, TieModel
+from training.tuning.config.shared import PRIMARY, BestKeys, TextPairKeys, TieModel
 from training.tuning.config.text import ProcessKeys, TextTrainConfig
 
 # Losses of single scores, whose members make an ensemble.
@@ -13,7 +13,7 @@ SCALAR_LOSSES = {"bradley_terry", "plackett_luce", "best_of_k", "ordinal"}
 PAIR_LOSSES = {"bradley_terry", "ordinal", "general_preference"}
 
 
-class RewardModelConfig(TextTrainConfig, ProcessKeys, PairKeys, BestKeys):
+class RewardModelConfig(TextTrainConfig, ProcessKeys, TextPairKeys, BestKeys):
     """Reward model. A tie counts half for each side, or as ``ties`` says; both-bad is left out unless
     ``both_bad`` says half.
     """

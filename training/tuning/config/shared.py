@@ -4,9 +4,9 @@ The web forms are made from these classes' JSON schemas: every field has a title
 three that matter most carry ``"primary": true``.
 """
 
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, model_validator
 
 PairRule = Literal["each", "majority", "soft"]
 TieRule = Literal["drop", "half"]
@@ -124,7 +124,63 @@ class VoteKeys(Config):
     )
 
 
-class PairKeys(VoteKeys):
+class AspectKeys(Config):
+    """Choices in one aspect."""
+
+    aspect: str | None = Field(
+        None,
+        title="Aspect",
+        description="Learn from the choices in this aspect, such as helpfulness, and from no others. Empty: "
+        "from choices and rankings as a whole.",
+    )
+
+
+class ViewKeys(AspectKeys):
+    """Which part of the judgements is learnt from."""
+
+    rating_margin: float | None = Field(
+        None,
+        ge=0,
+        title="Margin of ratings",
+        description="Learn from ratings, and from nothing else: an answer is preferred to one that the same "
+        "person rated lower by more than this. Empty: ratings prefer nothing.",
+    )
+    margin_rating: str | None = Field(
+        None,
+        title="Rating of the margin",
+        description="The rating that the margin is about, such as helpfulness; empty: the mean of all.",
+    )
+
+    @property
+    def looks_at_a_part(self) -> bool:
+        return self._parts > 0
+
+    @property
+    def _parts(self) -> int:
+        asked = (self.aspect is not None, self.rating_margin is not None, getattr(self, "turns", False))
+        return sum(asked)
+
+    @model_validator(mode="after")
+    def _one_part(self) -> Self:
+        if self._parts > 1:
+            raise ValueError("aspect, rating_margin and turns are different parts of the judgements: use one")
+        if self.margin_rating is not None and self.rating_margin is None:
+            raise ValueError("margin_rating needs a rating_margin; 0 prefers whatever is rated higher")
+        return self
+
+
+class TurnKeys(ViewKeys):
+    """The same for text, where chats are judged turn by turn."""
+
+    turns: bool = Field(
+        False,
+        title="Turn by turn",
+        description="Learn from the choices at each turn of a chat, and from nothing else: what was said "
+        "before the turn is the prompt. Answers after different words are not compared.",
+    )
+
+
+class PairKeys(VoteKeys, ViewKeys):
     """How judgements become pairs. Shared by all pair methods, text and image."""
 
     pairs: PairRule = Field(
@@ -149,12 +205,10 @@ class PairKeys(VoteKeys):
         title="Strength",
         description="weight: a judgement of strength 1, 2 or 3 counts as that many votes. ignore: as one.",
     )
-    aspect: str | None = Field(
-        None,
-        title="Aspect",
-        description="Learn from the choices in this aspect, such as helpfulness, and from no others. Empty: "
-        "from choices and rankings as a whole.",
-    )
+
+
+class TextPairKeys(PairKeys, TurnKeys):
+    """How judgements of texts become pairs."""
 
 
 class BestKeys(Config):

@@ -5,11 +5,11 @@ from typing import Literal, Self
 from pydantic import Field, model_validator
 
 from training.tuning.config.direct import TokenKeys, refuse
-from training.tuning.config.shared import PRIMARY, PairKeys
+from training.tuning.config.shared import PRIMARY, TextPairKeys
 from training.tuning.config.text import ProcessKeys, SampleKeys, TextTrainConfig
 
 
-class TDPOConfig(TextTrainConfig, ProcessKeys, PairKeys, TokenKeys, SampleKeys):
+class TDPOConfig(TextTrainConfig, ProcessKeys, TextPairKeys, TokenKeys, SampleKeys):
     """Token-level DPO. The reference reads every batch beside the policy. Ties and both-bad are left out
     unless the config says half.
     """

@@ -5,11 +5,11 @@ from typing import Literal, Self
 from pydantic import Field, model_validator
 
 from training.tuning.config.direct import ReferenceKeys, refuse
-from training.tuning.config.shared import PRIMARY, VoteKeys
+from training.tuning.config.shared import PRIMARY, AspectKeys, TurnKeys, VoteKeys
 from training.tuning.config.text import ProcessKeys, SampleKeys, TextTrainConfig
 
 
-class KTOConfig(TextTrainConfig, ProcessKeys, VoteKeys, ReferenceKeys, SampleKeys):
+class KTOConfig(TextTrainConfig, ProcessKeys, VoteKeys, TurnKeys, ReferenceKeys, SampleKeys):
     """Kahneman-Tversky optimisation of single answers. Of two, the chosen is good and the other bad. Ties are
     left out; both-bad makes all candidates bad.
     """
@@ -51,7 +51,7 @@ class ScoreKeys(VoteKeys):
         return self
 
 
-class UFTConfig(TextTrainConfig, ProcessKeys, ScoreKeys, ReferenceKeys, SampleKeys):
+class UFTConfig(TextTrainConfig, ProcessKeys, ScoreKeys, AspectKeys, ReferenceKeys, SampleKeys):
     """One stage of demonstrations, ratings, thumbs and choices. A tie is left out; both-bad scores 0."""
 
     beta: float = Field(
