@@ -32,6 +32,7 @@ bench: .make/bench
 	$(RUN) -m benchmarks.dpo_vs_trl
 	$(RUN) -m benchmarks.grpo_vs_trl
 	$(RUN) -m benchmarks.collect_throughput
+	$(RUN) -m benchmarks.collect_vs_label_studio
 systems: .make/dev
 	$(RUN) -m tests.systems
 messages: .make/dev
