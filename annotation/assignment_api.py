@@ -18,7 +18,7 @@ from annotation import assignment_serializers as serializers
 from annotation import services
 from annotation.api import AFTER, HTML, ByNumber, find_project, lease_behind, present_lease, user_of
 from annotation.errors import NotFound
-from annotation.models import AnnotatorGroup, GoldAnswer, Lease, Project, SetAside
+from annotation.models import AnnotatorGroup, BulkChange, GoldAnswer, Lease, Project, SetAside
 from annotation.permissions import Action
 from annotation.serializers import PresentedLeaseSerializer
 
@@ -242,6 +242,18 @@ def next_review(request: Request, pk: int) -> Response:
     return Response(present_lease(request, lease))
 
 
+class Changes(generics.ListAPIView):
+    """Changes to many rows of the project, oldest first, and how far each is."""
+
+    serializer_class = serializers.BulkChangeSerializer
+    pagination_class = ByNumber
+    queryset = BulkChange.objects.none()
+
+    def get_queryset(self) -> Any:
+        found = find_project(self.request, self.kwargs["pk"], Action.EDIT)
+        return BulkChange.objects.filter(project=found)
+
+
 class Skipped(generics.ListAPIView):
     """What people skipped, and why."""
 
@@ -271,5 +283,6 @@ urlpatterns = [
     path("projects/<int:pk>/gold/<int:answer>/", gold_answer, name="gold-answer"),
     path("projects/<int:pk>/priorities/", priorities, name="project-priorities"),
     path("projects/<int:pk>/review/next/", next_review, name="review-next"),
+    path("projects/<int:pk>/changes/", Changes.as_view(), name="project-changes"),
     path("projects/<int:pk>/skipped/", Skipped.as_view(), name="project-skipped"),
 ]

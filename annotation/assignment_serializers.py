@@ -2,7 +2,7 @@
 
 from rest_framework import serializers
 
-from annotation.models import GoldAnswer, QueueStrategy
+from annotation.models import BulkChange, GoldAnswer, QueueStrategy, SetAside
 from annotation.serializers import AnswersSerializer, StrictSerializer
 
 LARGEST = 2**31 - 1
@@ -110,6 +110,23 @@ class SetAsideSerializer(serializers.Serializer):
     count = serializers.IntegerField()
     created_at = serializers.DateTimeField()
     restored_at = serializers.DateTimeField(allow_null=True)
+    unfinished = serializers.SerializerMethodField(
+        help_text="more is set aside, or brought back, in the background; see the project's changes"
+    )
+
+    def get_unfinished(self, record: SetAside) -> bool:
+        return record.unfinished_change() is not None
+
+
+class BulkChangeSerializer(serializers.ModelSerializer):
+    """A change to many rows of a project, made in the background where it takes long."""
+
+    kind = serializers.ChoiceField(BulkChange.Kind.choices)
+    status = serializers.ChoiceField(BulkChange.Status.choices)
+
+    class Meta:
+        model = BulkChange
+        fields = ("id", "kind", "subject", "status", "done", "total", "error", "created_at", "finished_at")
 
 
 class ConsentTextRequestSerializer(StrictSerializer):

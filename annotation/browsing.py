@@ -4,31 +4,58 @@ from datetime import date, timedelta
 from itertools import count
 from typing import Any
 
-from django.db.models import Case, Count, F, Max, OuterRef, Prefetch, Q, QuerySet, Subquery, Sum, When
+from django.db.models import (
+    BigIntegerField,
+    Case,
+    Count,
+    F,
+    OuterRef,
+    Prefetch,
+    Q,
+    QuerySet,
+    Subquery,
+    Sum,
+    When,
+)
 from django.db.models.functions import Coalesce
+from django.utils import timezone
 
-from annotation.models import AuditEntry, Candidate, Comparison, Judgement, Lease, Member, Project, User
+from annotation.models import (
+    AuditEntry,
+    BulkChange,
+    Candidate,
+    Comparison,
+    Judgement,
+    Lease,
+    Member,
+    Project,
+    SlotTally,
+    User,
+)
 from annotation.permissions import Role
 
 
 def projects_of(user: User) -> QuerySet[Project]:
     """This person's projects, newest first.
 
-    Each has their `role`, `mine` (their judgements), and of its slots how many are `wanted`, `open`, `held`
-    (in somebody's hands) and `judged`.
+    Each has their `role`, `mine` (what they answered), and of its slots how many are `wanted`, `open`,
+    `held` (in somebody's hands) and `judged`.
     """
-    own = Comparison.objects.filter(project=OuterRef("pk")).order_by().values("project")
-    mine = Judgement.objects.standing().filter(comparison__project=OuterRef("pk"), annotator=user).order_by()
+    own = SlotTally.objects.filter(project=OuterRef("pk")).order_by().values("project")
     held = Lease.objects.filter(comparison__project=OuterRef("pk"), state=Lease.State.OPEN).order_by()
     each = "comparison__project"
     return (
         Project.objects.filter(members__user=user)
         .annotate(
             role=F("members__role"),
-            wanted=Coalesce(Subquery(own.annotate(total=Sum("needed")).values("total")), 0),
-            open=Coalesce(Subquery(own.annotate(total=Sum("open_slots")).values("total")), 0),
+            mine=F("members__answered"),
+            wanted=Coalesce(
+                Subquery(own.annotate(total=Sum("wanted")).values("total")), 0, output_field=BigIntegerField()
+            ),
+            open=Coalesce(
+                Subquery(own.annotate(total=Sum("open")).values("total")), 0, output_field=BigIntegerField()
+            ),
             held=Coalesce(Subquery(held.values(each).annotate(total=Count("pk")).values("total")), 0),
-            mine=Coalesce(Subquery(mine.values(each).annotate(total=Count("pk")).values("total")), 0),
         )
         .annotate(judged=F("wanted") - F("open") - F("held"))
         .order_by("-created_at", "-pk")
@@ -72,19 +99,13 @@ def is_in_hands_of(comparison: Comparison, user: User) -> bool:
 
 
 def members_of(project: Project) -> QuerySet[Member]:
-    """Members with the number and the time of their last judgement in this project."""
-    mine = Q(
-        user__judgements__comparison__project=project,
-        user__judgements__undone_at=None,
-        user__judgements__set_aside_at=None,
-    )
+    """Members; `last_at` is when they gave the last of their judgements in this project that stand."""
+    mine = Judgement.objects.standing().filter(annotator=OuterRef("user"), comparison__project=project)
+    last = mine.order_by("-created_at").values("created_at")[:1]
     return (
         Member.objects.filter(project=project)
         .select_related("user", "group")
-        .annotate(
-            judgement_count=Count("user__judgements", filter=mine),
-            last_at=Max("user__judgements__created_at", filter=mine),
-        )
+        .annotate(last_at=Subquery(last))
         .annotate(place=Case(*(When(role=role, then=n) for n, role in enumerate(Role))))
         .order_by("place", "user__username", "pk")
     )
@@ -108,6 +129,14 @@ def audit_of(
     if until:
         found = found.filter(at__date__lte=until)
     return found.order_by("-at", "-pk")
+
+
+def changes_of(project: Project) -> QuerySet[BulkChange]:
+    """Changes to many rows that are being made, and what could not be done lately, oldest first."""
+    lately = timezone.now() - timedelta(days=7)
+    failed = Q(status=BulkChange.Status.FAILED, finished_at__gte=lately)
+    shown = BulkChange.objects.filter(Q(status__in=BulkChange.UNFINISHED) | failed, project=project)
+    return shown.order_by("pk")
 
 
 def candidates_in_order() -> Prefetch:

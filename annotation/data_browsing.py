@@ -5,14 +5,15 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from django.contrib.postgres.search import SearchQuery
-from django.db.models import Count, Exists, OuterRef, Prefetch, Q, QuerySet, Subquery
+from django.db.models import Count, Exists, F, OuterRef, Prefetch, Q, QuerySet, Subquery
 from django.db.models.functions import Coalesce
 
 from annotation.browsing import candidates_in_order
-from annotation.models import Comparison, Judgement, Lease, Project, PromptWords
+from annotation.models import Comparison, Judgement, Lease, Project, PromptWords, User
 
 PAGE: Final = 50
 MOST_COUNTED: Final = 10_000
+MOST_FOUND: Final = 2000  # by a search; of words in more comparisons some stand on every page
 
 
 @dataclass(frozen=True)
@@ -65,16 +66,14 @@ def comparisons_of(project: Project, filters: Mapping[str, Any]) -> QuerySet[Com
     found = Comparison.objects.filter(project=project)
     standing = Judgement.objects.standing().filter(comparison=OuterRef("pk"))
     if q := filters.get("q"):
-        query = SearchQuery(q, config="simple", search_type="websearch")
-        found = found.filter(
-            pk__in=PromptWords.objects.filter(project=project, words=query).values("comparison")
-        )
+        found = _with_words(found, project, q)
     if use := filters.get("use"):
         found = found.filter(held_out=use == "held-out")
     if against := filters.get("against"):
-        found = found.filter(Exists(_disagreements_of(against)))
+        found = found.filter(pk__in=_disagreements_of(against))
     if by := filters.get("by"):
-        found = found.filter(Exists(standing.filter(annotator__username__in=[by, f"import:{by}"])))
+        theirs = Judgement.objects.standing().filter(annotator__in=_people(by))
+        found = found.filter(pk__in=theirs.values("comparison"))
     if source := filters.get("source"):
         found = found.filter(candidates__source=source).distinct()
     state = filters.get("state")
@@ -84,7 +83,9 @@ def comparisons_of(project: Project, filters: Mapping[str, Any]) -> QuerySet[Com
         held = Lease.objects.filter(comparison=OuterRef("pk"), state=Lease.State.OPEN)
         found = found.filter(~Exists(held), Exists(standing), open_slots=0)
     elif state == "unjudged":
-        found = found.filter(~Exists(standing))
+        # Of those that nobody has in hand every slot is open; most others need no further look.
+        held = Lease.objects.filter(comparison__project=project, state=Lease.State.OPEN).values("comparison")
+        found = found.filter(Q(open_slots=F("needed")) | Q(pk__in=held), ~Exists(standing))
     elif state == "split":
         other = Judgement.objects.standing().filter(
             ~Q(choice=OuterRef("choice")), comparison=OuterRef("comparison")
@@ -103,20 +104,33 @@ def for_table(rows: QuerySet[Comparison]) -> QuerySet[Comparison]:
     )
 
 
-def _disagreements_of(username: str) -> QuerySet[Judgement]:
-    """Their judgements of the outer comparison with which another person's does not agree."""
+def _with_words(found: QuerySet[Comparison], project: Project, q: str) -> QuerySet[Comparison]:
+    """Those with these words. How many they are decides how to go on, which the planner cannot know."""
+    query = SearchQuery(q, config="simple", search_type="websearch")
+    words = PromptWords.objects.filter(project=project, words=query).values_list("comparison", flat=True)
+    rare = list(words.order_by()[: MOST_FOUND + 1])
+    return found.filter(pk__in=rare if len(rare) <= MOST_FOUND else words)
+
+
+def _people(name: str) -> list[int]:
+    """The user of this name, and the one in whose name judgements were imported."""
+    return list(User.objects.filter(username__in=[name, f"import:{name}"]).values_list("pk", flat=True))
+
+
+def _disagreements_of(username: str) -> QuerySet[Judgement, Any]:
+    """The comparisons of their judgements with which another person's does not agree."""
     others = Judgement.objects.standing().filter(
         ~Q(annotator=OuterRef("annotator")), ~Q(choice=OuterRef("choice")), comparison=OuterRef("comparison")
     )
-    theirs = Judgement.objects.standing().filter(comparison=OuterRef("pk"), annotator__username=username)
-    return theirs.filter(Exists(others))
+    theirs = Judgement.objects.standing().filter(annotator__in=_people(username))
+    return theirs.filter(Exists(others)).values("comparison")
 
 
 def judgements_of(project: Project, filters: Mapping[str, Any]) -> QuerySet[Judgement]:
     """A project's judgements that pass the filters of the page, without an order."""
     found = Judgement.objects.filter(comparison__project=project)
     if by := filters.get("by"):
-        found = found.filter(annotator__username__in=[by, f"import:{by}"])
+        found = found.filter(annotator__in=_people(by))
     if kind := filters.get("kind"):
         found = found.filter(kind=kind)
     if since := filters.get("since"):

@@ -23,6 +23,7 @@ from annotation.quality_words import bias_sentences, careless_sentence, question
 from annotation.services.comparisons import annotator_name
 
 DISAGREEMENTS: Final = 10
+LOOKED_AT: Final = 5000  # of an annotator's newest judgements, for what others disagree about
 LISTED: Final = 20  # slips and disputed comparisons on the page
 MATRIX_MAX: Final = 30  # people of whom a table of pairs can still be read
 
@@ -129,8 +130,9 @@ def last_disagreements(project: Project, annotator: int, limit: int = DISAGREEME
     regular = Judgement.objects.standing().filter(kind=Judgement.Kind.REGULAR)
     others = regular.filter(comparison=OuterRef("comparison")).exclude(annotator=annotator)
     differs = others.filter(~Q(choice=OuterRef("choice")) | ~Q(answers=OuterRef("answers")))
-    mine = regular.filter(annotator=annotator, comparison__project=project)
-    shown = mine.filter(Exists(differs)).select_related("comparison").order_by("-created_at", "-pk")
+    mine = regular.filter(annotator=annotator, comparison__project=project).order_by("-created_at", "-pk")
+    newest = regular.filter(pk__in=mine.values("pk")[:LOOKED_AT])
+    shown = newest.filter(Exists(differs)).select_related("comparison").order_by("-created_at", "-pk")
     return list(shown.prefetch_related(*_beside())[:limit])
 
 

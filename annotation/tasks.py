@@ -16,6 +16,14 @@ def reopen_expired_leases() -> None:
 
 
 @shared_task(acks_late=False, ignore_result=True)
+def fold_slots() -> None:
+    """Put the parts of each project's number of slots together."""
+    from annotation.services import slots
+
+    slots.fold_slots()
+
+
+@shared_task(acks_late=False, ignore_result=True)
 def run_import(*, job_id: int) -> None:
     from annotation import services
 
@@ -30,8 +38,15 @@ def run_export(*, job_id: int) -> None:
 
 
 @shared_task(acks_late=False, ignore_result=True)
+def run_bulk_change(*, job_id: int) -> None:
+    from annotation.services import bulk
+
+    bulk.run_bulk_change(job_id)
+
+
+@shared_task(acks_late=False, ignore_result=True)
 def resume_lost_jobs() -> None:
-    """Imports and exports whose worker or message is gone."""
+    """Imports, exports and changes whose worker or message is gone."""
     from annotation import services
 
     services.resume_lost_jobs(now=timezone.now(), after=LOST_AFTER)

@@ -57,6 +57,7 @@ urlpatterns = [
     path("projects/<int:pk>/assignment/", assignment.assignment, name="assignment"),
     path("projects/<int:pk>/assignment/consent/", assignment.consent_text, name="consent_text"),
     path("projects/<int:pk>/consent/", assignment.consent, name="consent"),
+    path("projects/<int:pk>/changes/", assignment.changes, name="changes"),
     path("projects/<int:pk>/groups/", assignment.groups, name="groups"),
     path("projects/<int:pk>/groups/<int:group>/", assignment.group, name="group"),
     path("projects/<int:pk>/groups/<int:group>/remove/", assignment.group_remove, name="group_remove"),

@@ -16,6 +16,7 @@ app.config_from_object("django.conf:settings", namespace="CELERY")
 app.autodiscover_tasks(["annotation", "training"])
 app.conf.beat_schedule = {
     "reopen-expired-leases": {"task": "annotation.tasks.reopen_expired_leases", "schedule": 30.0},
+    "fold-slots": {"task": "annotation.tasks.fold_slots", "schedule": 30.0},
     "deliver-webhooks": {"task": "annotation.tasks.deliver_webhooks", "schedule": 10.0},
     "forget-old-deliveries": {"task": "annotation.tasks.forget_old_deliveries", "schedule": 3600.0},
     "read-prompts": {"task": "annotation.tasks.read_prompts", "schedule": 5.0},

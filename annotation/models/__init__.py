@@ -2,10 +2,17 @@
 
 from annotation.models.assignment import Consent, ConsentText, GoldAnswer, QualificationAttempt, SetAside
 from annotation.models.audit import AuditEntry, RateCount
-from annotation.models.comparisons import Candidate, Comparison, ComparisonQuerySet, Media, Reservation
+from annotation.models.comparisons import (
+    Candidate,
+    Comparison,
+    ComparisonQuerySet,
+    Media,
+    Reservation,
+    SlotTally,
+)
 from annotation.models.editing import JudgementChange
 from annotation.models.invitations import Invitation
-from annotation.models.jobs import ExportJob, ImportJob, Job, RejectedRow
+from annotation.models.jobs import BulkChange, ExportJob, ImportJob, Job, RejectedRow, Work
 from annotation.models.judgements import Judgement, JudgementQuerySet, Kind, Lease, LeaseQuerySet
 from annotation.models.people import ApiToken, FailedSignIn, User
 from annotation.models.projects import (
@@ -31,6 +38,7 @@ __all__ = [
     "AnnotatorGroup",
     "ApiToken",
     "AuditEntry",
+    "BulkChange",
     "Candidate",
     "Comparison",
     "ComparisonQuerySet",
@@ -64,10 +72,12 @@ __all__ = [
     "RejectedRow",
     "Reservation",
     "SetAside",
+    "SlotTally",
     "SourceResult",
     "TemplateVersion",
     "UnreadPrompts",
     "User",
     "Webhook",
     "WebhookDelivery",
+    "Work",
 ]

@@ -7,6 +7,7 @@ from django.db.models import Q
 from django.utils.translation import gettext_lazy as _
 
 from annotation.models.comparisons import Comparison
+from annotation.models.jobs import BulkChange
 from annotation.models.people import User
 from annotation.models.projects import Project
 
@@ -121,3 +122,8 @@ class SetAside(models.Model):
 
     def __str__(self) -> str:
         return f"{self.count} judgements of {self.annotator_id} set aside"
+
+    def unfinished_change(self) -> BulkChange | None:
+        """What sets them aside, or brings them back, as long as that goes on."""
+        unfinished = BulkChange.objects.filter(project=self.project_id, status__in=BulkChange.UNFINISHED)
+        return unfinished.filter(subject__record=self.pk).first()

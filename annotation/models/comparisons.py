@@ -2,6 +2,7 @@
 
 from typing import ClassVar
 
+import pgtrigger
 from django.db import models
 from django.db.models import F, Q
 
@@ -21,6 +22,36 @@ class Media(models.Model):
 
     def __str__(self) -> str:
         return self.storage_key
+
+
+class SlotTally(models.Model):
+    """How many slots a project has, in parts: its rows add up.
+
+    Triggers of `Comparison` write a row for every change, so that pages need not look at every comparison
+    and nobody waits for a common counter; a light task puts the rows together.
+    """
+
+    # No foreign key to the database: the rows of a project that is deleted come after it.
+    project = models.ForeignKey(
+        Project, db_constraint=False, on_delete=models.DO_NOTHING, related_name="slot_tallies"
+    )
+    wanted = models.BigIntegerField(help_text="slots")
+    open = models.BigIntegerField(help_text="neither judged nor in somebody's hands")
+
+    def __str__(self) -> str:
+        return f"{self.open} of {self.wanted} open in {self.project_id}"
+
+
+_TALLY_ROWS = """
+    INSERT INTO annotation_slottally (project_id, wanted, open)
+    SELECT project_id, {sign}sum(needed), {sign}sum(open_slots) FROM {rows} GROUP BY project_id;
+    RETURN NULL;
+"""
+_TALLY_CHANGE = """
+    INSERT INTO annotation_slottally (project_id, wanted, open)
+    VALUES (NEW.project_id, NEW.needed - OLD.needed, NEW.open_slots - OLD.open_slots);
+    RETURN NULL;
+"""
 
 
 class ComparisonQuerySet(ProjectRows["Comparison"]):
@@ -79,6 +110,31 @@ class Comparison(models.Model):
             ),
             models.Index(fields=["project", "prompt_key"], name="comparison_prompt"),
             models.Index(fields=["project", "content_key"], name="comparison_content"),
+        ]
+        triggers = [
+            pgtrigger.Trigger(
+                name="slots_added",
+                level=pgtrigger.Statement,
+                when=pgtrigger.After,
+                operation=pgtrigger.Insert,
+                referencing=pgtrigger.Referencing(new="added"),
+                func=_TALLY_ROWS.format(sign="", rows="added"),
+            ),
+            pgtrigger.Trigger(
+                name="slots_changed",
+                when=pgtrigger.After,
+                operation=pgtrigger.Update,
+                condition=pgtrigger.AnyChange("needed", "open_slots"),
+                func=_TALLY_CHANGE,
+            ),
+            pgtrigger.Trigger(
+                name="slots_removed",
+                level=pgtrigger.Statement,
+                when=pgtrigger.After,
+                operation=pgtrigger.Delete,
+                referencing=pgtrigger.Referencing(old="removed"),
+                func=_TALLY_ROWS.format(sign="-", rows="removed"),
+            ),
         ]
 
     def __str__(self) -> str:

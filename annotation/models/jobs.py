@@ -1,4 +1,4 @@
-"""Files on their way in and out."""
+"""Work of light tasks: files on their way in and out, and changes to all of a project."""
 
 from typing import ClassVar
 
@@ -18,8 +18,8 @@ class ExportJobQuerySet(ProjectRows["ExportJob"]):
     pass
 
 
-class Job(models.Model):
-    """A file on its way in or out, worked on by a light task."""
+class Work(models.Model):
+    """Something that a light task works on."""
 
     class Status(models.TextChoices):
         QUEUED = "queued", _("queued")
@@ -28,12 +28,8 @@ class Job(models.Model):
         FAILED = "failed", _("failed")
 
     project = models.ForeignKey(Project, on_delete=models.CASCADE, related_name="%(class)ss")
-    format = models.CharField(max_length=32)
     status = models.CharField(max_length=8, choices=Status, default=Status.QUEUED)
-    storage_key = models.CharField(max_length=200, blank=True)
-    file_name = models.CharField(max_length=200, blank=True)
     error = models.TextField(blank=True)
-    created_by = models.ForeignKey(User, on_delete=models.PROTECT, related_name="+")
     created_at = models.DateTimeField(auto_now_add=True)
     touched_at = models.DateTimeField(auto_now_add=True, help_text="the last sign of life")
     attempts = models.PositiveSmallIntegerField(default=0, help_text="starts since it last got any further")
@@ -43,6 +39,40 @@ class Job(models.Model):
         abstract = True
 
     UNFINISHED = (Status.QUEUED, Status.RUNNING)
+
+
+class Job(Work):
+    """A file on its way in or out."""
+
+    format = models.CharField(max_length=32)
+    storage_key = models.CharField(max_length=200, blank=True)
+    file_name = models.CharField(max_length=200, blank=True)
+    created_by = models.ForeignKey(User, on_delete=models.PROTECT, related_name="+")
+
+    class Meta:
+        abstract = True
+
+
+class BulkChange(Work):
+    """A change to many rows of a project, made some at a time beside the people who work there.
+
+    `annotation.services.bulk` has a function for each kind, and says what `subject` holds.
+    """
+
+    class Kind(models.TextChoices):
+        STRATEGY = "strategy", _("Putting the queue into another order")
+        SET_ASIDE = "set_aside", _("Setting judgements aside")
+        RESTORE = "restore", _("Bringing judgements back")
+        GROUP = "group", _("Dissolving a group")
+
+    kind = models.CharField(max_length=16, choices=Kind)
+    subject = models.JSONField(default=dict)
+    position = models.BigIntegerField(default=0, help_text="the last id that is done")
+    done = models.PositiveIntegerField(default=0)
+    total = models.PositiveIntegerField(default=0, help_text="as counted at the beginning")
+
+    def __str__(self) -> str:
+        return f"{self.kind} in {self.project_id}: {self.done} of {self.total}"
 
 
 class ImportJob(Job):

@@ -1,6 +1,7 @@
 """What is counted of the judgements, kept up to date as they arrive: see `annotation.services.counting`."""
 
 from django.db import models
+from django.db.models import Q
 
 from annotation.models.comparisons import Comparison
 from annotation.models.projects import Project
@@ -43,6 +44,16 @@ class QualityUnit(models.Model):
     )
     project = models.ForeignKey(Project, on_delete=models.CASCADE, related_name="quality_units")
     facts = models.JSONField()
+    disputed = models.BooleanField(
+        default=False, help_text="fully judged by people who say different things, and no reviewer decided"
+    )
+
+    class Meta:
+        indexes = [
+            models.Index(
+                fields=["project", "comparison"], condition=Q(disputed=True), name="quality_unit_disputed"
+            )
+        ]
 
     def __str__(self) -> str:
         return f"counted {self.comparison_id}"

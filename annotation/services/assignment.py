@@ -4,23 +4,28 @@ import math
 from typing import Any, Final
 
 from django.db import transaction
-from django.db.models import F, Sum
+from django.db.models import F, OuterRef, Subquery, Sum
 from django.utils.translation import gettext as _
 
 from annotation.errors import Invalid, NotFound
 from annotation.models import (
     AnnotatorGroup,
+    BulkChange,
     Comparison,
     GoldAnswer,
+    Judgement,
     Lease,
+    Member,
     Project,
     QueueStrategy,
     Reservation,
 )
+from annotation.services import bulk
 from annotation.services.strategies import lock_members, lower_frontiers, use_strategy
 
 MOST_CHECKS: Final = 0.5
 MOST_REASONS: Final = 50
+BATCH: Final = 500  # comparisons in one transaction of the end of a group
 SETTINGS: Final = (
     "queue_strategy", "quota", "daily_cap", "gold_rate", "repeat_rate", "repeat_distance", "pass_mark",
     "test_attempts", "skip_reasons", "review_overrules",
@@ -32,7 +37,7 @@ def update_assignment(*, project: Project, **changes: Any) -> Project:
     """Change how the project's work is handed out; the names are `SETTINGS`.
 
     Limits and rates count from the next comparison on. Another strategy puts the whole queue into another
-    order, for which people wait a few seconds in a project of a million comparisons.
+    order, in the background where that takes long.
     """
     if unknown := changes.keys() - set(SETTINGS):
         raise Invalid(dict.fromkeys(sorted(unknown), _("cannot be changed here.")))
@@ -119,19 +124,46 @@ def _check_attributes(attributes: Any) -> None:
 
 
 @transaction.atomic
-def remove_group(*, project: Project, group: AnnotatorGroup) -> None:
-    """Dissolve a group: its members stay, and open slots that waited for it are anybody's."""
+def remove_group(*, project: Project, group: AnnotatorGroup) -> BulkChange:
+    """Dissolve a group: its members stay, and open slots that waited for it are anybody's.
+
+    The group itself goes when the last of them is free.
+    """
     if group.project_id != project.pk:
         raise NotFound(_("There is no such group in this project."))
-    reservations = Reservation.objects.filter(group=group)
-    ids = reservations.order_by("comparison").values("comparison")
-    list(
-        Comparison.objects.select_for_update(no_key=True).filter(pk__in=ids).order_by("pk").values_list("pk")
-    )
-    lock_members([project.pk])
-    for comparison, slots in reservations.filter(open_slots__gt=0).values_list("comparison", "open_slots"):
-        Comparison.objects.filter(pk=comparison).update(reserved_open=F("reserved_open") - slots)
+    project = Project.objects.select_for_update(no_key=True).get(pk=project.pk)
+    group.reserved_labels = 0
+    group.save(update_fields=["reserved_labels"])
+    total = Reservation.objects.filter(group=group).count() + Judgement.objects.filter(group=group).count()
+    return bulk.start(project, BulkChange.Kind.GROUP, total=total, subject={"group": group.pk})
+
+
+def dissolve_batch(change: BulkChange) -> bulk.Batch:
+    """The next slots that wait for a group, then what its members said, then the group."""
+    group: int = change.subject["group"]
+    mine = Reservation.objects.filter(group=group).order_by("comparison")
+    ids = list(mine.values_list("comparison", flat=True)[:BATCH])
+    _free_reserved(change.project_id, group, ids)
+    if len(ids) == BATCH:
+        return bulk.Batch(BATCH, change.position, finished=False)
+    Member.objects.filter(group=group).update(group=None)
+    given = list(Judgement.objects.filter(group=group).order_by("pk").values_list("pk", flat=True)[:BATCH])
+    Judgement.objects.filter(pk__in=given).update(group=None)
+    if len(given) < BATCH:
+        AnnotatorGroup.objects.filter(pk=group).delete()
+    return bulk.Batch(len(ids) + len(given), change.position, finished=len(given) < BATCH)
+
+
+def _free_reserved(project: int, group: int, comparisons: list[int]) -> None:
+    """Make a group's slots of these comparisons anybody's."""
+    rows = Comparison.objects.select_for_update(no_key=True).filter(pk__in=comparisons).order_by("pk")
+    keys = dict(rows.values_list("pk", "queue_key"))
+    lock_members([project])
+    reservations = Reservation.objects.filter(group=group, comparison__in=comparisons)
+    freed = list(reservations.filter(open_slots__gt=0).values_list("comparison", flat=True))
+    own = reservations.filter(comparison=OuterRef("pk")).values("open_slots")
+    Comparison.objects.filter(pk__in=freed).update(reserved_open=F("reserved_open") - Subquery(own))
+    Lease.objects.filter(comparison__in=comparisons, reserved_for=group).update(reserved_for=None)
     reservations.delete()
-    Lease.objects.filter(reserved_for=group).update(reserved_for=None)
-    group.delete()
-    lower_frontiers(project.pk, key=0)
+    if freed:
+        lower_frontiers(project, key=min(keys[pk] for pk in freed))

@@ -1,15 +1,20 @@
-"""Imports and exports as jobs of the light workers: sending the message, and again if it was lost."""
+"""Imports, exports and changes as jobs of the light workers: the message, and again if it was lost."""
 
 import logging
 from datetime import datetime, timedelta
-from typing import Literal
+from typing import Final, Literal
 
 from kombu.exceptions import OperationalError
 
-from annotation.models import ExportJob, ImportJob
+from annotation.models import BulkChange, ExportJob, ImportJob, Work
 
 logger = logging.getLogger(__name__)
-TaskName = Literal["run_import", "run_export"]
+TaskName = Literal["run_import", "run_export", "run_bulk_change"]
+TASKS: Final[dict[type[Work], TaskName]] = {
+    ImportJob: "run_import",
+    ExportJob: "run_export",
+    BulkChange: "run_bulk_change",
+}
 
 
 def enqueue(name: TaskName, job_id: int) -> None:
@@ -24,14 +29,12 @@ def enqueue(name: TaskName, job_id: int) -> None:
 
 def resume_lost_jobs(*, now: datetime, after: timedelta) -> int:
     """Queue jobs again that gave no sign of life for that long; how many."""
-    imports = ImportJob.objects.filter(status__in=ImportJob.UNFINISHED, touched_at__lt=now - after)
-    exports = ExportJob.objects.filter(status__in=ExportJob.UNFINISHED, touched_at__lt=now - after)
-    lost_imports = list(imports.order_by("pk").values_list("pk", flat=True))
-    lost_exports = list(exports.order_by("pk").values_list("pk", flat=True))
-    ImportJob.objects.filter(pk__in=lost_imports).update(touched_at=now)
-    ExportJob.objects.filter(pk__in=lost_exports).update(touched_at=now)
-    for job_id in lost_imports:
-        enqueue("run_import", job_id)
-    for job_id in lost_exports:
-        enqueue("run_export", job_id)
-    return len(lost_imports) + len(lost_exports)
+    total = 0
+    for model, task in TASKS.items():
+        rows = model._default_manager.filter(status__in=Work.UNFINISHED)
+        lost = list(rows.filter(touched_at__lt=now - after).order_by("pk").values_list("pk", flat=True))
+        rows.filter(pk__in=lost).update(touched_at=now)
+        for job_id in lost:
+            enqueue(task, job_id)
+        total += len(lost)
+    return total

@@ -13,7 +13,17 @@ from django.urls import reverse
 
 from annotation.answer_form import render_form
 from annotation.markdown import render_content
-from annotation.models import Candidate, Comparison, Judgement, Kind, Lease, Media, Project, User
+from annotation.models import (
+    Candidate,
+    Judgement,
+    Kind,
+    Lease,
+    Media,
+    Member,
+    Project,
+    SlotTally,
+    User,
+)
 from annotation.permissions import Action, find
 from annotation.rendering import render_candidate
 from annotation.services.answers import answer_as_given, questions_of
@@ -146,15 +156,16 @@ def progress(*, project: Project, user: User, now: datetime) -> dict[str, Any]:
     Keys: mine, mine_today, median_seconds (of the last 50; None without any), and the slots of the whole
     project: wanted, and open (neither judged nor in somebody's hands).
     """
+    member = Member.objects.filter(project=project, user=user).only("answered").first()
     standing = Judgement.objects.standing().filter(comparison__project=project, annotator=user)
     seconds = sorted(
         value
         for value in standing.order_by("-created_at").values_list("seconds", flat=True)[:50]
         if value is not None
     )
-    slots = Comparison.objects.filter(project=project).aggregate(wanted=Sum("needed"), open=Sum("open_slots"))
+    slots = SlotTally.objects.filter(project=project).aggregate(wanted=Sum("wanted"), open=Sum("open"))
     return {
-        "mine": standing.count(),
+        "mine": member.answered if member else 0,
         "mine_today": standing.filter(created_at__gte=now - timedelta(days=1)).count(),
         "median_seconds": median(seconds) if seconds else None,
         "open": slots["open"] or 0,

@@ -16,7 +16,7 @@ from django.utils.translation import gettext as _
 from annotation.errors import Conflict, Invalid
 from annotation.models import Comparison, Lease, QueueStrategy, User
 from annotation.services import queue
-from annotation.services.strategies import STEP, lock_members, lower_frontiers
+from annotation.services.strategies import STEP, lock_members
 
 BATCH: Final = 500
 
@@ -31,7 +31,7 @@ UPDATE annotation_comparison c SET open_slots = c.open_slots + freed.slots,
     queue_key = c.queue_key
         - CASE WHEN p.queue_strategy = '{QueueStrategy.FEWEST}' THEN freed.slots * {STEP} ELSE 0 END
 FROM freed, annotation_project p WHERE c.id = freed.comparison_id AND p.id = c.project_id
-RETURNING c.project_id, c.queue_key
+RETURNING c.project_id, c.id, c.queue_key
 """  # noqa: S608  constants of ours
 REOPEN_RESERVED = f"""
 WITH freed AS (
@@ -44,8 +44,19 @@ UPDATE annotation_reservation r SET open_slots = r.open_slots + freed.slots,
 FROM freed, annotation_comparison c, annotation_project p
 WHERE r.comparison_id = freed.comparison_id AND r.group_id = freed.reserved_for_id
 AND c.id = r.comparison_id AND p.id = c.project_id
-RETURNING c.project_id, r.queue_key
+RETURNING c.project_id, c.id, r.queue_key
 """  # noqa: S608
+# Only for those who may still get it: who has had it goes on where they were, past all they have judged.
+LOWER_FRONTIERS: Final = """
+UPDATE annotation_member m SET frontier = lower.key FROM (
+    SELECT o.id, min(f.key) AS key FROM annotation_member o
+    JOIN unnest(%s::bigint[], %s::bigint[], %s::bigint[]) AS f (project, comparison, key)
+        ON o.project_id = f.project AND o.frontier > f.key
+    WHERE NOT EXISTS (SELECT 1 FROM annotation_lease l WHERE l.comparison_id = f.comparison
+        AND l.annotator_id = o.user_id AND l.state IN ('open', 'judged', 'skipped', 'aside') OFFSET 0)
+    GROUP BY o.id
+) AS lower WHERE m.id = lower.id
+"""
 
 
 def renew_lease(*, lease_id: uuid.UUID, annotator: User, now: datetime) -> Lease:
@@ -128,12 +139,12 @@ def lock(comparisons: Iterable[int]) -> None:
 
 
 def reopen(leases: Sequence[uuid.UUID]) -> None:
-    """Open the slots again that these leases held, whose comparisons are locked; no frontier stays beyond."""
-    lowest: dict[int, int] = {}
+    """Open the slots again that these leases held, whose comparisons are locked; no frontier stays beyond.
+
+    The leases are closed already: who may get a comparison again is read from them.
+    """
     with connection.cursor() as cursor:
         for statement in (REOPEN, REOPEN_RESERVED):
             cursor.execute(statement, {"leases": list(leases)})
-            for project, key in cursor.fetchall():
-                lowest[project] = min(key, lowest.get(project, key))
-    for project, key in lowest.items():
-        lower_frontiers(project, key=key)
+            if opened := cursor.fetchall():
+                cursor.execute(LOWER_FRONTIERS, [list(column) for column in zip(*opened, strict=True)])

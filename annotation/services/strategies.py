@@ -19,7 +19,8 @@ from django.db.models import OuterRef, Subquery
 from django.utils.translation import gettext as _
 
 from annotation.errors import Invalid
-from annotation.models import Comparison, Member, Project, QueueStrategy, Reservation
+from annotation.models import BulkChange, Comparison, Member, Project, QueueStrategy, Reservation
+from annotation.services import bulk
 
 STEP: Final = 2**44  # ranks stay below it
 HIGHEST: Final = 2**15 - 1
@@ -34,18 +35,22 @@ KEYS: Final = {
     QueueStrategy.RANDOM: f"floor(random() * {STEP})::bigint",
     QueueStrategy.PRIORITY: f"({HIGHEST} - priority)::bigint * {STEP} + rank",
 }
-# Comparisons are locked in the order of their ids, as everywhere.
+# Comparisons are locked in the order of their ids, as everywhere. Returns the ids and keys.
+LOCK_BATCH = """
+SELECT id FROM annotation_comparison WHERE project_id = %(project)s AND id > %(after)s
+ORDER BY id LIMIT %(batch)s FOR NO KEY UPDATE
+"""
 REKEY = """
-WITH locked AS (
-    SELECT id FROM annotation_comparison WHERE project_id = %(project)s ORDER BY id FOR NO KEY UPDATE
-)
-UPDATE annotation_comparison c SET queue_key = {key} FROM locked WHERE c.id = locked.id
+UPDATE annotation_comparison c SET queue_key = {key} WHERE c.id = ANY(%(ids)s)
+RETURNING CASE WHEN open_slots > 0 THEN queue_key END
 """
 REKEY_RESERVATIONS = """
 UPDATE annotation_reservation r
 SET queue_key = CASE WHEN %(fewest)s THEN (r.needed - r.open_slots) * %(step)s + c.rank ELSE c.queue_key END
-FROM annotation_comparison c WHERE c.id = r.comparison_id AND c.project_id = %(project)s
+FROM annotation_comparison c WHERE c.id = r.comparison_id AND c.id = ANY(%(ids)s)
+RETURNING CASE WHEN r.open_slots > 0 THEN r.queue_key END
 """
+BATCH: Final = 1000  # comparisons in one transaction of a change of strategy
 
 
 def step_of(project: Project) -> int:
@@ -77,16 +82,38 @@ def lock_members(projects: Sequence[int]) -> None:
 
 
 @transaction.atomic
-def use_strategy(*, project: Project, strategy: str) -> None:
-    """Put the whole queue into another order. The project is locked; people in it wait meanwhile."""
-    values = {"project": project.pk, "step": STEP, "fewest": strategy == QueueStrategy.FEWEST}
-    with connection.cursor() as cursor:
-        cursor.execute(REKEY.format(key=KEYS[QueueStrategy(strategy)]), values)
-        cursor.execute(REKEY_RESERVATIONS, values)
-    lock_members([project.pk])
-    project.queue_strategy = strategy
+def use_strategy(*, project: Project, strategy: str) -> BulkChange:
+    """Put the whole queue into another order. What is taken or added from now on has a key of the new one;
+    the other keys follow in batches. Each depends only on its comparison, and everybody's frontier is lowered
+    to the keys that changed, so that nothing is lost from sight meanwhile.
+    """
+    project.queue_strategy = QueueStrategy(strategy)
     project.save(update_fields=["queue_strategy"])
-    lower_frontiers(project.pk, key=0)
+    total = Comparison.objects.filter(project=project).count()
+    subject = {"strategy": project.queue_strategy}
+    return bulk.start(project, BulkChange.Kind.STRATEGY, total=total, subject=subject)
+
+
+def rekey_batch(change: BulkChange) -> bulk.Batch:
+    """The keys of the next comparisons, unless yet another strategy was chosen since."""
+    later = BulkChange.objects.filter(project=change.project_id, kind=change.kind, pk__gt=change.pk)
+    if later.exists():
+        return bulk.Batch(0, change.position, finished=True)
+    strategy = QueueStrategy(change.subject["strategy"])
+    values: dict[str, object] = {"project": change.project_id, "after": change.position, "batch": BATCH}
+    values |= {"step": STEP, "fewest": strategy == QueueStrategy.FEWEST}
+    with connection.cursor() as cursor:
+        cursor.execute(LOCK_BATCH, values)
+        ids = [pk for (pk,) in cursor.fetchall()]
+        values["ids"] = ids
+        cursor.execute(REKEY.format(key=KEYS[strategy]), values)
+        keys = [key for (key,) in cursor.fetchall() if key is not None]
+        cursor.execute(REKEY_RESERVATIONS, values)
+        keys += [key for (key,) in cursor.fetchall() if key is not None]
+    if keys:
+        lock_members([change.project_id])
+        lower_frontiers(change.project_id, key=min(keys))
+    return bulk.Batch(len(ids), ids[-1] if ids else change.position, finished=len(ids) < BATCH)
 
 
 @transaction.atomic

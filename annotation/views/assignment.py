@@ -25,7 +25,7 @@ from annotation.assignment_forms import (
     SetAsideForm,
     plain_answer,
 )
-from annotation.browsing import comparison_in_full
+from annotation.browsing import changes_of, comparison_in_full
 from annotation.errors import Conflict, Invalid
 from annotation.models import AnnotatorGroup, GoldAnswer, Lease, Member, Project, SetAside
 from annotation.permissions import Action
@@ -54,6 +54,7 @@ def assignment(request: SignedIn, pk: int) -> HttpResponse:
     context = {
         "project": project,
         "form": form,
+        "changes": changes_of(project),
         "consent_text": text,
         "consent_form": ConsentTextForm(initial={"text": text.text if text else ""}),
         "consents": text.consents.count() if text else 0,
@@ -63,6 +64,15 @@ def assignment(request: SignedIn, pk: int) -> HttpResponse:
         ),
     }
     return render(request, "annotation/assignment.html", context)
+
+
+@login_required
+@require_GET
+def changes(request: SignedIn, pk: int) -> HttpResponse:
+    """How far changes to many rows are; the pages that begin them ask for this again and again."""
+    project = project_for(request, pk, Action.EDIT)
+    context = {"project": project, "changes": changes_of(project)}
+    return render(request, "annotation/_changes.html", context)
 
 
 @login_required
@@ -118,7 +128,8 @@ def groups(request: SignedIn, pk: int) -> HttpResponse:
         else:
             return redirect("annotation:groups", pk)
     found = project.annotator_groups.annotate(people=Count("members")).order_by("name")
-    return render(request, "annotation/groups.html", {"project": project, "form": form, "groups": found})
+    context = {"project": project, "form": form, "groups": found, "changes": changes_of(project)}
+    return render(request, "annotation/groups.html", context)
 
 
 @login_required
@@ -176,6 +187,7 @@ def _member_page(request: SignedIn, project: Project, found: Member, **context: 
     context |= {
         "project": project,
         "member": found,
+        "changes": changes_of(project),
         "standing": services.standing(project=project, user=found.user, now=timezone.now()),
         "set_asides": SetAside.objects.filter(project=project, annotator=found.user).select_related(
             "created_by"
@@ -216,12 +228,13 @@ def member_set_aside(request: SignedIn, pk: int, user: int) -> HttpResponse:
     record = services.set_aside(
         project=project, user=user, by=request.user, now=timezone.now(), **form.cleaned_data
     )
-    sentence = ngettext(
-        "%(count)s judgement is set aside; its comparison is open for others.",
-        "%(count)s judgements are set aside; their comparisons are open for others.",
-        record.count,
-    )
-    messages.info(request, sentence % {"count": record.count})
+    if not record.unfinished_change():
+        sentence = ngettext(
+            "%(count)s judgement is set aside; its comparison is open for others.",
+            "%(count)s judgements are set aside; their comparisons are open for others.",
+            record.count,
+        )
+        messages.info(request, sentence % {"count": record.count})
     return redirect("annotation:member", pk, user)
 
 
@@ -231,11 +244,12 @@ def restore(request: SignedIn, pk: int, record: int) -> HttpResponse:
     project = project_for(request, pk, Action.PEOPLE)
     known = get_object_or_404(SetAside, project=project, pk=record)
     try:
-        services.restore(record=known, by=request.user, now=timezone.now())
+        restored = services.restore(record=known, by=request.user, now=timezone.now())
     except Conflict as error:
         messages.error(request, str(error))
     else:
-        messages.info(request, _("They count again."))
+        if not restored.unfinished_change():
+            messages.info(request, _("They count again."))
     return redirect("annotation:member", pk, known.annotator_id)
 
 

@@ -98,6 +98,7 @@ PAGES: dict[str, Route] = {
     "annotation:assignment": of_project(GET=MANAGING, POST=MANAGING),
     "annotation:consent_text": of_project(POST=MANAGING),
     "annotation:consent": of_project(GET=JUDGING, POST=JUDGING),
+    "annotation:changes": of_project(GET=MANAGING),
     "annotation:groups": of_project(GET=MANAGING, POST=MANAGING),
     "annotation:group": Route({"pk": "project", "group": "group"}, {"GET": MANAGING, "POST": MANAGING}),
     "annotation:group_remove": Route({"pk": "project", "group": "group"}, {"POST": MANAGING}),
@@ -248,6 +249,7 @@ API: dict[str, Route] = {
     "gold-answer": in_project("gold", "answer", DELETE=(MANAGING, "manage")),
     "project-priorities": api("project", POST=(MANAGING, "manage")),
     "review-next": api("project", POST=(REVIEWING, "judge")),
+    "project-changes": api("project", GET=(MANAGING, "manage")),
     "project-skipped": api("project", GET=(MANAGING, "manage")),
     "api-runs": api(
         None, body=IN_PROJECT | {"method": "x", "base": "y"}, GET=LISTED, POST=(MANAGING, "train")
