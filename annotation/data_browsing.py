@@ -63,7 +63,7 @@ def comparisons_of(project: Project, filters: Mapping[str, Any]) -> QuerySet[Com
     `q` are words of the prompt, as a web search takes them. `against` names a person: those where somebody
     else said something else than they did.
     """
-    found = Comparison.objects.filter(project=project)
+    found: QuerySet[Comparison] = Comparison.objects.filter(project=project)
     standing = Judgement.objects.standing().filter(comparison=OuterRef("pk"))
     if q := filters.get("q"):
         found = _with_words(found, project, q)
@@ -84,8 +84,9 @@ def comparisons_of(project: Project, filters: Mapping[str, Any]) -> QuerySet[Com
         found = found.filter(~Exists(held), Exists(standing), open_slots=0)
     elif state == "unjudged":
         # Of those that nobody has in hand every slot is open; most others need no further look.
-        held = Lease.objects.filter(comparison__project=project, state=Lease.State.OPEN).values("comparison")
-        found = found.filter(Q(open_slots=F("needed")) | Q(pk__in=held), ~Exists(standing))
+        in_hand = Lease.objects.filter(comparison__project=project, state=Lease.State.OPEN)
+        untouched = Q(open_slots=F("needed")) | Q(pk__in=in_hand.values("comparison"))
+        found = found.filter(untouched, ~Exists(standing))
     elif state == "split":
         other = Judgement.objects.standing().filter(
             ~Q(choice=OuterRef("choice")), comparison=OuterRef("comparison")

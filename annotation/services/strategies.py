@@ -12,7 +12,7 @@ lowers a key lowers the members' frontiers in the same transaction (see `annotat
 
 import random
 from collections.abc import Sequence
-from typing import Final
+from typing import Any, Final
 
 from django.db import connection, transaction
 from django.db.models import OuterRef, Subquery
@@ -100,7 +100,7 @@ def rekey_batch(change: BulkChange) -> bulk.Batch:
     if later.exists():
         return bulk.Batch(0, change.position, finished=True)
     strategy = QueueStrategy(change.subject["strategy"])
-    values: dict[str, object] = {"project": change.project_id, "after": change.position, "batch": BATCH}
+    values: dict[str, Any] = {"project": change.project_id, "after": change.position, "batch": BATCH}
     values |= {"step": STEP, "fewest": strategy == QueueStrategy.FEWEST}
     with connection.cursor() as cursor:
         cursor.execute(LOCK_BATCH, values)

@@ -121,7 +121,8 @@ def test_it_goes_on_where_it_stopped(project, monkeypatch):
     BulkChange.objects.filter(pk=change.pk).update(status="running", attempts=5)
     bulk.run_bulk_change(change.pk)
     change.refresh_from_db()
-    assert change.status == "failed" and "started 5 times" in change.error
+    assert change.status == "failed"
+    assert "started 5 times" in change.error
 
 
 def test_a_lost_one_is_sent_again(project, monkeypatch):
@@ -151,7 +152,8 @@ def test_setting_aside_and_bringing_back_in_batches(project, annotator):
         services.restore(record=record, by=project.created_by, now=NOW)
     bulk.run_bulk_change(change.pk)
     record.refresh_from_db()
-    assert record.count == 5 and record.unfinished_change() is None
+    assert record.count == 5
+    assert record.unfinished_change() is None
     assert Comparison.objects.filter(open_slots=1).count() == 5
     record = services.restore(record=record, by=project.created_by, now=NOW)
     assert Judgement.objects.standing().count() == 2
@@ -169,7 +171,8 @@ def test_what_is_said_after_the_decision_stays(project, annotator):
     later, _ = answer(take(project, annotator), annotator)
     bulk.run_bulk_change(record.unfinished_change().pk)
     later.refresh_from_db()
-    assert later.set_aside is None and Judgement.objects.standing().count() == 1
+    assert later.set_aside is None
+    assert Judgement.objects.standing().count() == 1
 
 
 def test_a_group_goes_when_its_last_slot_is_free(project, annotator):
@@ -183,9 +186,11 @@ def test_a_group_goes_when_its_last_slot_is_free(project, annotator):
     assert project.annotator_groups.filter(name="de", reserved_labels=0).exists()
     assert Reservation.objects.count() == 3
     bulk.run_bulk_change(change.pk)
-    assert not project.annotator_groups.exists() and not Reservation.objects.exists()
+    assert not project.annotator_groups.exists()
+    assert not Reservation.objects.exists()
     judgement.refresh_from_db()
-    assert judgement.group is None and Lease.objects.get(pk=judgement.lease_id).reserved_for is None
+    assert judgement.group is None
+    assert Lease.objects.get(pk=judgement.lease_id).reserved_for is None
     assert Member.objects.get(user=annotator).group is None
     assert set(Comparison.objects.values_list("open_slots", "reserved_open")) == {(1, 0), (2, 0)}
 
@@ -196,7 +201,9 @@ def test_progress_on_the_pages_and_over_the_api(project, annotator, manager_page
     words = "Putting the queue into another order"
     for address in ("assignment/", "groups/", f"members/{annotator.pk}/", "changes/"):
         page = manager_page.get(f"/projects/{project.pk}/{address}").content.decode()
-        assert words in page and 'max="5.0000" value="2.0000"' in page and "hx-get" in page
+        assert words in page
+        assert 'max="5.0000" value="2.0000"' in page
+        assert "hx-get" in page
     (row,) = as_manager.get(f"/api/v1/projects/{project.pk}/changes/").data["results"]
     assert (row["kind"], row["status"], row["done"], row["total"]) == ("strategy", "running", 2, 5)
     bulk.run_bulk_change(change.pk)
