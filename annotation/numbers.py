@@ -1,12 +1,16 @@
 """Numbers, shares and times as the reader's language writes them. Scripts and attributes get plain ones."""
 
 from django.utils.formats import number_format
+from django.utils.translation import get_language_bidi
 from django.utils.translation import gettext as _
+
+LEFT_TO_RIGHT = "\u200e"  # a mark without which a sign before a number moves behind it in Arabic
 
 
 def number(value: float, decimals: int = 0) -> str:
     """Rounded, grouped: 1,234.5 in English, 1.234,5 in German."""
-    return number_format(f"{value:.{decimals}f}", decimals, force_grouping=True)
+    text = number_format(f"{value:.{decimals}f}", decimals, force_grouping=True).replace("-", "−")
+    return LEFT_TO_RIGHT + text if value < 0 and get_language_bidi() else text
 
 
 def percent(share: float) -> str:

@@ -32,7 +32,7 @@ def seconds(value: float | None) -> str:
 
 @register.filter
 def decimals(value: float | None) -> str:
-    return "–" if value is None or value == "" else number(value, 2).replace("-", "−")
+    return "–" if value is None or value == "" else number(value, 2)
 
 
 @register.filter
