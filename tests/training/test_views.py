@@ -241,6 +241,13 @@ def test_estimate_of_a_draft(project, base, as_mona, done):
     assert "It would take 7 steps." in text
 
 
+def test_run_that_stopped_early(done, as_mona):
+    done.metadata["stopped_early"] = {"at": 1200, "kept": 900, "metric": "eval/loss"}
+    done.save()
+    text = as_mona.get(reverse("training:run", args=[done.run_id])).content.decode()
+    assert "Stopped early at step 1,200; kept the weights of step 900, the best by eval/loss." in text
+
+
 def test_run_takes_few_queries(done, as_mona, django_assert_num_queries):
     Run.objects.filter(pk=done.run_id).update(preview=PREVIEW)
     with django_assert_num_queries(6):  # session, user, run, metrics, other runs, navigation

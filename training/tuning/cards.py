@@ -37,6 +37,7 @@ def collect(run: "Run") -> dict[str, Any]:
         "config": run.config.model_dump(mode="json"),
         "seed": run.seed,
         "steps": run.total_steps,
+        **({"stopped_early": run.stopped_early} if run.stopped_early else {}),
         "metrics": finite({**run.last_metrics, **run.eval_metrics}),
         "versions": {name: found for name in PACKAGES if (found := _version(name))},
         "created_at": datetime.now(UTC).isoformat(timespec="seconds"),

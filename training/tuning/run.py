@@ -11,7 +11,7 @@ A method file has two functions. ``inspect(run) -> dict`` returns the preview of
         model = ...                                      # seeded: Run called torch.manual_seed
         optimizer = make_optimizer(model.parameters(), config)
         done = run.begin(model, optimizer, total_steps=plan.total_steps)     # resumes, or 0
-        for step in range(done + 1, plan.total_steps + 1):
+        for step in run.steps(done):                    # ends sooner if early_stop says so
             for micro in plan.step(step):
                 ...backward()
             metrics |= update(optimizer, config, step=step, total_steps=plan.total_steps)
@@ -32,53 +32,49 @@ generators made from ``run.seed`` and the step. Before the first step, in long p
 
 import hashlib
 import json
+import logging
 import math
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
 from training.tuning import processes
 from training.tuning.cards import write_card
-from training.tuning.config import Config
+from training.tuning.config import EarlyStopConfig
 from training.tuning.data import Group, load_groups
 from training.tuning.errors import BadInput, Stopped
 from training.tuning.launching import world_size
 from training.tuning.registry import Method, get_method
-from training.tuning.rewards.spec import BadReward, RewardEntry, parse_rewards
 from training.tuning.rundir import RunDir, StopRequest
+from training.tuning.spec import identity_of, parse_config, parse_reward, read_spec
 from training.tuning.views import viewed
+from training.tuning.weights import load_weights, random_states, save_weights, set_random_states
+
+logger = logging.getLogger("training.tuning")
 
 
-class DataInfo(BaseModel):
-    """What the card says about the data, when whoever made the run directory knows more than the files."""
+@dataclass
+class Patience:
+    """How long evaluations have not improved; values are such that higher is better."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-    sha256: str | None = None
-    judgements: int | None = None
-    annotators: int | None = None
-    groups: int | None = None
-    project: str | None = None
-    base_name: str | None = Field(None, description="how people call the base, where it lies in a folder")
+    best: float | None = None
+    stale: int = 0
+    stopped_at: int | None = None
 
-
-class RunSpec(BaseModel):
-    """``run.json``."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-    method: str
-    config: dict[str, Any] = Field(default_factory=dict)
-    base: str | None = None
-    reward: list[dict[str, Any]] | None = None
-    data: DataInfo = DataInfo()
-    seed: int = Field(0, ge=0, lt=2**63)
+    def add(self, value: float, *, min_delta: float) -> None:
+        """Count one more evaluation."""
+        if self.best is None or value > self.best + min_delta:
+            self.best, self.stale = value, 0
+        else:
+            self.stale += 1
 
 
 # Later ones win where the processes of a run were told different things.
@@ -112,6 +108,7 @@ class Run:
         self._started = time.monotonic()
         self._window: dict[str, list[float]] = {}
         self._best: dict[str, Any] | None = None
+        self._patience = Patience()
         self._model: nn.Module | None = None
         self._optimizer: torch.optim.Optimizer | None = None
         self._keep: dict[str, torch.Tensor] = {}
@@ -167,8 +164,26 @@ class Run:
         checkpoints = self.dir.checkpoints()
         done = self._restore(checkpoints[-1]) if checkpoints else 0
         self.dir.cut_back(done if checkpoints else -1)
-        self.dir.set_state(step=done, total_steps=total_steps)
+        if getattr(self.config, "early_stop", None) and not self.eval:
+            raise BadInput(
+                "early_stop needs held-out rows", file=self.dir.eval_file, field="config.early_stop"
+            )
+        if self._patience.stopped_at is not None:
+            self.total_steps = self._patience.stopped_at
+        self.dir.set_state(step=done, total_steps=self.total_steps)
         return done
+
+    def steps(self, done: int) -> Iterator[int]:
+        """The steps after ``done``, until the last or until evaluations no longer improve.
+
+        With ``early_stop`` the model then gets its best evaluated weights.
+        """
+        step = done
+        while step < self.total_steps:
+            step += 1
+            yield step
+        if self.config.early_stop is not None and self._model is not None:
+            self.load_best(self._model)
 
     def due(self, every: int | None, step: int) -> bool:
         """True every ``every`` steps (never, if None) and at the last step."""
@@ -181,18 +196,51 @@ class Run:
             total[0] += value
             total[1] += 1
         if step == 1 or self.due(self.config.log_every, step):
+            self._log_window(step)
+
+    def _log_window(self, step: int) -> None:
+        if self._window:
             self.last_metrics = {name: total / count for name, (total, count) in self._window.items()}
             self._window = {}
             self.dir.append_metrics({"step": step, "time": self._seconds(), **self.last_metrics})
 
+    def _deciding_value(self, named: dict[str, float], rule: EarlyStopConfig) -> float:
+        """Higher is better; what is not finite is worst."""
+        name = rule.metric if rule.metric.startswith("eval/") else f"eval/{rule.metric}"
+        if name not in named:
+            raise BadInput(
+                f"the evaluation has no {name}; it has {', '.join(sorted(named)) or 'nothing'}",
+                file=self.dir.run_file,
+                field="config.early_stop.metric",
+            )
+        value = -named[name] if rule.direction == "lower" else named[name]
+        return value if math.isfinite(value) else -math.inf
+
     def log_eval(self, step: int, metrics: dict[str, float], *, best_by: str | None = None) -> None:
-        """Write evaluation values, under ``eval/``. ``best_by`` names the one that decides."""
+        """Write evaluation values, under ``eval/``.
+
+        ``best_by`` names the one that decides which weights are best; ``early_stop`` overrules it.
+        """
         named = {
             name if name.startswith("eval/") else f"eval/{name}": value for name, value in metrics.items()
         }
         self.dir.append_metrics({"step": step, "time": self._seconds(), **named})
         self.eval_metrics = named
-        if best_by is not None and math.isfinite(named.get(best_by, math.nan)):
+        if (rule := self.config.early_stop) is not None:
+            value = self._deciding_value(named, rule)
+            if self._best is None or value > self._best["value"]:
+                self._best = {"step": step, "value": value, "metrics": named}
+            self._patience.add(value, min_delta=rule.min_delta)
+            if self._patience.stale >= rule.patience and step < self.total_steps:
+                logger.info(
+                    "stopped early at step %d: no better %s for %d evaluations",
+                    step,
+                    rule.metric,
+                    rule.patience,
+                )
+                self._patience.stopped_at = self.total_steps = step
+                self.dir.set_state(total_steps=step)
+        elif best_by is not None and math.isfinite(named.get(best_by, math.nan)):
             value = -named[best_by] if best_by.endswith("loss") else named[best_by]
             if self._best is None or value > self._best["value"]:
                 self._best = {"step": step, "value": value, "metrics": named}
@@ -202,6 +250,10 @@ class Run:
         self.dir.set_state(step=step)
         status = STATUSES[processes.largest(STATUSES.index(self._stop_status()))]
         new_best = self._best is not None and self._best["step"] == step
+        if self._patience.stopped_at is not None:
+            if step > self._patience.stopped_at:
+                raise RuntimeError(f"{self.method.name} does not iterate over run.steps")
+            self._log_window(step)
         if status or new_best or self.due(self.config.save_every, step):
             self._save(step)
         if status:
@@ -227,6 +279,14 @@ class Run:
 
     # Results
 
+    @property
+    def stopped_early(self) -> dict[str, Any] | None:
+        """Where ``early_stop`` ended the run, and which weights it kept, if it was set."""
+        if getattr(self.config, "early_stop", None) is None or self._best is None:
+            return None
+        rule = self.config.early_stop
+        return {"at": self._patience.stopped_at, "kept": self._best["step"], "metric": rule.metric}
+
     def load_best(self, model: nn.Module) -> int:
         """Put the best evaluated weights into ``model``.
 
@@ -248,11 +308,18 @@ class Run:
         def write_all(folder: Path) -> None:
             write(folder)
             if how_to_load is not None:
-                write_card(folder, run=self, how_to_load=how_to_load, notes=notes or [])
+                write_card(folder, run=self, how_to_load=how_to_load, notes=[*(notes or []), *self._kept()])
 
         self.dir.publish_result(write_all)
 
     # Inside
+
+    def _kept(self) -> list[str]:
+        """A sentence for the card about the weights that early stopping kept."""
+        if (found := self.stopped_early) is None:
+            return []
+        ended = f"Stopped early at step {found['at']}. " if found["at"] else ""
+        return [f"{ended}The weights are those of step {found['kept']}, the best by {found['metric']}."]
 
     def _seconds(self) -> float:
         return round(time.monotonic() - self._started, 3)
@@ -273,12 +340,13 @@ class Run:
                 kept = {name: value.cpu().contiguous() for name, value in self._keep.items()}
                 save_file(kept, folder / "kept.safetensors")
             torch.save(optimizer.state_dict(), folder / "optimizer.pt")
-            torch.save(_random_states(), folder / "random.pt")
+            torch.save(random_states(), folder / "random.pt")
             state = {
                 "step": step,
                 "seconds": self._seconds(),
                 "window": self._window,
                 "best": self._best,
+                "patience": asdict(self._patience),
                 "eval": self.eval_metrics,
                 "last": self.last_metrics,
                 "memory": self.memory,
@@ -305,9 +373,10 @@ class Run:
         self._optimizer.load_state_dict(
             torch.load(checkpoint / "optimizer.pt", map_location="cpu", weights_only=True)
         )
-        _set_random_states(torch.load(checkpoint / "random.pt", weights_only=True))
+        set_random_states(torch.load(checkpoint / "random.pt", weights_only=True))
         self._started = time.monotonic() - state["seconds"]
         self._window, self._best = state["window"], state["best"]
+        self._patience = Patience(**state["patience"])
         self.eval_metrics, self.last_metrics = state["eval"], state["last"]
         self.memory = state["memory"]
         return int(state["step"])
@@ -318,87 +387,3 @@ def device_of_process() -> torch.device:
     kind = os.environ.get("TIEBREAK_DEVICE") or ("cuda" if torch.cuda.is_available() else "cpu")
     several = kind == "cuda" and processes.count() > 1
     return torch.device(f"cuda:{os.environ['LOCAL_RANK']}" if several else kind)
-
-
-def identity_of(base: str | None) -> Any:
-    """What tells one base from another, wherever it lies: its weight files and their sizes, or its hub id."""
-    if base is None or not Path(base).is_dir():
-        return base
-    return [(path.name, path.stat().st_size) for path in sorted(Path(base).rglob("*.safetensors"))]
-
-
-def read_spec(path: Path) -> RunSpec:
-    """``run.json``, checked."""
-    try:
-        spec = RunSpec.model_validate(json.loads(path.read_text(encoding="utf-8")))
-        get_method(spec.method)
-    except FileNotFoundError:
-        raise BadInput("the file is missing", file=path) from None
-    except json.JSONDecodeError as error:
-        raise BadInput(f"not JSON: {error.msg}", file=path, line=error.lineno) from None
-    except ValidationError as error:
-        raise _first_error(error, file=path) from None
-    except KeyError as error:
-        raise BadInput(str(error.args[0]), file=path, field="method") from None
-    return spec
-
-
-def parse_config(method: Method, spec: RunSpec, path: Path) -> Config:
-    """The method's own config from ``run.json``. What a method cannot use is an error."""
-    try:
-        return method.config.model_validate(spec.config)
-    except ValidationError as error:
-        raise _first_error(error, file=path, prefix="config.") from None
-
-
-def parse_reward(method: Method, spec: RunSpec, path: Path) -> list[RewardEntry]:
-    """The ``reward`` list, checked; empty if there is none and the method needs none."""
-    if spec.reward is not None and method.reward == "none":
-        raise BadInput(f"{method.name} takes no reward", file=path, field="reward")
-    if not spec.reward and method.reward == "required":
-        raise BadInput(f"{method.name} needs a list of rewards", file=path, field="reward")
-    try:
-        return parse_rewards(spec.reward or [], modality=method.modality)
-    except BadReward as error:
-        raise BadInput(error.message, file=path, field=error.field) from None
-
-
-def _first_error(error: ValidationError, *, file: Path, prefix: str = "") -> BadInput:
-    first = error.errors()[0]
-    field = prefix + ".".join(str(part) for part in first["loc"])
-    message = (
-        "unknown key" if first["type"] == "extra_forbidden" else first["msg"].removeprefix("Value error, ")
-    )
-    return BadInput(message, file=file, field=field.rstrip("."))
-
-
-def trained_tensors(model: nn.Module) -> dict[str, torch.Tensor]:
-    """What a checkpoint holds: parameters that require a gradient, each once even if tied."""
-    return {name: value.data for name, value in model.named_parameters() if value.requires_grad}
-
-
-def save_weights(model: nn.Module, path: Path) -> None:
-    """Write the trained tensors."""
-    save_file({name: value.contiguous().cpu() for name, value in trained_tensors(model).items()}, path)
-
-
-def load_weights(model: nn.Module, path: Path) -> None:
-    """Read the trained tensors into ``model``."""
-    saved, wanted = load_file(path), trained_tensors(model)
-    if saved.keys() != wanted.keys():
-        raise BadInput("the checkpoint holds other weights than this run trains", file=path)
-    for name, value in wanted.items():
-        value.copy_(saved[name])
-
-
-def _random_states() -> dict[str, Any]:
-    return {
-        "cpu": torch.get_rng_state(),
-        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
-    }
-
-
-def _set_random_states(states: dict[str, Any]) -> None:
-    torch.set_rng_state(states["cpu"])
-    if states["cuda"] and torch.cuda.is_available():
-        torch.cuda.set_rng_state_all(states["cuda"])

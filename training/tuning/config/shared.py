@@ -38,6 +38,21 @@ class LoraConfig(Config):
     )
 
 
+class EarlyStopConfig(Config):
+    """When to end before the last step. The result then has the best evaluated weights."""
+
+    metric: str = Field("eval/loss", title="Metric", description="The evaluation value that decides.")
+    patience: int = Field(
+        3, ge=1, title="Patience", description="Evaluations in a row without a better value before it stops."
+    )
+    min_delta: float = Field(
+        0.0, ge=0, title="Smallest gain", description="By how much a value must be better to count."
+    )
+    direction: Literal["lower", "higher"] = Field(
+        "lower", title="Better is", description="A loss is better when lower, an accuracy when higher."
+    )
+
+
 class TrainConfig(Config):
     """Keys that all training methods share."""
 
@@ -100,12 +115,24 @@ class TrainConfig(Config):
     eval_every: int | None = Field(
         None, ge=1, title="Evaluate every", description="Steps between evaluations; empty: only at the end."
     )
+    early_stop: EarlyStopConfig | None = Field(
+        None,
+        title="Stop early",
+        description="End when evaluations no longer improve, and keep the best weights; null: train all "
+        "steps. Needs held-out data and eval_every.",
+    )
     save_every: int = Field(200, ge=1, title="Save every", description="Steps between checkpoints.")
     gradient_checkpointing: bool = Field(
         False,
         title="Gradient checkpointing",
         description="Recompute activations in the backward pass: less memory, about a third more time.",
     )
+
+    @model_validator(mode="after")
+    def _early_stop_needs_evaluations(self) -> Self:
+        if self.early_stop is not None and self.eval_every is None:
+            raise ValueError("early_stop needs eval_every: it looks at evaluations on the way")
+        return self
 
 
 class VoteKeys(Config):
@@ -222,3 +249,11 @@ class BestKeys(Config):
     metric_for_best: Literal["eval/accuracy", "eval/loss", "eval/accuracy_majority"] = Field(
         "eval/accuracy", title="Best by", description="The evaluation value that decides."
     )
+
+    @model_validator(mode="after")
+    def _one_rule_for_the_best(self) -> Self:
+        if getattr(self, "early_stop", None) and (not self.keep_best or self.is_changed("metric_for_best")):
+            raise ValueError(
+                "early_stop keeps the best weights by its own metric; leave keep_best and metric_for_best out"
+            )
+        return self

@@ -52,7 +52,7 @@ def train(run: Run) -> None:
     if done == 0:
         write_samples(run, policy, tokenizer, step=0, when="before")
 
-    for step in range(done + 1, plan.total_steps + 1):
+    for step in run.steps(done):
         speed = Throughput()
         run.check_stop()
         rollouts = roll_out(
@@ -81,7 +81,7 @@ def train(run: Run) -> None:
             run.log_eval(step, evaluate(run, policy, frozen, judge, held_out, context=tokenizer.context))
         run.end_step(step)
 
-    write_samples(run, policy, tokenizer, step=plan.total_steps, when="after")
+    write_samples(run, policy, tokenizer, step=run.total_steps, when="after")
     run.publish(
         save_result(policy, precision=config.precision, merged=config.merged),
         how_to_load=how_to_load(policy, kind="causal"),

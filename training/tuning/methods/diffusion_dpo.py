@@ -80,7 +80,7 @@ def train(run: Run) -> None:
     done = run.begin(policy.unet, optimizer, total_steps=plan.total_steps)
     if done == 0:
         draw_samples(run, policy.family, step=0, when="before")
-    for step in range(done + 1, plan.total_steps + 1):
+    for step in run.steps(done):
         started = time.perf_counter()
         means = Means()
         total_weight = sum(train_set.weight(micro) for micro in plan.step(step))
@@ -101,7 +101,7 @@ def train(run: Run) -> None:
         if eval_set.groups and run.due(config.eval_every, step):
             run.log_eval(step, evaluate(policy, eval_set, eval_plan, eval_reference, config))
         run.end_step(step)
-    draw_samples(run, policy.family, step=plan.total_steps, when="after")
+    draw_samples(run, policy.family, step=run.total_steps, when="after")
 
     def write(folder: Path) -> None:
         policy.save(folder)

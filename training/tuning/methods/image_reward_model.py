@@ -48,7 +48,7 @@ def train(run: Run) -> None:
     plan = make_plan([len(group.candidates) for group in groups], config=config, seed=run.seed, budget=IMAGES)
     optimizer = make_optimizer(model.parameters(), config)
     done = run.begin(model, optimizer, total_steps=plan.total_steps)
-    for step in range(done + 1, plan.total_steps + 1):
+    for step in run.steps(done):
         started, images = time.perf_counter(), 0
         means = Means()
         total_weight = sum(weights[number] for micro in plan.step(step) for number in micro)

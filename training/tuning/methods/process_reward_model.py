@@ -66,7 +66,7 @@ def train(run: Run) -> None:
     optimizer = make_optimizer(model.model.parameters(), config)
     done = run.begin(model.model, optimizer, total_steps=plan.total_steps)
 
-    for step in range(done + 1, plan.total_steps + 1):
+    for step in run.steps(done):
         speed, means = Throughput(), Means()
         micro_batches = plan.step(step)
         total = sum(counts[index] for micro in micro_batches for index in micro)

@@ -81,7 +81,7 @@ def train(run: Run) -> None:
     def read(micro: MicroBatch) -> tuple[GroupBatch, list[Example]]:
         return _batch(model, [data.examples[index] for index in micro])
 
-    for step in range(done + 1, plan.total_steps + 1):
+    for step in run.steps(done):
         speed, means = Throughput(), Means()
         micro_batches = plan.step(step)
         total = sum(sum(objective.weights(data.examples[at])) for micro in micro_batches for at in micro)

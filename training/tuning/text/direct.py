@@ -104,7 +104,7 @@ class Direct:
         done = self.run.begin(self._trained, self._optimizer, total_steps=total, keep=keep)
         if done == 0:
             write_samples(self.run, self.policy, self.tokenizer, step=0, when="before")
-        for step in range(done + 1, total + 1):
+        for step in self.run.steps(done):
             self._speed = Throughput()
             yield step
 
@@ -175,7 +175,7 @@ class Direct:
     def finish(self) -> None:
         """Samples after training, and the result."""
         config = self.run.config
-        write_samples(self.run, self.policy, self.tokenizer, step=self.plan.total_steps, when="after")
+        write_samples(self.run, self.policy, self.tokenizer, step=self.run.total_steps, when="after")
         self.run.publish(
             save_result(self.policy, precision=config.precision, merged=config.merged),
             how_to_load=how_to_load(self.policy, kind="causal"),
