@@ -5,9 +5,10 @@ from typing import Literal, Self
 from pydantic import Field, model_validator
 
 from training.tuning.config.shared import PRIMARY, Config
+from training.tuning.config.text import GenerationKeys
 
 
-class GenerateConfig(Config):
+class GenerateConfig(GenerationKeys):
     """Answers to prompts. Takes no judgements, so ties and both-bad do not arise."""
 
     samples_per_prompt: int = Field(
@@ -68,6 +69,10 @@ class GenerateConfig(Config):
                 raise ValueError(f'{key} has a use only with the guidance "segments"')
         if self.best_of > 1 and self.guidance != "none":
             raise ValueError("best_of and guidance use the rewards differently; take one of them")
+        if self.guidance != "none" and self.generation == "server":
+            raise ValueError(
+                "guidance changes every token, which a server does not let us; it needs local generation"
+            )
         if segments and self.top_p != 1:
             raise ValueError("segments are sampled without top_p")
         return self

@@ -5,10 +5,10 @@ from typing import Literal, Self
 from pydantic import Field, model_validator
 
 from training.tuning.config.shared import PRIMARY, Config
-from training.tuning.config.text import ProcessKeys, SampleKeys, TextTrainConfig
+from training.tuning.config.text import GenerationKeys, ProcessKeys, SampleKeys, TextTrainConfig
 
 
-class RolloutKeys(Config):
+class RolloutKeys(GenerationKeys):
     """How answers are written during training."""
 
     max_new_tokens: int = Field(128, ge=1, title="Longest answer", description="Most tokens of an answer.")
@@ -54,6 +54,12 @@ class OnlineConfig(TextTrainConfig, RolloutKeys, SampleKeys):
         title="Longest sequence",
         description="Tokens of prompt and answer together. Null: the model's context.",
     )
+
+    @model_validator(mode="after")
+    def _a_server_takes_adapters(self) -> Self:
+        if self.generation == "server" and self.lora is None:
+            raise ValueError("generation=server needs lora: the server is sent adapters, not whole models")
+        return self
 
 
 class GroupKeys(Config):

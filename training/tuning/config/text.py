@@ -1,6 +1,6 @@
 """Keys that all text methods share."""
 
-from typing import Self
+from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -41,6 +41,17 @@ class ProcessKeys(Config):
         title="Devices",
         description="One process for each, on one machine. They divide the micro-batches of every step; the "
         "losses are those of one process.",
+    )
+
+
+class GenerationKeys(Config):
+    """Where answers are written."""
+
+    generation: Literal["local", "server"] = Field(
+        "local",
+        title="Where answers are written",
+        description="local: by the model itself, in the trainer's process. server: by the generation server "
+        "that the trainer's environment names (such as vLLM), which gets the adapter whenever it changed.",
     )
 
 

@@ -19,6 +19,7 @@ from training.tuning.text.dataset import PREVIEW_ROWS, summary
 from training.tuning.text.generation import batches_of
 from training.tuning.text.loading import load_for_use
 from training.tuning.text.samples import as_json
+from training.tuning.text.server import open_server
 from training.tuning.text.setup import open_group_tokenizer
 from training.tuning.text.tokens import GroupTokenizer, Unusable, how_joined
 from training.tuning.text.writers import open_writer
@@ -34,6 +35,8 @@ def train(run: Run) -> None:
             f"no prompt can be used: {'; '.join(sorted(set(why.values())))}", file=run.dir.train_file
         )
     model = load_for_use(run.base, kind="causal", precision=config.precision, device=run.device)
+    if config.generation == "server":
+        model.server = open_server(run.dir.path)
 
     writer = open_writer(run, model, prompts)
     wanted = [(row, number) for row in prompts for number in range(config.samples_per_prompt)]

@@ -139,10 +139,20 @@ def sample_answers(
 ) -> list[Answer]:
     """One answer for each key. There are as many keys as prompts, or k times as many: k answers in a row to
     each prompt, which is then read once. ``guided``, from the mask (B, T) of the prompts, changes the logits.
+    A model with a ``server`` has its answers written there.
     """
     copies, left = divmod(len(keys), len(prompts))
     if left:
         raise ValueError(f"{len(keys)} keys for {len(prompts)} prompts: give every prompt equally many")
+    if model.server is not None and guided is None:
+        return model.server.sample(
+            model,
+            prompts,
+            keys=keys,
+            max_new_tokens=max_new_tokens,
+            temperature=temperature,
+            top_p=top_p,
+        )
     width = max(len(prompt) for prompt in prompts)
     padding = model.tokenizer.pad_token_id if model.tokenizer.pad_token_id is not None else model.end_ids[0]
     ids = torch.tensor([[padding] * (width - len(prompt)) + list(prompt) for prompt in prompts])

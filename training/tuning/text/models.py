@@ -55,7 +55,7 @@ class TextModel:
     ``model`` is a transformers model or a PeftModel around one. ``layout`` is ``shared`` (the prefix once),
     ``separate`` (one block per candidate in one row: encoders) or ``alone`` (one row per candidate: models
     with recurrent layers). ``fresh`` says that switching the adapter off gives the start. ``members`` names
-    the adapters of an ensemble of reward models.
+    the adapters of an ensemble of reward models. ``server`` writes the model's answers, if there is one.
     """
 
     model: Any
@@ -66,6 +66,7 @@ class TextModel:
     autocast: bool
     fresh: bool
     members: tuple[str, ...] = ()
+    server: Any = None
 
     @property
     def inner(self) -> Any:
