@@ -94,15 +94,14 @@ def next_comparison(request: Request, pk: int) -> Response:
 @throttle_classes([JudgingThrottle])
 def judgement(request: Request, lease: uuid.UUID) -> Response:
     """Store the answer to a leased comparison, exactly once."""
-    serializer = serializers.AnswerSerializer(data=request.data)
-    serializer.is_valid(raise_exception=True)
+    answer = serializers.read_answer(request.data)
     stored, following = services.submit_judgement(
         lease_id=lease,
         annotator=user_of(request),
         now=timezone.now(),
         want_next=request.query_params.get("next") == "1",
         after=lease_behind(request),
-        **serializer.validated_data,
+        **answer,
     )
     reply = serializers.judgement_reply(stored, present_lease(request, following) if following else None)
     if "feedback" in reply and request.query_params.get("html") == "1":

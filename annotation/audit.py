@@ -9,9 +9,11 @@ from django.http import HttpRequest, HttpResponse
 
 from annotation.models import User
 
-_TABLES: Final = ("annotation_project", "annotation_member", "annotation_judgement")
-_WRITES: Final = tuple(
-    f'{verb} "{table}"' for verb in ("INSERT INTO", "UPDATE", "DELETE FROM") for table in _TABLES
+# New judgements are not audited: the row says who gave it.
+_WRITES: Final = (
+    *(f'INSERT INTO "annotation_{table}"' for table in ("project", "member")),
+    *(f'UPDATE "annotation_{table}"' for table in ("project", "member", "judgement")),
+    *(f'DELETE FROM "annotation_{table}"' for table in ("project", "member", "judgement")),  # noqa: S608
 )
 _NAME_ACTOR: Final = "SELECT set_config('tiebreak.actor', %s, true)"
 

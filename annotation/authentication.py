@@ -11,7 +11,7 @@ from rest_framework.exceptions import AuthenticationFailed
 from rest_framework.request import Request
 
 from annotation.models import ApiToken, User
-from annotation.services.accounts import digest_of_token
+from annotation.services.accounts import find_token
 
 NOTICE_EVERY: Final = timedelta(minutes=1)  # so that not every call writes
 
@@ -23,10 +23,8 @@ class TokenAuthentication(BaseAuthentication):
         scheme, _, credentials = get_authorization_header(request).partition(b" ")
         if scheme.lower() not in (b"token", b"bearer"):
             return None
-        digest = digest_of_token(credentials.strip().decode("latin-1"))
         now = timezone.now()
-        found = ApiToken.objects.select_related("user").filter(digest=digest, user__is_active=True)
-        token = found.exclude(expires_at__lte=now).first()
+        token = find_token(credentials.strip().decode("latin-1"), now=now)
         if token is None:
             raise AuthenticationFailed(
                 gettext("The token is not valid (any more); make one under “API tokens”.")

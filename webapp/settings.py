@@ -183,7 +183,11 @@ if urlsplit(DATABASE_URL).scheme not in {"postgres", "postgresql"}:
 CACHES = {  # shared by all processes; for counts of guessed codes, too rare to want a second store
     "default": {"BACKEND": "django.core.cache.backends.db.DatabaseCache", "LOCATION": "tiebreak_cache"}
 }
-DATABASES = {"default": dj_database_url.parse(DATABASE_URL, conn_max_age=60, conn_health_checks=True)}
+DATABASES = {
+    "default": dj_database_url.parse(
+        DATABASE_URL, engine="annotation.postgres", conn_max_age=60, conn_health_checks=True
+    )
+}
 
 # Accounts
 AUTH_USER_MODEL = "annotation.User"

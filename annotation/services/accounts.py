@@ -18,10 +18,16 @@ from annotation.errors import Invalid, TooMany
 from annotation.models import ApiToken, FailedSignIn, Project, User
 from annotation.permissions import Scope
 from annotation.services import limits
+from annotation.services.statements import columns, fetch, instance_of
 
 SIGN_IN_WINDOW: Final = timedelta(minutes=15)
 SIGN_IN_TRIES_PER_NAME: Final = 10
 SIGN_IN_TRIES_PER_ADDRESS: Final = 100
+FIND_TOKEN: Final = f"""
+SELECT {columns(ApiToken, "t")}, {columns(User, "u")}
+FROM annotation_apitoken t JOIN annotation_user u ON u.id = t.user_id
+WHERE t.digest = %(digest)s AND u.is_active AND (t.expires_at IS NULL OR t.expires_at > %(now)s)
+"""  # noqa: S608  names of ours
 
 
 def create_user(*, username: str, role: str, password: str | None = None) -> User:
@@ -46,6 +52,17 @@ def _messages(error: ValidationError) -> dict[str, str]:
     if hasattr(error, "error_dict"):
         return {name: " ".join(messages) for name, messages in error.message_dict.items()}
     return {"password": " ".join(error.messages)}
+
+
+def find_token(secret: str, *, now: datetime) -> ApiToken | None:
+    """A token that is good at this moment, with its user. Asked with every call of the API."""
+    rows = fetch(FIND_TOKEN, {"digest": digest_of_token(secret), "now": now})
+    if not rows:
+        return None
+    of_token = len(ApiToken._meta.concrete_fields)
+    token = instance_of(ApiToken, rows[0][:of_token])
+    token.user = instance_of(User, rows[0][of_token:])
+    return token
 
 
 def issue_token(

@@ -17,6 +17,7 @@ from annotation.permissions import Action, check
 from annotation.services import eligibility, qualification, queue, reviewing
 from annotation.services.answers import what_was_said
 from annotation.services.counting import mark_stale
+from annotation.services.statements import columns, execute, fetch, insert, instance_of
 from annotation.services.strategies import step_of
 from annotation.services.suggestions import suggestions_for
 from annotation.services.webhooks import tell_of_judgement
@@ -27,13 +28,13 @@ SAME_ID_OTHER_ANSWER: Final = gettext_noop(
 )
 
 # Few rows by two indexes; `last_answer_at` is when this person last judged anything. In SQL for its speed.
-LEASES_IN_HAND = """
-SELECT l.*, c.project_id, (SELECT max(j.created_at) FROM annotation_judgement j
+LEASES_IN_HAND = f"""
+SELECT {columns(Lease, "l")}, c.project_id, (SELECT max(j.created_at) FROM annotation_judgement j
                            WHERE j.annotator_id = %(annotator)s) AS last_answer_at
 FROM annotation_lease l JOIN annotation_comparison c ON c.id = l.comparison_id
 WHERE l.annotator_id = %(annotator)s AND (l.id = %(lease)s OR (l.state = 'open' AND l.kind <> 'review'))
 ORDER BY l.created_at, l.id
-"""
+"""  # noqa: S608  names of ours
 # The member counts what they answered, for quotas; one statement with the lease, because both are locked.
 CLOSE = """
 WITH counted AS (
@@ -74,10 +75,10 @@ def submit_judgement(
     given = {"choice": choice, "strength": strength, **(answers or {})}
     given = {key: value for key, value in given.items() if value is not None}
     digest = _digest({"lease": str(lease_id), **given})
-    comparison = Comparison.objects.filter(leases=lease_id, leases__annotator=annotator)
 
     def work(*, reclaim: bool) -> tuple[Judgement, Lease | None]:
         if reclaim:
+            comparison = Comparison.objects.filter(leases=lease_id, leases__annotator=annotator)
             comparison.select_for_update(no_key=True, of=("self",)).get()
         member = queue.lock_member(lease=lease_id, user=annotator)
         leases = _leases_in_hand(member, lease_id)
@@ -114,7 +115,7 @@ def submit_judgement(
         if want_next:
             held = [other for other in leases if other.pk != lease_id]
             _hand_out_next(judgement, member, held, after=after, now=now)
-        judgement.save(force_insert=True)
+        insert(judgement)
         tell_of_judgement(judgement, project=member.project_id)
         return judgement, judgement.next_lease
 
@@ -209,8 +210,7 @@ def _close(lease: Lease, member: Member, *, reclaim: bool, given: dict[str, Any]
         "answered_on": member.answered_on,
         "answered_that_day": member.answered_that_day,
     }
-    with connection.cursor() as cursor:
-        cursor.execute(CLOSE, values)
+    execute(CLOSE, values)
 
 
 def _hold_again(lease: Lease, member: Member, given: dict[str, Any]) -> None:
@@ -273,8 +273,13 @@ def _hand_out_next(
 def _leases_in_hand(member: Member, lease_id: uuid.UUID) -> list[Lease]:
     """The lease named and this project's open ones, oldest first."""
     values = {"lease": lease_id, "annotator": member.user_id}
-    leases = Lease.objects.raw(LEASES_IN_HAND, values)
-    return [lease for lease in leases if getattr(lease, "project_id") == member.project_id]  # noqa: B009
+    found = []
+    for *values_of_lease, project, last_answer_at in fetch(LEASES_IN_HAND, values):
+        if project == member.project_id:
+            lease = instance_of(Lease, values_of_lease)
+            lease.last_answer_at = last_answer_at  # type: ignore[attr-defined]
+            found.append(lease)
+    return found
 
 
 def _seconds_since_shown(lease: Lease, now: datetime) -> float:

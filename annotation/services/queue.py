@@ -19,9 +19,10 @@ from django.db.models import prefetch_related_objects
 from django.utils.translation import gettext as _
 
 from annotation.errors import NotFound, QueueBusy
-from annotation.models import Comparison, Kind, Lease, Member, Project, User
+from annotation.models import Candidate, Comparison, Kind, Lease, Media, Member, Project, User
 from annotation.permissions import Action, check, find
 from annotation.services import checks, eligibility, qualification
+from annotation.services.statements import columns, execute, fetch, instance_of
 from annotation.services.strategies import step_of
 
 LOOK_AHEAD: Final = 16
@@ -49,22 +50,22 @@ WHERE m.user_id = %(user)s AND m.project_id = coalesce(%(project)s, (
 FOR NO KEY UPDATE OF m
 """  # noqa: S608  names of ours
 # OFFSET 0 keeps the planner from joining: it asks the index for each row, whatever the statistics say.
-AHEAD = """
+AHEAD = f"""
 SELECT c.id, c.queue_key, NULL::bigint AS group_id FROM annotation_comparison c
 WHERE c.project_id = %(project)s AND c.open_slots > c.reserved_open AND c.queue_key >= %(frontier)s
 AND NOT EXISTS (
     SELECT 1 FROM annotation_lease l WHERE l.comparison_id = c.id
     AND l.annotator_id = %(annotator)s AND l.state IN ('open', 'judged', 'skipped', 'aside') OFFSET 0)
-ORDER BY c.queue_key LIMIT %(look_ahead)s
-"""
+ORDER BY c.queue_key LIMIT {LOOK_AHEAD}
+"""  # noqa: S608
 AHEAD_OF_GROUP = f"""
 (SELECT r.comparison_id, r.queue_key, r.group_id FROM annotation_reservation r
 WHERE r.group_id = %(group)s AND r.open_slots > 0 AND r.queue_key >= %(frontier)s
 AND NOT EXISTS (
     SELECT 1 FROM annotation_lease l WHERE l.comparison_id = r.comparison_id
     AND l.annotator_id = %(annotator)s AND l.state IN ('open', 'judged', 'skipped', 'aside') OFFSET 0)
-ORDER BY r.queue_key LIMIT %(look_ahead)s)
-UNION ALL ({AHEAD}) ORDER BY queue_key, group_id LIMIT %(look_ahead)s
+ORDER BY r.queue_key LIMIT {LOOK_AHEAD})
+UNION ALL ({AHEAD}) ORDER BY queue_key, group_id LIMIT {LOOK_AHEAD}
 """  # noqa: S608
 # The last place in the queue with an open slot; what is added later, or reopened, lowers the frontiers.
 LAST_OPEN = """
@@ -73,10 +74,17 @@ SELECT greatest(
      WHERE project_id = %(project)s AND open_slots > reserved_open),
     (SELECT max(queue_key) FROM annotation_reservation WHERE group_id = %(group)s AND open_slots > 0))
 """
-LOCK_FIRST_FREE = """
-SELECT * FROM annotation_comparison WHERE id = ANY(%(ids)s::bigint[])
-AND (open_slots > reserved_open OR (open_slots > 0 AND id = ANY(%(reserved)s::bigint[])))
-ORDER BY array_position(%(ids)s::bigint[], id) LIMIT 1 FOR NO KEY UPDATE SKIP LOCKED
+# A comparison with its candidates and their pictures.
+READ = f"""
+SELECT {columns(Comparison, "c")}, (
+    SELECT jsonb_agg(jsonb_build_array(to_jsonb(a), to_jsonb(m) - 'created_at') ORDER BY a.index)
+    FROM annotation_candidate a LEFT JOIN annotation_media m ON m.id = a.image_id
+    WHERE a.comparison_id = c.id)
+FROM annotation_comparison c WHERE c.id = ANY(%(ids)s::bigint[])
+"""  # noqa: S608
+LOCK_FIRST_FREE = f"""
+{READ} AND (c.open_slots > c.reserved_open OR (c.open_slots > 0 AND c.id = ANY(%(reserved)s::bigint[])))
+ORDER BY array_position(%(ids)s::bigint[], c.id) LIMIT 1 FOR NO KEY UPDATE OF c SKIP LOCKED
 """
 # One statement: close the slot, move the frontier, and hand out the smallest slot that nobody holds.
 TAKE = """
@@ -89,8 +97,8 @@ WITH {lane} closed AS (
 INSERT INTO annotation_lease
     (id, comparison_id, annotator_id, kind, slot, reserved_for_id, "order", template_version,
      state, skip_reason, created_at, expires_at)
-SELECT %(lease)s, %(comparison)s, %(annotator)s, 'regular', min(slot), %(group)s, %(order)s::jsonb,
-       %(version)s, 'open', '', %(now)s, %(expires)s
+SELECT %(lease)s::uuid, %(comparison)s, %(annotator)s, 'regular', min(slot), %(group)s::bigint,
+       %(order)s::jsonb, %(version)s, 'open', '', %(now)s::timestamptz, %(expires)s::timestamptz
 FROM closed, generate_series(0, needed - 1) AS slot
 WHERE slot NOT IN (SELECT l.slot FROM annotation_lease l
                    WHERE l.comparison_id = %(comparison)s AND l.slot IS NOT NULL
@@ -174,16 +182,12 @@ def lock_member(*, user: User, project: int | None = None, lease: uuid.UUID | No
     """This person's place in the queue of a project, or of their lease's project, locked. All their leases
     wait for it. Of its project it carries only what assigning and judging need.
     """
-    with connection.cursor() as cursor:
-        cursor.execute(LOCK_MEMBER, {"user": user.pk, "project": project, "lease": lease})
-        row = cursor.fetchone()
+    row = next(iter(fetch(LOCK_MEMBER, {"user": user.pk, "project": project, "lease": lease})), None)
     if row is None:
         raise NotFound(_("It does not exist, or you are not a member of its project."))
-    member = Member.from_db(connection.alias, MEMBER, row[: len(MEMBER)])
+    member = instance_of(Member, row[: len(MEMBER)], MEMBER)
     check(user, Action.JUDGE, role=member.role, project=member.project_id)
-    values = dict(zip(PROJECT, row[len(MEMBER) :], strict=True))
-    values["questions"] = json.loads(values["questions"])
-    member.project = Project.from_db(connection.alias, list(values), list(values.values()))
+    member.project = instance_of(Project, row[len(MEMBER) :], PROJECT)
     return member
 
 
@@ -225,8 +229,7 @@ def _take_new(*, member: Member, now: datetime) -> Lease | None:
     first = {item.comparison: item for item in reversed(ahead)}  # a reserved slot before a shared one
     ids = list(dict.fromkeys(item.comparison for item in ahead))
     reserved = [pk for pk in ids if first[pk].group is not None]
-    free = Comparison.objects.raw(LOCK_FIRST_FREE, {"ids": ids, "reserved": reserved})
-    comparison = next(iter(free), None)
+    comparison = _read(LOCK_FIRST_FREE, {"ids": ids, "reserved": reserved})
     if comparison is None:
         raise _Locked(ids[0])
     comparison.project = member.project
@@ -242,11 +245,25 @@ def _look_ahead(member: Member) -> list[_Ahead]:
         "frontier": member.frontier,
         "annotator": member.user_id,
         "group": member.group_id,
-        "look_ahead": LOOK_AHEAD,
     }
-    with connection.cursor() as cursor:
-        cursor.execute(AHEAD if member.group_id is None else AHEAD_OF_GROUP, values)
-        return [_Ahead(*row) for row in cursor.fetchall()]
+    return [_Ahead(*row) for row in fetch(AHEAD if member.group_id is None else AHEAD_OF_GROUP, values)]
+
+
+def _read(statement: str, values: dict[str, Any]) -> Comparison | None:
+    """What `READ`, or a statement made of it, finds."""
+    row = next(iter(fetch(statement, values)), None)
+    if row is None:
+        return None
+    comparison = instance_of(Comparison, row[:-1])
+    candidates = []
+    for own, picture in json.loads(row[-1] or "[]"):
+        candidate = Candidate(**own)
+        candidate.image = None if picture is None else Media(**picture)
+        candidates.append(candidate)
+    prefetched: Any = Candidate.objects.all()  # as the ORM remembers what was prefetched
+    prefetched._result_cache = candidates
+    comparison._prefetched_objects_cache = {"candidates": prefetched}  # type: ignore[attr-defined]
+    return comparison
 
 
 def _move_past_the_last(member: Member, *, now: datetime) -> None:
@@ -269,22 +286,20 @@ def _take(
     """A slot of the locked comparison."""
     lease, values = _new_lease(comparison, member=member, kind=Kind.REGULAR, frontier=frontier, now=now)
     values |= {"group": group, "step": step_of(member.project)}
-    with connection.cursor() as cursor:
-        cursor.execute(TAKE_SHARED if group is None else TAKE_RESERVED, values)
-        row = cursor.fetchone()
-    if row is None:  # the slot reserved for this group went between looking and locking
+    taken = fetch(TAKE_SHARED if group is None else TAKE_RESERVED, values)
+    if not taken:  # the slot reserved for this group went between looking and locking
         raise _Locked(comparison.pk)
-    lease.slot, lease.reserved_for_id = row[0], group
+    lease.slot, lease.reserved_for_id = taken[0][0], group
     return lease
 
 
 def hand_out(member: Member, comparison_id: int, kind: Kind, *, frontier: int, now: datetime) -> Lease:
     """A comparison that fills no slot."""
-    comparison = Comparison.objects.get(pk=comparison_id)
+    comparison = _read(READ, {"ids": [comparison_id]})
+    assert comparison is not None  # a foreign key names it
     comparison.project = member.project
     lease, values = _new_lease(comparison, member=member, kind=kind, frontier=frontier, now=now)
-    with connection.cursor() as cursor:
-        cursor.execute(HAND_OUT, values | {"kind": kind.value})
+    execute(HAND_OUT, values | {"kind": kind.value})
     return lease
 
 
@@ -292,7 +307,6 @@ def _new_lease(
     comparison: Comparison, *, member: Member, kind: Kind, frontier: int, now: datetime
 ) -> tuple[Lease, dict[str, Any]]:
     """A lease in a new random order, and what the statements that insert it need."""
-    prefetch_related_objects([comparison], "candidates__image")
     order = list(range(len(comparison.candidates.all())))
     _shuffle(order)
     lease = Lease(

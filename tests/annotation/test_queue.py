@@ -194,5 +194,5 @@ def test_queries_of_next_do_not_grow(project, annotator, django_assert_num_queri
     for _ in range(40):
         _, lease = answer(lease, annotator, want_next=True)
     answer(lease, annotator)
-    with django_assert_num_queries(8):  # savepoint (2), member, held, ahead, lock, candidates, take
+    with django_assert_num_queries(7):  # savepoint (2), member, held, ahead, lock, take
         assert take(project, annotator)

@@ -1,0 +1,40 @@
+"""What judging needs of the database connection beyond Django's backend."""
+
+import select
+from typing import Any
+
+from django.db.backends.postgresql import base
+
+PREPARE_AFTER = 3  # runs of a statement on one connection
+
+
+class DatabaseWrapper(base.DatabaseWrapper):
+    """Statements that are planned once for each connection, and a health check that costs no round trip."""
+
+    def get_connection_params(self) -> dict[str, Any]:
+        """Django's own cursors bind on the client and never prepare; see `prepared_cursor`."""
+        return {**super().get_connection_params(), "prepare_threshold": PREPARE_AFTER}
+
+    def prepared_cursor(self) -> Any:
+        """A cursor that binds its values on the server, so that psycopg prepares what it runs repeatedly."""
+        self.close_if_health_check_failed()
+        self.ensure_connection()
+        with self.wrap_database_errors:
+            cursor: Any = base.ServerBindingCursor(self.connection)  # type: ignore[call-arg]
+            return self._prepare_cursor(cursor)  # type: ignore[attr-defined]
+
+    def is_usable(self) -> bool:
+        """A server that is gone has closed the connection, which is then ready to be read without a question.
+
+        Django asks after an error too, and before a request; the server is asked only if there is a doubt.
+        """
+        if self.connection is None:
+            return False
+        return (not self.errors_occurred and self._is_silent()) or super().is_usable()
+
+    def _is_silent(self) -> bool:
+        if self.connection.closed:
+            return False
+        watch = select.poll()
+        watch.register(self.connection.fileno(), select.POLLIN)  # errors and hang-ups are always told
+        return not watch.poll(0)
