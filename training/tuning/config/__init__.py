@@ -4,6 +4,7 @@ from training.tuning.config.direct import (
     DPOConfig,
     SFTConfig,
 )
+from training.tuning.config.distillation import DistillationConfig
 from training.tuning.config.images import (
     DiffusionDPOConfig,
     ImageGenerateConfig,
@@ -20,6 +21,7 @@ from training.tuning.config.mixtures import GoalDPOConfig, SELMConfig, VRPOConfi
 from training.tuning.config.online import (
     BestOfNConfig,
     GRPOConfig,
+    NashMDConfig,
     OnlineDPOConfig,
     PPOConfig,
     RLOOConfig,
@@ -59,6 +61,7 @@ __all__ = [
     "Config",
     "DPOConfig",
     "DiffusionDPOConfig",
+    "DistillationConfig",
     "EarlyStopConfig",
     "GRPOConfig",
     "GenerateConfig",
@@ -69,6 +72,7 @@ __all__ = [
     "ImageTrainConfig",
     "KTOConfig",
     "LoraConfig",
+    "NashMDConfig",
     "ORPOConfig",
     "OnlineDPOConfig",
     "PPOConfig",

@@ -21,12 +21,6 @@ class RolloutKeys(GenerationKeys):
     generation_batch_size: int = Field(
         64, ge=1, title="Answers at once", description="Written at once. Answers do not depend on it."
     )
-    missing_end_penalty: float = Field(
-        0.0,
-        ge=0,
-        title="Missing end",
-        description="Taken off the reward of an answer that did not end within the longest answer.",
-    )
     micro_batch_size: int | None = Field(
         None,
         ge=1,
@@ -36,8 +30,10 @@ class RolloutKeys(GenerationKeys):
     )
 
 
-class OnlineConfig(TextTrainConfig, RolloutKeys, SampleKeys):
-    """Keys that all online methods share. Judgements are not used, so ties and both-bad do not arise."""
+class SamplingConfig(TextTrainConfig, RolloutKeys, SampleKeys):
+    """Keys of all methods whose policy writes as it learns. Judgements are not used, so ties and both-bad do
+    not arise.
+    """
 
     learning_rate: float = Field(
         1e-5,
@@ -60,6 +56,17 @@ class OnlineConfig(TextTrainConfig, RolloutKeys, SampleKeys):
         if self.generation == "server" and self.lora is None:
             raise ValueError("generation=server needs lora: the server is sent adapters, not whole models")
         return self
+
+
+class OnlineConfig(SamplingConfig):
+    """Keys that all methods on rewards share. Ties and both-bad do not arise."""
+
+    missing_end_penalty: float = Field(
+        0.0,
+        ge=0,
+        title="Missing end",
+        description="Taken off the reward of an answer that did not end within the longest answer.",
+    )
 
 
 class GroupKeys(Config):
@@ -296,6 +303,33 @@ class OnlineDPOConfig(OnlineConfig, ProcessKeys):
         if self.alpha and self.second != "reference":
             raise ValueError("alpha needs second=reference")
         return self
+
+
+class NashMDConfig(OnlineConfig, ProcessKeys):
+    """Nash-MD: the policy that no other is preferred to."""
+
+    beta: float = Field(
+        0.05,
+        gt=0,
+        title="Beta",
+        description="Weight of the KL divergence from the start in the game.",
+        json_schema_extra=PRIMARY,
+    )
+    mixture: float = Field(
+        0.125,
+        ge=0,
+        le=1,
+        title="Mixture",
+        description="The opponent is the policy to the power of 1 - mixture times the start to the power of "
+        "mixture: 0 is self-play, 1 always the start.",
+    )
+    preference: Literal["bradley_terry", "probabilities"] = Field(
+        "bradley_terry",
+        title="Preference",
+        description="How scores become the probability that an answer wins. bradley_terry: by the difference "
+        "of two rewards. probabilities: they say it themselves, as those of a general preference model do "
+        "(reward_model, loss general_preference).",
+    )
 
 
 class BestOfNConfig(OnlineConfig, ProcessKeys):

@@ -3,6 +3,7 @@
 Both are for one language model and need no training.
 """
 
+import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,32 +19,50 @@ from training.tuning.rewards.compose import Rewards
 from training.tuning.rewards.selection import acceptance, segment_start, segment_threshold
 from training.tuning.text.attention import ordinary_attention
 from training.tuning.text.generation import sample_tokens, uniforms
-from training.tuning.text.models import TextModel
+from training.tuning.text.models import Frozen, TextModel
 
 SHORTEST, LONGEST, TRIES = 4, 64, 20  # tokens of a segment, and proposals for it (arXiv:2406.16306)
 
 
 def guided_logits(
-    base: Float[Tensor, "B V"], guides: Sequence[Float[Tensor, "B V"]], weights: Sequence[float]
+    base: Float[Tensor, "B V"],
+    guides: Sequence[Float[Tensor, "B V"]],
+    weights: Sequence[float],
+    *,
+    own: float = 1.0,
 ) -> Float[Tensor, "B V"]:
-    """log π_base + Σ_i α_i log π_i: GenARM, arXiv:2410.08193. Softmax gives the next token's probabilities.
+    """own · log π_base + Σ_i α_i log π_i: GenARM, arXiv:2410.08193. Softmax gives the next token's
+    probabilities. With own = 1 − α it is the geometric mixture of Nash-MD.
 
     Arguments are logits. An autoregressive reward is a language model trained on preferences without a
     reference; α = 1/β. A uniform guide, or α = 0, changes nothing.
     """
-    total = base.log_softmax(dim=1)
+    total = own * base.log_softmax(dim=1)
     for logits, weight in zip(guides, weights, strict=True):
         total = total + weight * logits.log_softmax(dim=1)
     return total
 
 
 class Guide(LogitsProcessor):
-    """Adds the guides' log-probabilities to a batch's logits while it is written; keeps their caches."""
+    """Adds the guides' log-probabilities to a batch's logits while it is written; keeps their caches.
 
-    def __init__(self, models: Sequence[TextModel], weights: Sequence[float], mask: Tensor) -> None:
+    Guides are read ``within`` a block, such as the one in which a policy is what it started from.
+    """
+
+    def __init__(
+        self,
+        models: Sequence[TextModel],
+        weights: Sequence[float],
+        mask: Tensor,
+        *,
+        own: float = 1.0,
+        within: Frozen = contextlib.nullcontext,
+    ) -> None:
         self.models = models
         self.weights = weights
         self.mask = mask
+        self.own = own
+        self.within = within
         self.caches: list[Any] = [None] * len(models)
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Any:
@@ -51,13 +70,13 @@ class Guide(LogitsProcessor):
         new = input_ids.shape[1] - self.mask.shape[1]
         self.mask = torch.cat([self.mask, self.mask.new_ones(len(self.mask), new)], dim=1)
         guides = [self._logits(number, input_ids).to(scores) for number in range(len(self.models))]
-        return guided_logits(scores, guides, self.weights)
+        return guided_logits(scores, guides, self.weights, own=self.own)
 
     def _logits(self, number: int, input_ids: Tensor) -> Tensor:
         inner, cache = self.models[number].inner, self.caches[number]
         positions = (self.mask.cumsum(dim=1) - 1).clamp(min=0)
         since = 0 if cache is None else -1
-        with ordinary_attention(inner):
+        with self.within(), ordinary_attention(inner):
             output = inner(
                 input_ids=input_ids[:, since:],
                 attention_mask=self.mask,

@@ -1,5 +1,6 @@
 """Log-probabilities of answers: float32, at answer positions only, and without a tensor of all logits."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -103,23 +104,45 @@ def token_kl(
 ) -> Float[Tensor, " C"]:
     """KL(π_ref ‖ π) of the next token's distribution, over the whole vocabulary; the reference gets no
     gradient.
-
-    Chunks of rows are computed once more in the backward pass, so that no tensor of all logits is kept.
     """
 
-    def part(states: Tensor, weight: Tensor, bias: Tensor | None, reference_states: Tensor) -> Tensor:
-        log_p = F.log_softmax(_logits(states.to(dtype), weight.to(dtype), bias), dim=1)
-        with torch.no_grad():
-            log_q = F.log_softmax(
-                _logits(reference_states.to(dtype), reference_weight.to(dtype), bias), dim=1
-            )
+    def kl(log_p: Tensor, log_q: Tensor) -> Tensor:
         return (log_q.exp() * (log_q - log_p)).sum(1)
 
+    other = reference_states, reference_weight, bias
+    return token_divergence((states, weight, bias), other, kl, dtype=dtype)
+
+
+Head = tuple[Tensor, Tensor, Tensor | None]  # states (C, H), weight (V, H), bias (V,)
+
+
+def token_divergence(
+    own: Head, other: Head, divergence: Callable[[Tensor, Tensor], Tensor], *, dtype: torch.dtype
+) -> Float[Tensor, " C"]:
+    """``divergence(log_p, log_q)`` (C,) of two models' next-token distributions; the other gets no gradient.
+
+    Rows of padding by which one vocabulary is longer are left out. Chunks are computed once more in the
+    backward pass, so that no tensor of all logits is kept.
+    """
+    (states, weight, bias), (other_states, other_weight, other_bias) = own, other
+    size = min(len(weight), len(other_weight))
+
+    def part(states: Tensor, weight: Tensor, bias: Tensor | None, rows: slice) -> Tensor:
+        log_p = F.log_softmax(_logits(states.to(dtype), weight[:size].to(dtype), _cut(bias, size)), dim=1)
+        with torch.no_grad():
+            head = other_weight[:size].to(dtype)
+            log_q = F.log_softmax(_logits(other_states[rows].to(dtype), head, _cut(other_bias, size)), dim=1)
+        return divergence(log_p, log_q)
+
     parts = [
-        checkpoint(part, states[rows], weight, bias, reference_states[rows], use_reentrant=False)
-        for rows in _chunks(len(states), len(weight))
+        checkpoint(part, states[rows], weight, bias, rows, use_reentrant=False)
+        for rows in _chunks(len(states), size)
     ]
     return torch.cat(parts) if parts else states.new_empty(0, dtype=_wide(dtype))
+
+
+def _cut(bias: Tensor | None, size: int) -> Tensor | None:
+    return None if bias is None else bias[:size]
 
 
 def _logits(states: Tensor, head: Tensor, bias: Tensor | None) -> Tensor:

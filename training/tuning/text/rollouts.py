@@ -27,7 +27,7 @@ from training.tuning.run import Run
 from training.tuning.rundir import whole_rows, write_text
 from training.tuning.text.batches import GroupBatch, make_batch
 from training.tuning.text.dataset import PREVIEW_ROWS, summary
-from training.tuning.text.generation import Answer, batches_of, sample_answers, text_of
+from training.tuning.text.generation import Answer, Guided, batches_of, sample_answers, text_of
 from training.tuning.text.logprobs import token_kl
 from training.tuning.text.models import Frozen, TextModel
 from training.tuning.text.samples import as_json
@@ -133,8 +133,12 @@ def roll_out(
     key: str,
     count: int,
     context: int,
+    guided: Guided | None = None,
 ) -> list[Rollout]:
-    """``count`` answers to each prompt. ``key`` seeds them; they do not depend on how they are batched."""
+    """``count`` answers to each prompt. ``key`` seeds them; they do not depend on how they are batched.
+
+    ``guided`` as for ``sample_answers``.
+    """
     found: dict[int, Rollout] = {}
     share = -(-len(prompts) // process_count())  # of each process, rounded up
     batches = batches_of(
@@ -152,6 +156,7 @@ def roll_out(
             keys=[f"{key}/{index}/{number}" for index in indices for number in range(count)],
             max_new_tokens=room,
             temperature=config.temperature,
+            guided=guided,
         )
 
     work = list(batches)
