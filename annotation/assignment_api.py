@@ -188,6 +188,30 @@ def consent(request: Request, pk: int) -> Response:
     return Response({"version": version}, status=status.HTTP_201_CREATED)
 
 
+@extend_schema(methods=["POST"], request=serializers.WithdrawSerializer, responses=serializers.GoneSerializer)
+@extend_schema(methods=["DELETE"], responses={204: None})
+@api_view(["POST", "DELETE"])
+def withdrawal(request: Request, pk: int) -> Response:
+    """Withdraw from a project, and keep or delete what one said there; DELETE takes part again."""
+    found, user = find_project(request, pk, Action.JUDGE), user_of(request)
+    if request.method == "DELETE":
+        services.take_part_again(project=found, user=user)
+        return Response(status=status.HTTP_204_NO_CONTENT)
+    wish = _checked(serializers.WithdrawSerializer(data=request.data))["judgements"]
+    services.withdraw(project=found, user=user, now=timezone.now())
+    gone = services.delete_judgements(project=found, user=user) if wish == "delete" else 0
+    return Response({"deleted": gone})
+
+
+@extend_schema(request=None, responses=serializers.MemberStateSerializer)
+@api_view(["POST"])
+def hand_over(request: Request, pk: int, user: int) -> Response:
+    """Make this member an owner in one's own place; whoever asks stays as a manager."""
+    found = find_project(request, pk, Action.OWN)
+    services.hand_over(project=found, to=services.member_of(found, user).user, by=user_of(request))
+    return _member(found, user)
+
+
 class GoldAnswers(generics.ListAPIView):
     """The known answers of a project; POST sets one, or replaces it."""
 
@@ -279,6 +303,8 @@ urlpatterns = [
     path("projects/<int:pk>/set-aside/<int:record>/restore/", restore, name="set-aside-restore"),
     path("projects/<int:pk>/consent-text/", consent_text, name="consent-text"),
     path("projects/<int:pk>/consent/", consent, name="consent"),
+    path("projects/<int:pk>/withdrawal/", withdrawal, name="withdrawal"),
+    path("projects/<int:pk>/members/<int:user>/hand-over/", hand_over, name="member-hand-over"),
     path("projects/<int:pk>/gold/", GoldAnswers.as_view(), name="gold-answers"),
     path("projects/<int:pk>/gold/<int:answer>/", gold_answer, name="gold-answer"),
     path("projects/<int:pk>/priorities/", priorities, name="project-priorities"),

@@ -52,7 +52,7 @@ class TestStateSerializer(serializers.Serializer):
 
 class StandingSerializer(serializers.Serializer):
     blocked = serializers.ChoiceField(
-        ["paused", "consent", "test_failed", "quota", "daily_cap"], allow_null=True
+        ["withdrawn", "paused", "consent", "test_failed", "quota", "daily_cap"], allow_null=True
     )
     reason = serializers.CharField(help_text="the same in words")
     group = serializers.CharField(allow_null=True)
@@ -90,6 +90,7 @@ class MemberStateSerializer(serializers.Serializer):
     consented_version = serializers.IntegerField()
     paused_at = serializers.DateTimeField(allow_null=True)
     paused_reason = serializers.CharField()
+    withdrawn_at = serializers.DateTimeField(allow_null=True)
 
 
 class PauseSerializer(StrictSerializer):
@@ -141,6 +142,14 @@ class ConsentTextSerializer(serializers.Serializer):
 
 class ConsentSerializer(StrictSerializer):
     version = serializers.IntegerField(min_value=1, max_value=LARGEST)
+
+
+class WithdrawSerializer(StrictSerializer):
+    judgements = serializers.ChoiceField(["keep", "delete"], help_text="what happens to what one said")
+
+
+class GoneSerializer(serializers.Serializer):
+    deleted = serializers.IntegerField(help_text="judgements")
 
 
 class GoldAnswerSerializer(StrictSerializer):

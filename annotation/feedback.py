@@ -1,4 +1,4 @@
-"""What the judging page says after an answer of the test before the first work."""
+"""Answers in words on the judging page: after one of the test, and what people said, for who reviews it."""
 
 from typing import Any
 
@@ -15,6 +15,19 @@ def answer_in_words(answer: dict[str, Any]) -> str:
     if answer.get("choice") is not None:
         phrases.insert(0, describe(answer["choice"], answer.get("strength")))
     return "; ".join(phrases)
+
+
+def render_said(judgements: list[dict[str, Any]]) -> SafeString:
+    """`annotation.services.reviewing.conflicting_judgements` as safe HTML, with buttons to take each over."""
+    said = [
+        {
+            "number": judgement["annotator"],
+            "words": answer_in_words({**judgement, "critique": None}),
+            "critique": judgement.get("critique"),
+        }
+        for judgement in judgements
+    ]
+    return render_to_string("annotation/_said.html", {"said": said})
 
 
 def render_feedback(feedback: dict[str, Any]) -> SafeString:

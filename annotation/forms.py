@@ -100,6 +100,15 @@ class MemberForm(PageForm):
     role = forms.ChoiceField(label=_("Role"), choices=Role, initial=Role.ANNOTATOR)
 
 
+class WithdrawForm(PageForm):
+    KEEP, DELETE = "keep", "delete"
+    judgements = forms.ChoiceField(
+        label=_("What you said here"),
+        choices=[(KEEP, _("stays, and others may learn from it")), (DELETE, _("is deleted"))],
+        widget=forms.RadioSelect,
+    )
+
+
 class InvitationForm(PageForm):
     prefix = "invite"
     role = forms.ChoiceField(label=_("Role"), choices=Role, initial=Role.ANNOTATOR)

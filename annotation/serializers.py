@@ -262,6 +262,7 @@ class PresentedLeaseSerializer(serializers.Serializer):
         required=False,
         help_text="for reviewers: what the annotators said, anonymous, in presented positions",
     )
+    said_html = serializers.CharField(required=False, help_text="the same, with `?html=1`")
 
 
 class TestResultSerializer(serializers.Serializer):

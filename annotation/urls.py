@@ -6,6 +6,7 @@ from annotation.views import (
     accounts,
     assignment,
     audit,
+    belonging,
     beside,
     data,
     invitations,
@@ -38,6 +39,8 @@ urlpatterns = [
     path("projects/<int:pk>/members/", projects.members, name="members"),
     path("projects/<int:pk>/members/<int:user>/link/", projects.member_link, name="member_link"),
     path("projects/<int:pk>/members/<int:user>/remove/", projects.member_remove, name="member_remove"),
+    path("projects/<int:pk>/members/<int:user>/hand-over/", belonging.hand_over, name="hand_over"),
+    path("projects/<int:pk>/withdraw/", belonging.withdraw, name="withdraw"),
     path("projects/<int:pk>/invitations/", invitations.invite, name="invite"),
     path(
         "projects/<int:pk>/invitations/<int:invitation>/revoke/",

@@ -97,6 +97,7 @@ class Consent(models.Model):
     text = models.ForeignKey(ConsentText, on_delete=models.PROTECT, related_name="consents")
     user = models.ForeignKey(User, on_delete=models.CASCADE, related_name="consents")
     given_at = models.DateTimeField()
+    withdrawn_at = models.DateTimeField(null=True, blank=True)
 
     class Meta:
         constraints = [models.UniqueConstraint(fields=["text", "user"], name="consent_once")]

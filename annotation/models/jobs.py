@@ -64,6 +64,7 @@ class BulkChange(Work):
         SET_ASIDE = "set_aside", _("Setting judgements aside")
         RESTORE = "restore", _("Bringing judgements back")
         GROUP = "group", _("Dissolving a group")
+        DELETE = "delete", _("Deleting judgements that somebody took back")
 
     kind = models.CharField(max_length=16, choices=Kind)
     subject = models.JSONField(default=dict)

@@ -162,6 +162,7 @@ class Member(models.Model):
     consented_version = models.PositiveIntegerField(default=0)
     paused_at = models.DateTimeField(null=True, blank=True)
     paused_reason = models.CharField(max_length=500, blank=True)
+    withdrawn_at = models.DateTimeField(null=True, blank=True, help_text="by the person alone")
     joined_at = models.DateTimeField(auto_now_add=True)
 
     class Meta:

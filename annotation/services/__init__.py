@@ -36,7 +36,7 @@ from annotation.services.people import (
 )
 from annotation.services.preferences import move_keys
 from annotation.services.presenting import history, lease_image, lease_prompt_image, present, progress
-from annotation.services.projects import add_member, create_project, remove_member, update_project
+from annotation.services.projects import add_member, create_project, hand_over, remove_member, update_project
 from annotation.services.qualification import feedback
 from annotation.services.queue import lease_of, next_lease
 from annotation.services.reopening import renew_lease, reopen_expired_leases, skip_lease
@@ -54,6 +54,7 @@ from annotation.services.webhooks import (
     send_to,
     update_webhook,
 )
+from annotation.services.withdrawing import delete_judgements, take_part_again, withdraw
 
 __all__ = [
     "accept_invitation",
@@ -67,6 +68,7 @@ __all__ = [
     "create_project",
     "create_user",
     "delete_comparison",
+    "delete_judgements",
     "deliver_due",
     "edit_comparison",
     "emit",
@@ -74,6 +76,7 @@ __all__ = [
     "find_invitation",
     "forget_old_deliveries",
     "give_consent",
+    "hand_over",
     "history",
     "invitation_link",
     "invite",
@@ -120,10 +123,12 @@ __all__ = [
     "start_export",
     "start_import",
     "submit_judgement",
+    "take_part_again",
     "undo_judgement",
     "update_assignment",
     "update_member",
     "update_project",
     "update_webhook",
     "use_strategy",
+    "withdraw",
 ]

@@ -83,11 +83,12 @@ def _do_batch(change: BulkChange) -> None:
 
 
 def _steps() -> dict[BulkChange.Kind, Step]:
-    from annotation.services import assignment, people, strategies
+    from annotation.services import assignment, people, strategies, withdrawing
 
     return {
         BulkChange.Kind.STRATEGY: strategies.rekey_batch,
         BulkChange.Kind.SET_ASIDE: people.set_aside_batch,
         BulkChange.Kind.RESTORE: people.restore_batch,
         BulkChange.Kind.GROUP: assignment.dissolve_batch,
+        BulkChange.Kind.DELETE: withdrawing.delete_batch,
     }

@@ -48,5 +48,8 @@ def give_consent(*, project: Project, user: User, version: int, now: datetime) -
     if text is None or text.version != version:
         raise Conflict(_("The text has changed meanwhile; please read it again."))
     consent, _created = Consent.objects.get_or_create(text=text, user=user, defaults={"given_at": now})
+    if consent.withdrawn_at is not None:
+        consent.given_at, consent.withdrawn_at = now, None
+        consent.save(update_fields=["given_at", "withdrawn_at"])
     Member.objects.filter(project=project, user=user).update(consented_version=version)
     return consent

@@ -9,19 +9,20 @@ from django.utils.translation import gettext_lazy as _
 from annotation.errors import Blocked
 from annotation.models import Member
 
+WITHDRAWN: Final = "withdrawn"
 PAUSED: Final = "paused"
 CONSENT: Final = "consent"
 TEST_FAILED: Final = "test_failed"
 QUOTA: Final = "quota"
 DAILY_CAP: Final = "daily_cap"
 REASONS: Final = {
+    WITHDRAWN: _("You have withdrawn from this project. Only you can take part again."),
     PAUSED: _("Your work in this project is paused; a manager of the project can tell you more."),
     CONSENT: _("Before the first task, please read the project's text and say whether you agree."),
     TEST_FAILED: _("The test at the start was not passed; a manager of the project can tell you more."),
     QUOTA: _("You have given all the answers that were asked of you here. Thank you."),
     DAILY_CAP: _("You have given all the answers of one day. There is more tomorrow."),
 }
-REFUSED: Final = (PAUSED, CONSENT)  # these end even what was begun
 
 
 def why_not(member: Member, *, holding: int, now: datetime) -> str | None:
@@ -39,6 +40,8 @@ def why_not(member: Member, *, holding: int, now: datetime) -> str | None:
 
 def refusal(member: Member) -> str | None:
     """Why this member may not even go on with what they hold, or None."""
+    if member.withdrawn_at is not None:
+        return WITHDRAWN
     if member.paused_at is not None:
         return PAUSED
     return CONSENT if member.consented_version < member.project.consent_version else None
@@ -50,10 +53,10 @@ def check_allowed(member: Member) -> None:
         raise Blocked(str(REASONS[refused]), code=refused)
 
 
-def check_not_paused(member: Member) -> None:
-    """Raise `Blocked` for a member whose work a manager paused; what they hold went back to others."""
-    if member.paused_at is not None:
-        raise Blocked(str(REASONS[PAUSED]), code=PAUSED)
+def check_not_stopped(member: Member) -> None:
+    """Raise `Blocked` for a member who was paused or withdrew; what they hold went back to others."""
+    if (refused := refusal(member)) in (WITHDRAWN, PAUSED):
+        raise Blocked(str(REASONS[refused]), code=refused)
 
 
 def answered_today(member: Member, *, now: datetime) -> int:

@@ -88,7 +88,7 @@ def submit_judgement(
             earlier = Judgement.objects.filter(annotator=annotator, client_id=client_id).first()
             if earlier is not None:
                 return _repeat(earlier, digest, given)
-        eligibility.check_not_paused(member)
+        eligibility.check_not_stopped(member)
         if lease.kind == Kind.REVIEW:
             check(annotator, Action.REVIEW, role=member.role, project=member.project_id)
         said = what_was_said(lease, member.project, given)
@@ -137,6 +137,7 @@ def undo_judgement(*, judgement_id: int, annotator: User, now: datetime) -> Leas
         raise NotFound(_("There is no such judgement of yours."))
     with transaction.atomic():
         member = queue.lock_member(project=project, user=annotator)
+        eligibility.check_not_stopped(member)
         judgement = Judgement.objects.select_related("lease").get(pk=judgement_id)
         if judgement.kind == Kind.QUALIFICATION:
             raise Conflict(_("The answers of the test cannot be taken back."))

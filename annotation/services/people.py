@@ -42,7 +42,7 @@ def update_member(*, project: Project, user: int, now: datetime, **changes: Any)
     without the test, `excused=False` asks for it again."""
     if unknown := changes.keys() - set(CHANGEABLE):
         raise Invalid(dict.fromkeys(sorted(unknown), _("cannot be changed here.")))
-    member = _locked(project, user)
+    member = locked_member(project, user)
     group: AnnotatorGroup | None = changes.get("group", member.group)
     if group is not None and group.project_id != project.pk:
         raise Invalid({"group": _("There is no such group in this project.")})
@@ -62,7 +62,7 @@ def pause_member(*, project: Project, user: int, reason: str, now: datetime) -> 
     if len(reason) > 500:
         raise Invalid({"reason": _("has more than 500 characters.")})
     reopening.give_back(project=project.pk, annotator=member_of(project, user).user, now=now)
-    member = _locked(project, user)
+    member = locked_member(project, user)
     member.paused_at, member.paused_reason = member.paused_at or now, reason
     member.save(update_fields=["paused_at", "paused_reason"])
     return member
@@ -71,13 +71,14 @@ def pause_member(*, project: Project, user: int, reason: str, now: datetime) -> 
 @transaction.atomic
 def resume_member(*, project: Project, user: int) -> Member:
     """Let a paused member work again."""
-    member = _locked(project, user)
+    member = locked_member(project, user)
     member.paused_at, member.paused_reason = None, ""
     member.save(update_fields=["paused_at", "paused_reason"])
     return member
 
 
-def _locked(project: Project, user: int) -> Member:
+def locked_member(project: Project, user: int) -> Member:
+    """The membership of a user, locked until the end of the transaction."""
     member = member_of(project, user)
     Member.objects.select_for_update(no_key=True).get(pk=member.pk)
     member.refresh_from_db()
@@ -132,7 +133,7 @@ def set_aside_batch(change: BulkChange) -> bulk.Batch:
     record, since = SetAside.objects.get(pk=change.subject["record"]), change.subject["since"]
     theirs = _given(record, since=datetime.fromisoformat(since) if since else None)
     theirs = theirs.filter(pk__lte=change.subject["last"])
-    ids = _next_comparisons(theirs, after=change.position)
+    ids = next_comparisons(theirs, after=change.position)
     reopening.lock(ids)
     found = list(theirs.filter(comparison__in=ids).order_by("pk").values_list("pk", "lease"))
     leases = [lease for _pk, lease in found if lease is not None]
@@ -146,7 +147,8 @@ def set_aside_batch(change: BulkChange) -> bulk.Batch:
     return bulk.Batch(len(found), ids[-1] if ids else change.position, finished=len(ids) < BATCH)
 
 
-def _next_comparisons(judgements: QuerySet[Judgement], *, after: int) -> list[int]:
+def next_comparisons(judgements: QuerySet[Judgement], *, after: int) -> list[int]:
+    """The comparisons of a batch that these judgements belong to, by id."""
     rows = judgements.filter(comparison__gt=after).order_by("comparison_id")
     return list(rows.values_list("comparison_id", flat=True).distinct()[:BATCH])
 
@@ -170,7 +172,7 @@ def restore(*, record: SetAside, by: User, now: datetime) -> SetAside:
 def restore_batch(change: BulkChange) -> bulk.Batch:
     """The next comparisons of a record."""
     theirs = Judgement.objects.filter(set_aside=change.subject["record"])
-    ids = _next_comparisons(theirs, after=change.position)
+    ids = next_comparisons(theirs, after=change.position)
     rows = Comparison.objects.select_for_update(no_key=True, of=("self",)).filter(pk__in=ids).order_by("pk")
     comparisons = {comparison.pk: comparison for comparison in rows.select_related("project")}
     lock_members([change.project_id])

@@ -12,6 +12,7 @@ from django.db.models import Sum
 from django.urls import reverse
 
 from annotation.answer_form import render_form
+from annotation.feedback import render_said
 from annotation.markdown import render_content
 from annotation.models import (
     Candidate,
@@ -41,7 +42,7 @@ def present(lease: Lease, *, html: bool = False) -> dict[str, Any]:
     Where the template shows one, `context`; where the project shows what models said, `suggestions`; where it
     marks steps, each candidate's `steps` as [start, end] in characters; after an undo `previous_answer`, in
     presented positions. With `html` also `prompt_html`, `context_html`, each text's `html`, and `form_html`,
-    the form that answers it; all safe to put into a page.
+    the form that answers it, and for reviewers `said_html`; all safe to put into a page.
     """
     questions = questions_of(lease, lease.comparison.project)
     candidates = {candidate.index: candidate for candidate in lease.comparison.candidates.all()}
@@ -76,6 +77,8 @@ def present(lease: Lease, *, html: bool = False) -> dict[str, Any]:
             if "text" in candidate:
                 candidate["html"] = render_candidate(candidate["text"], shown["questions"])
         shown["form_html"] = render_form(shown)
+        if "judgements" in shown:
+            shown["said_html"] = render_said(shown["judgements"])
     return shown
 
 

@@ -125,6 +125,18 @@ def add_member(*, project: Project, username: str, role: str, by: User) -> Membe
 
 
 @transaction.atomic
+def hand_over(*, project: Project, to: User, by: User) -> None:
+    """An owner makes another member the owner in their own place, and stays as a manager."""
+    _check_owner(project, by)
+    if to.pk == by.pk:
+        raise Conflict(_("You own this project already."))
+    if not project.members.filter(user=to, user__is_active=True).exists():
+        raise Conflict(_("Only somebody who is a member can own the project; add them first."))
+    add_member(project=project, username=to.username, role=Role.OWNER, by=by)
+    add_member(project=project, username=by.username, role=Role.MANAGER, by=by)
+
+
+@transaction.atomic
 def remove_member(*, project: Project, user: User, by: User) -> None:
     """Take a user out of a project. Their judgements stay; comparisons in their hands go back."""
     _take_back(project, user)

@@ -33,6 +33,7 @@ Result = TypeVar("Result")
 MEMBER: Final = (
     "id", "project_id", "user_id", "role", "frontier", "group_id", "served", "answered", "answered_on",
     "answered_that_day", "quota", "daily_cap", "qualified_at", "consented_version", "paused_at",
+    "withdrawn_at",
 )  # fmt: skip
 PROJECT: Final = (
     "id", "questions", "template_version", "show_suggestions", "lease_minutes", "queue_strategy", "quota",

@@ -10,19 +10,37 @@ from django.db import connection
 from annotation.models import Comparison, Judgement, Kind, Lease, Member, Project, User
 from annotation.permissions import Action, check
 from annotation.services import queue
+from annotation.services.eligibility import check_not_stopped
 from annotation.template import presented_answer
 
+# What two people have to say alike: the first of these that is there. Strength does not count, nor where
+# exactly a mark begins and ends; of what is written freely no two answers are alike.
+SAID = """coalesce(
+    j.choice, j.answers -> 'ranking', j.answers -> 'thumbs',
+    (SELECT jsonb_object_agg(key, value -> 'choice') FROM jsonb_each(j.answers -> 'aspects')),
+    j.answers -> 'turns', j.answers -> 'rubric',
+    CASE WHEN j.answers ? 'marks' THEN coalesce((SELECT jsonb_agg(DISTINCT jsonb_build_array(
+        m -> 'candidate', m -> 'type', m -> 'category', m -> 'step', m -> 'first_error'))
+        FROM jsonb_array_elements(j.answers -> 'marks') AS m), '[]') END,
+    (SELECT jsonb_agg(DISTINCT tag) FROM jsonb_array_elements(j.answers -> 'tags') AS tag))"""
+# Ratings one step apart are no disagreement.
+FAR_APART = """EXISTS (
+    SELECT 1 FROM annotation_judgement j,
+        jsonb_array_elements(j.answers -> 'ratings') WITH ORDINALITY AS rated (given, candidate),
+        jsonb_each(CASE jsonb_typeof(rated.given) WHEN 'object' THEN rated.given END) AS aspect (name, value)
+    WHERE {of_comparison} GROUP BY candidate, name HAVING max(value::float) - min(value::float) > 1)"""
+OF_COMPARISON = """j.comparison_id = c.id AND j.kind = 'regular'
+    AND j.undone_at IS NULL AND j.set_aside_at IS NULL"""
 # Fully judged, by people who said different things; not decided, and not in the hands of who might.
 # Who judged it themselves does not review it.
-DISPUTED = """
+DISPUTED = f"""
 FROM annotation_comparison c WHERE c.project_id = %(project)s AND c.open_slots = 0 AND (
-    SELECT count(*) >= c.needed AND count(DISTINCT coalesce(
-        j.choice, j.answers -> 'ranking', j.answers -> 'thumbs')) > 1
-    FROM annotation_judgement j WHERE j.comparison_id = c.id AND j.kind = 'regular'
-    AND j.undone_at IS NULL AND j.set_aside_at IS NULL)
+    SELECT count(*) >= c.needed AND (count(DISTINCT {SAID}) > 1
+        OR count({SAID}) = 0 AND {FAR_APART.format(of_comparison=OF_COMPARISON)})
+    FROM annotation_judgement j WHERE {OF_COMPARISON})
 AND NOT EXISTS (SELECT 1 FROM annotation_judgement r WHERE r.comparison_id = c.id AND r.kind = 'review'
     AND r.undone_at IS NULL)
-"""
+"""  # noqa: S608  constants of ours
 FREE = """
 AND NOT EXISTS (SELECT 1 FROM annotation_lease l WHERE l.comparison_id = c.id
     AND (l.annotator_id = %(reviewer)s AND l.state IN ('open', 'judged', 'skipped', 'aside')
@@ -42,6 +60,7 @@ def next_review(
     def work() -> Lease | None:
         member = queue.lock_member(project=project.pk, user=user)
         check(user, Action.REVIEW, role=member.role, project=member.project_id)
+        check_not_stopped(member)
         return take_review(member, after=after, now=now)
 
     return queue.run(work, now=now)

@@ -101,6 +101,8 @@ def consent(request: SignedIn, pk: int) -> HttpResponse:
     """The text to agree to, for an annotator before the first task."""
     project = project_for(request, pk, Action.JUDGE)
     text = services.consent_text(project)
+    if services.member_of(project, request.user.pk).withdrawn_at is not None:
+        return redirect("annotation:withdraw", pk)
     if request.method == "POST":
         version = request.POST.get("version", "")
         number = int(version) if version.isdecimal() and len(version) < 10 else 0
@@ -110,7 +112,7 @@ def consent(request: SignedIn, pk: int) -> HttpResponse:
             messages.error(request, str(error))
             return redirect("annotation:consent", pk)
         return redirect("annotation:judge", pk)
-    given = text.consents.filter(user=request.user).first() if text else None
+    given = text.consents.filter(user=request.user, withdrawn_at=None).first() if text else None
     return render(request, "annotation/consent.html", {"project": project, "text": text, "given": given})
 
 

@@ -1,6 +1,7 @@
 """The judging page. With scripts it speaks the HTTP API, without its forms post here: the same services."""
 
 import uuid
+from typing import Any
 
 from django.contrib import messages
 from django.contrib.auth.decorators import login_required
@@ -18,13 +19,14 @@ from annotation.choices import choices_for
 from annotation.errors import Blocked, Conflict, Invalid
 from annotation.feedback import render_feedback
 from annotation.keys import whole_map
-from annotation.models import Lease, Project, User
+from annotation.models import Kind, Lease, Project
 from annotation.permissions import Action
-from annotation.services.eligibility import CONSENT
+from annotation.services.eligibility import CONSENT, WITHDRAWN
 from annotation.template import find_question
 from annotation.views.access import SignedIn, project_for
 from annotation.views.words import page_words
 
+PAGE_OF = {CONSENT: "annotation:consent", WITHDRAWN: "annotation:withdraw"}  # where to read on
 NO_LEASE = uuid.UUID(int=0)  # stands in address templates for the script
 
 
@@ -38,25 +40,38 @@ def judge(request: SignedIn, pk: int) -> HttpResponse:
     try:
         lease, reason = services.next_lease(project=project, user=request.user, now=now), ""
     except Blocked as blocked:
-        if blocked.code == CONSENT:
-            return redirect("annotation:consent", pk)
+        if blocked.code in PAGE_OF:
+            return redirect(PAGE_OF[blocked.code], pk)
         lease, reason = None, str(blocked)
     if lease is None and not reason:
         reason = services.standing(project=project, user=request.user, now=now)["reason"]
-    item = services.present(lease, html=True) if lease else None
-    last = _last_judgement(project, request.user)
     progress = services.progress(project=project, user=request.user, now=now)
     # Where checks are mixed in, what everybody did would tell which answers filled no slot.
     judged = progress["mine"] if project.has_checks else judged_slots(project, progress)
-    kinds = {question["type"] for question in project.questions}
+    mine = own_judgements(project=project, user=request.user).exclude(kind=Kind.REVIEW)
     context = {
         "reason": reason,
+        "progress": progress | {"judged": judged},
+        "last_judgement": mine.values_list("pk", flat=True).first(),
+        "urls": addresses(project, here="annotation:judge", following="project-next"),
+    }
+    return judging_page(request, project, lease, context)
+
+
+def judging_page(
+    request: SignedIn, project: Project, lease: Lease | None, context: dict[str, Any]
+) -> HttpResponse:
+    """The page for one person's work or for a reviewer's.
+
+    `context`: `reason` why there is nothing to do, `progress` with `mine_today` and `judged`,
+    `last_judgement` that can be taken back, and the `urls` that the script posts to.
+    """
+    item = services.present(lease, html=True) if lease else None
+    context |= {
         "project": project,
         "item": item,
-        "kinds": kinds,
+        "kinds": {question["type"] for question in project.questions},
         "seven": item is not None and 'class="keys seven"' in item["form_html"],
-        "progress": progress | {"judged": judged},
-        "last_judgement": last,
         "client_id": uuid.uuid4(),
         "blank_text": {"position": 0},
         "blank_image": {"position": 0, "image": "data:,"},
@@ -64,10 +79,13 @@ def judge(request: SignedIn, pk: int) -> HttpResponse:
             "user": request.user.pk,
             "project": project.pk,
             "item": item,
-            "progress": {"today": progress["mine_today"], "judged": judged},
-            "last_judgement": last,
-            "reason": reason,
-            "urls": _addresses(project),
+            "progress": {
+                "today": context["progress"]["mine_today"],
+                "judged": context["progress"]["judged"],
+            },
+            "last_judgement": context["last_judgement"],
+            "reason": context["reason"],
+            "urls": context["urls"],
             "keys": whole_map(request.user.keys),
             "words": page_words(),
         },
@@ -75,23 +93,19 @@ def judge(request: SignedIn, pk: int) -> HttpResponse:
     return render(request, "annotation/judge.html", context)
 
 
-def _addresses(project: Project) -> dict[str, str]:
-    """Where the script posts; the nil UUID and 0 are replaced by the id in question."""
-    here = reverse("annotation:judge", args=[project.pk])
+def addresses(project: Project, *, here: str, following: str) -> dict[str, str]:
+    """Where the script posts; the nil UUID and 0 are replaced by the id in question. `here` names the page,
+    `following` where the next comparison comes from."""
     return {
-        "next": reverse("project-next", args=[project.pk]),
+        "next": reverse(following, args=[project.pk]),
         "judgement": reverse("lease-judgement", args=[NO_LEASE]),
         "skip": reverse("lease-skip", args=[NO_LEASE]),
         "renew": reverse("lease-renew", args=[NO_LEASE]),
         "undo": reverse("judgement-undo", args=[0]),
         "history": reverse("annotation:history", args=[project.pk]),
         "session": reverse("annotation:session", args=[project.pk]),
-        "sign_in": f"{reverse('annotation:sign_in')}?next={here}",
+        "sign_in": f"{reverse('annotation:sign_in')}?next={reverse(here, args=[project.pk])}",
     }
-
-
-def _last_judgement(project: Project, user: User) -> int | None:
-    return own_judgements(project=project, user=user).values_list("pk", flat=True).first()
 
 
 @login_required
@@ -133,7 +147,7 @@ def judge_skip(request: SignedIn, pk: int) -> HttpResponse:
         services.skip_lease(lease_id=lease.pk, annotator=request.user, reason=reason, now=timezone.now())
     except (Conflict, Invalid) as error:
         messages.error(request, str(error))
-    return redirect("annotation:judge", pk)
+    return redirect(_page_of(lease), pk)
 
 
 @login_required
@@ -144,10 +158,15 @@ def judge_undo(request: SignedIn, pk: int) -> HttpResponse:
     if not number.isdecimal():
         raise Http404("There is no such judgement.")
     try:
-        services.undo_judgement(judgement_id=int(number), annotator=request.user, now=timezone.now())
+        lease = services.undo_judgement(judgement_id=int(number), annotator=request.user, now=timezone.now())
     except Conflict as error:
         messages.error(request, str(error))
-    return redirect("annotation:judge", pk)
+        return redirect("annotation:judge", pk)
+    return redirect(_page_of(lease), pk)
+
+
+def _page_of(lease: Lease) -> str:
+    return "annotation:review" if lease.kind == Kind.REVIEW else "annotation:judge"
 
 
 def _own_lease(request: SignedIn, project: Project) -> Lease:

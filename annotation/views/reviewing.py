@@ -1,26 +1,28 @@
 """The review page: what people disagree about, what they said, and the answer that decides."""
 
 import uuid
+from datetime import timedelta
 from typing import Any
 
 from django.contrib import messages
 from django.contrib.auth.decorators import login_required
 from django.http import Http404, HttpResponse
-from django.shortcuts import redirect, render
+from django.shortcuts import redirect
 from django.utils import timezone
 from django.utils.translation import gettext as _
 from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_http_methods
 
 from annotation import services
+from annotation.browsing import own_judgements
 from annotation.choices import choices_for
-from annotation.errors import Conflict, Invalid
-from annotation.feedback import answer_in_words
+from annotation.errors import Blocked, Conflict, Invalid
 from annotation.models import Kind, Lease, Project
 from annotation.permissions import Action
 from annotation.services.reviewing import conflicting_judgements
 from annotation.template import find_question
 from annotation.views.access import SignedIn, project_for
+from annotation.views.judging import addresses, judging_page
 
 NO_LEASE = uuid.UUID(int=0)
 
@@ -29,22 +31,30 @@ NO_LEASE = uuid.UUID(int=0)
 @never_cache
 @require_http_methods(["GET", "POST"])
 def review(request: SignedIn, pk: int) -> HttpResponse:
-    """The next comparison that its judges disagree about; a button decides it."""
+    """The judging page with comparisons whose judges disagree, and what they said; the answer decides."""
     project = project_for(request, pk, Action.REVIEW)
     if request.method == "POST":
         return _decide(request, project)
-    lease = services.next_review(project=project, user=request.user, now=timezone.now())
-    item = services.present(lease, html=True) if lease else None
-    question = find_question(project.questions, "choice")
+    now, reason = timezone.now(), ""
+    try:
+        lease = services.next_review(project=project, user=request.user, now=now)
+    except Blocked as blocked:
+        lease, reason = None, str(blocked)
+    mine = own_judgements(project=project, user=request.user).filter(kind=Kind.REVIEW)
+    today = mine.filter(created_at__gte=now - timedelta(days=1)).count()
     context = {
-        "project": project,
-        "item": item,
-        "choices": choices_for(question, len(item["candidates"])) if item and question else [],
-        "said": [(one["annotator"], answer_in_words(one)) for one in item["judgements"]] if item else [],
+        "review": True,
         "waiting": services.reviews_waiting(project),
-        "client_id": uuid.uuid4(),
+        "reason": reason
+        or _(
+            "Nobody disagrees at the moment. "
+            "Comparisons come here once all their judgements are in and differ."
+        ),
+        "progress": {"mine_today": today, "judged": mine.count(), "median_seconds": None},
+        "last_judgement": mine.values_list("pk", flat=True).first(),
+        "urls": addresses(project, here="annotation:review", following="review-next"),
     }
-    return render(request, "annotation/review.html", context)
+    return judging_page(request, project, lease, context)
 
 
 def _decide(request: SignedIn, project: Project) -> HttpResponse:

@@ -47,10 +47,11 @@ function announce(text) {
 
 function show() {
   const item = deck.first;
-  for (const id of ["work", "skip", "marks"]) if (find(`#${id}`)) find(`#${id}`).hidden = !item;
+  for (const id of ["work", "skip", "marks", "said"]) if (find(`#${id}`)) find(`#${id}`).hidden = !item;
   find("#idle").hidden = Boolean(item);
   if (item) {
     board.show(item);
+    if (find("#said")) find("#said").innerHTML = item.said_html; // written by the server
     form.show(item, drafts.get(item.lease) ?? item.previous_answer);
     showReasons();
     announce(words.next.replace("%s", item.candidates.length));
@@ -122,6 +123,24 @@ function answer(given) {
   deck.leave();
   if (session.breakIsDue()) tell("break", words.break_is_due.replace("%s", session.minutes));
 }
+
+/** What one of the annotators said, for a reviewer to take over as it is or to begin with. */
+function saidBy(number) {
+  const { annotator, ...said } = deck.first.judgements.find((one) => one.annotator === number);
+  return said;
+}
+
+function takeOver(event) {
+  const button = event.target.closest("button");
+  if (!button) return;
+  event.preventDefault();
+  if (button.name === "said") return void answer(saidBy(Number(button.value)));
+  const said = saidBy(Number(button.dataset.begin));
+  form.show(deck.first, said);
+  keepDraft(said);
+  form.rows[0]?.focus();
+}
+find("#said")?.addEventListener("click", takeOver);
 
 function skip(reason) {
   const item = deck.first;

@@ -84,6 +84,8 @@ PAGES: dict[str, Route] = {
     "annotation:members": of_project(GET=MANAGING, POST=MANAGING),
     "annotation:member_link": Route({"pk": "project", "user": "annotator"}, {"POST": OWNING}),
     "annotation:member_remove": Route({"pk": "project", "user": "annotator"}, {"POST": MANAGING}),
+    "annotation:hand_over": Route({"pk": "project", "user": "annotator"}, {"GET": OWNING, "POST": OWNING}),
+    "annotation:withdraw": of_project(GET=JUDGING, POST=JUDGING),
     "annotation:invitation": Route({"secret": "invitation_secret"}, BOTH_FOR_EVERYBODY),
     "annotation:invite": of_project(POST=MANAGING),
     "annotation:invitation_revoke": Route({"pk": "project", "invitation": "invitation"}, {"POST": MANAGING}),
@@ -245,6 +247,10 @@ API: dict[str, Route] = {
     "set-aside-restore": in_project("aside", "record", POST=(MANAGING, "manage")),
     "consent-text": api("project", body={"text": "x"}, GET=(ROLES, "read"), PUT=(MANAGING, "manage")),
     "consent": api("project", body={"version": 1}, POST=(JUDGING, "judge")),
+    "withdrawal": api(
+        "project", body={"judgements": "keep"}, POST=(JUDGING, "judge"), DELETE=(JUDGING, "judge")
+    ),
+    "member-hand-over": of_member(POST=(OWNING, "manage")),
     "gold-answers": api("project", GET=(MANAGING, "manage"), POST=(MANAGING, "manage")),
     "gold-answer": in_project("gold", "answer", DELETE=(MANAGING, "manage")),
     "project-priorities": api("project", POST=(MANAGING, "manage")),
