@@ -27,7 +27,7 @@ RUBRIC = {"type": "rubric", "criteria": [{"name": "short", "text": "Is short"}]}
 TAGS = {"type": "tags", "options": [{"name": "rude"}, {"name": "long"}], "required": True}
 CHAT = [{"role": "assistant", "content": "Well."}]
 
-# For each kind: the question, an answer, one that differs from it, and one that differs in nothing that counts.
+# For each kind: the question, an answer, one that differs, and one that differs in nothing that counts.
 KINDS: dict[str, tuple[dict[str, Any], Any, Any, Any]] = {
     "choice": (
         {"type": "choice"},
@@ -79,7 +79,7 @@ KINDS: dict[str, tuple[dict[str, Any], Any, Any, Any]] = {
 
 
 def given(project, first: dict[str, Any], second: dict[str, Any], *, text: Any) -> None:
-    """One comparison that two people answer; here everybody sees the same order."""
+    """One comparison that two people answer."""
     group = {"prompt": "?", "candidates": [{"text": text}, {"text": text}]}
     services.add_comparisons(project=project, groups=[group], needed=2)
     for user, said in zip(factories.add_annotators(project, 2), (first, second), strict=True):
@@ -88,9 +88,13 @@ def given(project, first: dict[str, Any], second: dict[str, Any], *, text: Any) 
         answer(take(project, user), user, **values)
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_what_is_a_disagreement_and_how_it_is_decided(manager, manager_page, kind, monkeypatch):
+@pytest.fixture
+def unshuffled(monkeypatch):
     monkeypatch.setattr("annotation.services.queue._shuffle", lambda order: None)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_is_a_disagreement_and_how_it_is_decided(manager, manager_page, kind, unshuffled):
     question, one, other, alike = KINDS[kind]
     text = CHAT if kind == "turns" else "1. First.\n2. Second."
     project = factories.make_project(by=manager, questions=[question])
@@ -111,7 +115,7 @@ def test_what_is_a_disagreement_and_how_it_is_decided(manager, manager_page, kin
     assert services.reviews_waiting(project) == 0
 
 
-def test_undoing_and_skipping_a_review_without_scripts(project, manager, manager_page):
+def test_undoing_and_skipping_a_review_without_scripts(project, manager, manager_page, unshuffled):
     given(project, {"choice": 0}, {"choice": 1}, text="x")
     here, judge = (f"/projects/{project.pk}/{path}/" for path in ("review", "judge"))
     page = manager_page.get(here)
