@@ -1,6 +1,6 @@
 # Everything a contributor types. Each target works from a fresh clone.
 .DEFAULT_GOAL := help
-.PHONY: help install demo up test test-slow bench lint format systems messages clean
+.PHONY: help install demo up test test-slow bench lint format systems messages screenshots clean
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -28,6 +28,8 @@ test: .make/dev .make/browser
 	OMP_NUM_THREADS=1 $(RUN) -m pytest -n $(WORKERS) --dist loadgroup
 test-slow: .make/dev .make/browser
 	$(RUN) -m pytest -m slow
+screenshots: .make/dev .make/browser
+	$(RUN) -m pytest tests/functional/screenshots.py
 bench: .make/bench
 	$(RUN) -m benchmarks.dpo_vs_trl
 	$(RUN) -m benchmarks.grpo_vs_trl

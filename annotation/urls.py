@@ -77,6 +77,7 @@ urlpatterns = [
     path("projects/<int:pk>/history/", beside.history, name="history"),
     path("projects/<int:pk>/session/", beside.session, name="session"),
     path("keys/", beside.keys, name="keys"),
+    path("theme/", beside.theme, name="theme"),
     path("projects/<int:pk>/imports/", transfers.imports, name="imports"),
     path("imports/<int:pk>/", transfers.import_detail, name="import"),
     path("imports/<int:pk>/rejected.csv", transfers.rejected_rows, name="import_rejected"),

@@ -11,6 +11,8 @@ os.environ.pop("STORAGE_URL", None)
 from webapp.settings import *  # noqa: F403
 
 PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]  # fast
-STORAGES["staticfiles"] = {"BACKEND": "django.contrib.staticfiles.storage.StaticFilesStorage"}  # noqa: F405
+STORAGES = STORAGES | {  # noqa: F405
+    "staticfiles": {"BACKEND": "django.contrib.staticfiles.storage.StaticFilesStorage"}
+}
 CELERY_BROKER_URL = "memory://"
 STATIC_ROOT.mkdir(parents=True)  # noqa: F405  whitenoise warns about a missing folder

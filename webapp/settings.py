@@ -137,7 +137,6 @@ INSTALLED_APPS = [
     "allauth.mfa",
     "allauth.socialaccount",
     "allauth.socialaccount.providers.openid_connect",
-    "django_htmx",
     "rest_framework",
     "drf_spectacular",
     "pgtrigger",
@@ -237,7 +236,7 @@ TIME_ZONE = "UTC"
 # Files. Media never has a URL of its own: views check who asks.
 STORAGES = {
     "default": _storage(os.environ.get("STORAGE_URL")),
-    "staticfiles": {"BACKEND": "whitenoise.storage.CompressedManifestStaticFilesStorage"},
+    "staticfiles": {"BACKEND": "webapp.static_files.HashedFiles"},
 }
 STATIC_URL = "/static/"
 STATIC_ROOT = DATA_DIR / "static"

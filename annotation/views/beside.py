@@ -2,6 +2,7 @@
 
 The drawer of the judging page asks for the parts alone; each is also a page."""
 
+from datetime import timedelta
 from typing import Any
 
 from django.contrib import messages
@@ -9,9 +10,10 @@ from django.contrib.auth.decorators import login_required
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import redirect, render
 from django.utils import timezone
+from django.utils.http import url_has_allowed_host_and_scheme
 from django.utils.translation import gettext as _
 from django.views.decorators.cache import never_cache
-from django.views.decorators.http import require_GET, require_http_methods
+from django.views.decorators.http import require_GET, require_http_methods, require_POST
 
 from annotation import services
 from annotation.browsing import days_in_a_row, own_judgements
@@ -21,6 +23,8 @@ from annotation.permissions import Action
 from annotation.views.access import SignedIn, project_for
 
 HISTORY_LENGTH = 20
+THEMES = ("light", "dark")
+YEAR = timedelta(days=365)
 
 
 @login_required
@@ -78,3 +82,18 @@ def keys(request: SignedIn) -> HttpResponse:
             messages.info(request, _("Saved. The judging page uses these keys from now on."))
             return redirect("annotation:keys")
     return render(request, "annotation/keys.html", {"form": form})
+
+
+@require_POST
+def theme(request: HttpRequest) -> HttpResponse:
+    """Light or dark on this device, or as the device is set; then back to the page."""
+    back = request.POST.get("next", "")
+    allowed = url_has_allowed_host_and_scheme(back, {request.get_host()}, require_https=request.is_secure())
+    response = redirect(back if allowed else "annotation:home")
+    if (chosen := request.POST.get("theme")) in THEMES:
+        response.set_cookie(
+            "theme", chosen, max_age=YEAR, httponly=True, samesite="Lax", secure=request.is_secure()
+        )
+    else:
+        response.delete_cookie("theme")
+    return response

@@ -1,6 +1,7 @@
 /* The HTTP API from a page: the session's cookie signs in, the form's token guards against forgery. */
 
 const TIMEOUT = 20_000; // milliseconds
+const SHORT = 20_000; // characters; browsers refuse to keep more than 64 KiB alive
 
 /** The line is down or the server did not answer: worth another attempt. */
 export class Offline extends Error {}
@@ -18,14 +19,15 @@ const token = () => document.querySelector("[name=csrfmiddlewaretoken]").value;
 
 /** Posts JSON; resolves to the reply's JSON, or null where there is none (204). */
 export async function post(url, body = {}) {
+  const text = JSON.stringify(body);
   let response;
   try {
     response = await fetch(url, {
       method: "POST",
       credentials: "same-origin",
-      keepalive: true, // an answer on its way survives leaving the page
+      keepalive: text.length < SHORT, // an answer on its way survives leaving the page
       headers: { "Content-Type": "application/json", Accept: "application/json", "X-CSRFToken": token() },
-      body: JSON.stringify(body),
+      body: text,
       signal: AbortSignal.timeout(TIMEOUT),
     });
   } catch (error) {

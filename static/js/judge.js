@@ -281,8 +281,10 @@ find("#marks")?.addEventListener("click", toggleMarks);
 
 const actions = actionsOf({ board, form, drawer, undo, toggleMarks, skip: openSkip, help: () => help.showModal() });
 keyboard.label(document);
+const SCROLLS = /Space|Page|Arrow|Enter|Backspace/; // in the drawer these are the drawer's
 keyboard.listen((name, event) => {
-  if (deck.first && !drawer.element.contains(event.target) && !event.repeat && form.press(name)) return true;
+  if (drawer.element.contains(event.target) && SCROLLS.test(name)) return false;
+  if (deck.first && !event.repeat && form.press(name)) return true;
   const action = actions[name];
   return Boolean(action) && (!event.repeat || action.repeats) && action(event) !== false;
 });

@@ -16,13 +16,14 @@ def disc(radius: int, colour: str, size: int = 64) -> bytes:
     return buffer.getvalue()
 
 
-def picture_groups(n: int) -> list[dict]:
+def picture_groups(n: int, *, k: int = 2) -> list[dict]:
+    colours = ("#d7263d", "#2e86ab", "#1b998b", "#2d3047")
     return [
         {
             "prompt": f"a red disc, number {i}",
             "candidates": [
-                {"image": store_image(disc(10 + i, "#d7263d")), "source": "secret-model-0"},
-                {"image": store_image(disc(20 + i, "#2e86ab")), "source": "secret-model-1"},
+                {"image": store_image(disc(10 + 10 * c + i, colours[c])), "source": f"secret-model-{c}"}
+                for c in range(k)
             ],
         }
         for i in range(n)

@@ -6,8 +6,8 @@ from playwright.sync_api import expect
 from annotation import services
 from annotation.models import Judgement
 from tests.annotation import factories
+from tests.functional.accessibility import violations
 from tests.functional.conftest import judge_page, wait_until_saved
-from tests.functional.test_pages import violations
 
 pytestmark = pytest.mark.django_db(transaction=True)
 expect.set_options(timeout=60_000)  # the machine may be busy

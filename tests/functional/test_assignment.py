@@ -1,75 +1,13 @@
-"""Assignment in the browser: the pages for managers and reviewers, and the test that people take."""
+"""Assignment in the browser: the test that people take before the work."""
 
 import pytest
-from axe_playwright_python.sync_playwright import Axe
-from django.utils import timezone
 
 from annotation import services
 from annotation.models import Judgement
 from tests.annotation import factories
-from tests.annotation.test_queue import answer, take
 from tests.functional.conftest import judge_page, wait_until_saved
 
 pytestmark = pytest.mark.django_db(transaction=True)
-NOW = timezone.now()
-
-
-@pytest.fixture
-def busy(world):
-    """One of everything: a group, a known answer, a skip, a dispute, judgements set aside."""
-    project, manager = world.texts, world.manager
-    services.update_project(project=project, labels_per_comparison=2)
-    services.update_assignment(project=project, skip_reasons=["Not my language", "Both empty"])
-    people = factories.add_annotators(project, 3)
-    lease = take(project, people[2])
-    services.skip_lease(lease_id=lease.pk, annotator=people[2], reason="Not my language", now=NOW)
-    (disputed,) = services.add_comparisons(
-        project=project, groups=factories.text_groups(1, start=90), needed=2
-    )
-    group = services.save_group(
-        project=project, name="Deutsch", attributes={"language": "de"}, reserved_labels=1
-    )
-    services.update_member(project=project, user=world.annotator.pk, group=group, quota=500, now=NOW)
-    services.set_priorities(project=project, priorities={disputed.pk: 9})
-    services.update_assignment(project=project, queue_strategy="priority")
-    services.remove_group(project=project, group=services.save_group(project=project, name="x"))
-    for user, choice in zip(people[:2], (0, 1), strict=True):
-        lease = take(project, user)
-        answer(lease, user, lease.order.index(choice), strength=2)
-    known = project.comparisons.first()
-    services.set_gold_answer(project=project, comparison_id=known.pk, by=manager, choice=0)
-    answer(take(project, people[2]), people[2])
-    services.set_aside(project=project, user=people[2].pk, by=manager, reason="in a hurry", now=NOW)
-    return world
-
-
-def addresses(world):
-    here = f"/projects/{world.texts.pk}/"
-    known = world.texts.comparisons.first()
-    person = Judgement.objects.exclude(set_aside=None).get().annotator_id
-    group = world.texts.annotator_groups.first()
-    return [
-        *(here + path for path in ("assignment/", "groups/", "gold/", "skipped/", "review/", "consent/")),
-        f"{here}groups/{group.pk}/",
-        f"{here}members/{person}/",
-        f"{here}data/{known.pk}/gold/",
-    ]
-
-
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_accessible(open_page, busy, scheme):
-    page = open_page(busy.manager, color_scheme=scheme)
-    for address in addresses(busy):
-        page.goto(address)
-        found = Axe().run(page).response["violations"]
-        assert found == [], (address, [(item["id"], item["nodes"][0]["html"]) for item in found])
-
-
-def test_no_page_is_wider_than_a_phone(open_page, busy):
-    page = open_page(busy.manager, viewport={"width": 360, "height": 740})
-    for address in addresses(busy):
-        page.goto(address)
-        assert page.evaluate("document.documentElement.scrollWidth") <= 360, address
 
 
 def test_the_test_before_the_work(open_page, world):

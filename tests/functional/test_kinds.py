@@ -14,6 +14,7 @@ from tests.functional.pictures import picture_groups
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
+PARTS = 3  # for workers side by side
 ASPECTS = [{"name": "helpful"}, {"name": "honest"}]
 CHAT = [
     {"role": "assistant", "content": "Hello."},
@@ -202,6 +203,55 @@ CASES = {
         modality="image",
         focus=".candidate:nth-child(1) .box",
     ),
+    "best of four pictures": Case([{"type": "choice"}], ["4"], {}, choice=0, k=4, modality="image"),
+    "all of three bad": Case([{"type": "choice"}], ["b"], {}, choice="both_bad", k=3),
+    "a tie of pictures": Case([{"type": "choice"}], ["4"], {}, choice="tie", modality="image"),
+    "pictures by aspects": Case(
+        [{"type": "aspects", "aspects": ASPECTS}],
+        ["7", "3", "Enter"],
+        {"aspects": {"helpful": {"choice": 0, "strength": 3}, "honest": {"choice": 1, "strength": 1}}},
+        modality="image",
+    ),
+    "pictures rated": Case(
+        [{"type": "ratings", "aspects": [{"name": "quality", "labels": ["poor", "great"]}]}],
+        ["1", "5", "Enter"],
+        {"ratings": [{"quality": 5}, {"quality": 1}]},
+        modality="image",
+    ),
+    "a scale that begins below zero": Case(
+        [{"type": "ratings", "aspects": [{"name": "harm", "min": -2, "max": 2}]}],
+        ["1", "4", "Enter"],
+        {"ratings": [{"harm": 1}, {"harm": -2}]},
+    ),
+    "thumb on one picture": Case([{"type": "thumbs"}], ["1"], {"thumbs": [1]}, k=1, modality="image"),
+    "rubric, tags and critique on pictures": Case(
+        [
+            {"type": "rubric", "criteria": [{"name": "true", "text": "Shows what was asked"}]},
+            {"type": "tags", "options": [{"name": "hands"}, {"name": "text"}], "required": True},
+            {"type": "critique", "required": True},
+        ],
+        ["2", "ArrowDown", "2", "1", "ArrowDown", "type:Six fingers", "Control+Enter"],
+        {
+            "rubric": [{"true": True}, {"true": False}],
+            "tags": ["hands", "text"],
+            "critique": "Six fingers",
+        },
+        modality="image",
+        focus="input[name='rubric.true']",
+    ),
+    "a chat corrected": Case(
+        [{"type": "correction", "required": True}],
+        ["c", "Control+A", "type:Quite well.", "Control+Enter"],
+        {"corrections": [None, [*CHAT[:-1], {"role": "assistant", "content": "Quite well."}]]},
+        text=CHAT,
+    ),
+    "turns of three chats": Case(
+        [{"type": "turns"}],
+        ["3", "1", "Enter"],
+        {"turns": [{"turn": 0, "choice": 0}, {"turn": 1, "choice": 2}]},
+        text=CHAT,
+        k=3,
+    ),
     "pictures ranked": Case(
         [{"type": "ranking"}], ["2", "1", "Enter"], {"ranking": [[0], [1]]}, modality="image"
     ),
@@ -213,7 +263,7 @@ def make(case: Case, world, name: str):
         by=world.manager, name=name, questions=case.questions, modality=case.modality
     )
     if case.modality == "image":
-        groups = picture_groups(1)
+        groups = picture_groups(1, k=case.k)
     else:
         texts = [case.text or f"Answer {c}" for c in range(case.k)]
         groups = [{"prompt": "?", "candidates": [{"text": text} for text in texts], "meta": case.meta}]
@@ -234,11 +284,11 @@ def turned(monkeypatch):
     monkeypatch.setattr("annotation.services.queue._shuffle", lambda order: order.reverse())
 
 
-@pytest.mark.parametrize("half", [0, 1])
-def test_every_kind_by_keyboard(open_page, world, turned, half):
+@pytest.mark.parametrize("part", range(PARTS))
+def test_every_kind_by_keyboard(open_page, world, turned, part):
     page = open_page(world.manager)
     stored, expected = {}, {}
-    for name, case in list(CASES.items())[half::2]:
+    for name, case in list(CASES.items())[part::PARTS]:
         project = make(case, world, name)
         page.goto(f"/projects/{project.pk}/judge/")
         page.wait_for_selector("main[data-ready]")

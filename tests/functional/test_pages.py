@@ -1,11 +1,11 @@
-"""Every page of annotators and managers: accessible in light and dark, and no wider than a phone."""
+"""The judging page accessible in every state, and what managers do on their pages."""
 
 import pytest
-from axe_playwright_python.sync_playwright import Axe
 
 from annotation import services
 from annotation.models import Judgement
 from tests.annotation import factories
+from tests.functional.accessibility import violations
 from tests.functional.conftest import judge_page
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -31,48 +31,6 @@ def busy(world):
     return world, project
 
 
-def addresses(project) -> list[str]:
-    here = f"/projects/{project.pk}/"
-    first = project.comparisons.order_by("rank").first()
-    parts = [
-        "",
-        "settings/",
-        "members/",
-        "guidelines/",
-        "judge/",
-        "history/",
-        "imports/",
-        "exports/",
-        "data/",
-        "quality/",
-    ]
-    return ["/", "/projects/new/", "/nowhere/", *(here + part for part in parts), f"{here}data/{first.pk}/"]
-
-
-def violations(page) -> list[str]:
-    found = Axe().run(page, options={"resultTypes": ["violations"]}).response["violations"]
-    return [
-        f"{rule['id']}: {node['html'][:200]} {node.get('failureSummary', '')}"
-        for rule in found
-        for node in rule["nodes"]
-    ]
-
-
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_accessible(open_page, busy, watch, scheme):
-    world, project = busy
-    watch.expected = ("404",)
-    page = open_page(world.manager, color_scheme=scheme)
-    found = {}
-    for address in [*addresses(project), f"/projects/{world.pictures.pk}/judge/"]:
-        page.goto(address)
-        page.wait_for_load_state("networkidle")
-        found[address] = violations(page)
-    anonymous = open_page(None, "/sign-in/", color_scheme=scheme)
-    found["/sign-in/"] = violations(anonymous)
-    assert {address: rules for address, rules in found.items() if rules} == {}
-
-
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_judging_page_is_accessible_in_every_state(open_page, busy, scheme):
     world, project = busy
@@ -94,17 +52,6 @@ def test_judging_page_is_accessible_in_every_state(open_page, busy, scheme):
     page.wait_for_selector("#idle:visible")
     found["nothing left"] = violations(page)
     assert {state: rules for state, rules in found.items() if rules} == {}
-
-
-def test_no_page_is_wider_than_a_phone(open_page, busy, watch):
-    world, project = busy
-    watch.expected = ("404",)
-    page = open_page(world.manager, viewport={"width": 360, "height": 740})
-    wide = {}
-    for address in ["/sign-in/", *addresses(project), f"/projects/{world.pictures.pk}/judge/"]:
-        page.goto(address)
-        wide[address] = page.evaluate("document.documentElement.scrollWidth")
-    assert {address: found for address, found in wide.items() if found > 360} == {}
 
 
 def test_everything_by_keyboard(open_page, world):

@@ -77,6 +77,7 @@ PAGES: dict[str, Route] = {
     "annotation:preview": Route({}, {"POST": SIGNED_IN}),
     "annotation:template_preview": Route({}, {"POST": SIGNED_IN}),
     "annotation:template_editor": Route({}, {"POST": SIGNED_IN}),
+    "annotation:theme": Route({}, {"POST": EVERYBODY}),
     "annotation:keys": Route({}, {"GET": SIGNED_IN, "POST": SIGNED_IN}),
     "annotation:project_new": Route({}, {"GET": SITE_MANAGERS, "POST": SITE_MANAGERS}),
     "annotation:project": of_project(GET=ROLES),
