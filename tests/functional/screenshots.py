@@ -84,6 +84,12 @@ CATEGORIES = [
     {"name": "unclear", "title": "Unclear"},
     {"name": "rude", "title": "Rude"},
 ]
+REPLIES = (
+    "Please wait. Parcel {} will come at some time.",
+    "Sorry about that! Your parcel {} left our house on Monday. Should it not be there by **Friday**, write again.",
+    "I am sorry that you have to wait for parcel {}. It left on Monday and is *one day late*.\n\n"
+    "If it is not there on **Friday**, we send another one; you need not do anything.",
+)
 SEVERITIES = [{"name": "minor", "title": "Minor"}, {"name": "major", "title": "Major"}]
 SPANS = [
     {
@@ -218,10 +224,7 @@ def simulated(world) -> Project:
     groups, better = [], []
     for number in range(160):
         left, right = dice.sample(range(3), 2)
-        candidates = [
-            {"text": f"Answer {number} in the words of {sources[one]}.", "source": sources[one]}
-            for one in (left, right)
-        ]
+        candidates = [{"text": REPLIES[one].format(number), "source": sources[one]} for one in (left, right)]
         groups.append(
             {"prompt": f"Ticket {number}: the parcel has not come. What now?", "candidates": candidates}
         )

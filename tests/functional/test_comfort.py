@@ -19,7 +19,10 @@ TRANSFORMS = "images => images.map(image => image.style.transform)"
 
 def texts(world, *answers: str, n: int = 2, **values):
     project = factories.make_project(by=world.manager, name="Texts", **values)
-    groups = [{"prompt": f"Question {i}? {LONG[:600]}", "candidates": [{"text": a} for a in answers]} for i in range(n)]
+    groups = [
+        {"prompt": f"Question {i}? {LONG[:600]}", "candidates": [{"text": a} for a in answers]}
+        for i in range(n)
+    ]
     services.add_comparisons(project=project, groups=groups)
     return project
 
