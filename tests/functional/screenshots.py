@@ -86,7 +86,7 @@ CATEGORIES = [
 ]
 REPLIES = (
     "Please wait. Parcel {} will come at some time.",
-    "Sorry about that! Your parcel {} left our house on Monday. Should it not be there by **Friday**, write again.",
+    "Sorry about that! Your parcel {} left on Monday. Should it not be there by **Friday**, write again.",
     "I am sorry that you have to wait for parcel {}. It left on Monday and is *one day late*.\n\n"
     "If it is not there on **Friday**, we send another one; you need not do anything.",
 )
@@ -230,11 +230,11 @@ def simulated(world) -> Project:
         )
         better.append(worth[left] - worth[right])
     services.add_comparisons(project=project, groups=groups)
-    people = {"ada": 3.0, "berta": 2.4, "chiara": 2.0, "dunja": 1.6, "emil": 1.2, "farid": 0.0}
-    for username in people:
-        user = factories.make_user(username=username)
+    cares = {"ada": 3.0, "berta": 2.4, "chiara": 2.0, "dunja": 1.6, "emil": 1.2, "farid": 0.0}
+    people = {}
+    for username, care in cares.items():
+        people[username] = (factories.make_user(username=username), care)
         services.add_member(project=project, username=username, role="annotator", by=world.manager)
-        people[username] = (user, people[username])
     first = project.comparisons.order_by("pk").first().pk
     clocks = dict.fromkeys(people, START)
     for turn in range(len(groups) * 3):

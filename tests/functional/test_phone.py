@@ -109,6 +109,7 @@ def test_ranking_by_a_finger(open_page, world):
     for position in ("2", "0"):
         page.tap(f".chip[data-candidate='{position}']")
     page.evaluate("document.querySelector('.work').scrollTop = 9999")
+    page.wait_for_timeout(300)  # until touches are taken where things are drawn
     chip, rank = (
         page.locator(selector).bounding_box()
         for selector in (".unranked .chip[data-candidate='1']", ".ranks li:last-child .chip")
