@@ -199,8 +199,10 @@ def withdrawal(request: Request, pk: int) -> Response:
         return Response(status=status.HTTP_204_NO_CONTENT)
     wish = _checked(serializers.WithdrawSerializer(data=request.data))["judgements"]
     services.withdraw(project=found, user=user, now=timezone.now())
-    gone = services.delete_judgements(project=found, user=user) if wish == "delete" else 0
-    return Response({"deleted": gone})
+    if wish == "keep":
+        return Response({"deleted": 0, "unfinished": False})
+    change = services.delete_judgements(project=found, user=user)
+    return Response({"deleted": change.done, "unfinished": change.status in change.UNFINISHED})
 
 
 @extend_schema(request=None, responses=serializers.MemberStateSerializer)

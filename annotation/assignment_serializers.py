@@ -150,6 +150,7 @@ class WithdrawSerializer(StrictSerializer):
 
 class GoneSerializer(serializers.Serializer):
     deleted = serializers.IntegerField(help_text="judgements")
+    unfinished = serializers.BooleanField(help_text="more is deleted in the background")
 
 
 class GoldAnswerSerializer(StrictSerializer):

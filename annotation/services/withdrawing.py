@@ -5,6 +5,7 @@ which remains only that and when something was deleted. What was downloaded or t
 """
 
 from datetime import datetime
+from functools import partial
 from typing import Final
 
 import pgtrigger
@@ -62,9 +63,7 @@ def delete_judgements(*, project: Project, user: User) -> BulkChange:
     """
     theirs = Judgement.objects.filter(comparison__project=project, annotator=user)
     recall_exports(project)
-    return bulk.start(
-        project, BulkChange.Kind.DELETE, total=theirs.count(), subject={"annotator": user.pk}
-    )
+    return bulk.start(project, BulkChange.Kind.DELETE, total=theirs.count(), subject={"annotator": user.pk})
 
 
 def delete_batch(change: BulkChange) -> bulk.Batch:
@@ -104,6 +103,7 @@ def _delete_traces(change: BulkChange) -> None:
         webhook__project=change.project_id, event=Webhook.Event.JUDGEMENT_CREATED
     )
     told.filter(payload__data__annotator=annotator.username).delete()
+    Member.objects.filter(project=change.project_id, user=annotator).update(answered=0, answered_that_day=0)
     recall_exports(change.project)
 
 
@@ -122,4 +122,5 @@ def recall_exports(project: Project) -> None:
     jobs.exclude(status=ExportJob.Status.FAILED).update(
         status=ExportJob.Status.FAILED, storage_key="", error=message, finished_at=timezone.now()
     )
-    transaction.on_commit(lambda: [default_storage.delete(key) for key in keys])
+    for key in keys:
+        transaction.on_commit(partial(default_storage.delete, key))

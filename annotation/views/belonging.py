@@ -13,7 +13,7 @@ from django.views.decorators.http import require_http_methods
 from annotation import services
 from annotation.errors import Conflict
 from annotation.forms import WithdrawForm
-from annotation.models import Judgement
+from annotation.models import BulkChange, Judgement
 from annotation.permissions import Action
 from annotation.views.access import SignedIn, project_for
 
@@ -32,13 +32,19 @@ def withdraw(request: SignedIn, pk: int) -> HttpResponse:
     if form.is_valid():
         services.withdraw(project=project, user=request.user, now=timezone.now())
         if form.cleaned_data["judgements"] == WithdrawForm.DELETE:
-            gone = services.delete_judgements(project=project, user=request.user)
-            sentence = ngettext("%(count)s judgement is deleted.", "%(count)s judgements are deleted.", gone)
-            messages.info(request, sentence % {"count": gone})
+            change = services.delete_judgements(project=project, user=request.user)
+            sentence = ngettext(
+                "%(count)s judgement is deleted.", "%(count)s judgements are deleted.", change.done
+            )
+            messages.info(request, sentence % {"count": change.done})
         return redirect("annotation:withdraw", pk)
+    mine = BulkChange.objects.filter(
+        project=project, kind=BulkChange.Kind.DELETE, status__in=BulkChange.UNFINISHED
+    )
     context = {
         "project": project,
         "form": form,
+        "deleting": mine.filter(subject__annotator=request.user.pk).exists(),
         "member": services.member_of(project, request.user.pk),
         "count": Judgement.objects.filter(comparison__project=project, annotator=request.user).count(),
     }

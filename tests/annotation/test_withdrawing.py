@@ -89,7 +89,9 @@ def test_consent_is_asked_for_again(project, annotator, annotator_page):
     assert take(project, annotator) is not None
 
 
-def test_deleting_leaves_nothing_of_what_was_said(project, annotator, judged, annotator_page):
+def test_deleting_leaves_nothing_of_what_was_said(
+    project, annotator, judged, annotator_page, django_capture_on_commit_callbacks
+):
     """Rows, figures, exports, files, webhooks and the audit log; the slots are open for others."""
     job = {"project": project, "format": "trl", "created_by": project.created_by}
     key = default_storage.save("exports/old.jsonl", ContentFile(b"{}"))
@@ -103,7 +105,8 @@ def test_deleting_leaves_nothing_of_what_was_said(project, annotator, judged, an
         choice=1 - changed.choice
     )  # leaves an entry with both answers
     count_judgements()
-    page = annotator_page.post(f"/projects/{project.pk}/withdraw/", {"judgements": "delete"}, follow=True)
+    with django_capture_on_commit_callbacks(execute=True):
+        page = annotator_page.post(f"/projects/{project.pk}/withdraw/", {"judgements": "delete"}, follow=True)
     assert "2 judgements are deleted" in page.content.decode()
     assert "No judgement of yours is kept" in page.content.decode()
     assert {name for _, name in said(project)} == {judged.username}
@@ -129,10 +132,10 @@ def test_deleting_leaves_nothing_of_what_was_said(project, annotator, judged, an
 def test_deleting_after_withdrawing(project, annotator, judged, as_annotator):
     here = f"/api/v1/projects/{project.pk}/withdrawal/"
     assert as_annotator.post(here, {"judgements": "maybe"}).status_code == 400
-    assert as_annotator.post(here, {"judgements": "keep"}).json() == {"deleted": 0}
+    assert as_annotator.post(here, {"judgements": "keep"}).json() == {"deleted": 0, "unfinished": False}
     assert as_annotator.get(f"/api/v1/projects/{project.pk}/standing/").json()["blocked"] == "withdrawn"
-    assert as_annotator.post(here, {"judgements": "delete"}).json() == {"deleted": 2}
-    assert as_annotator.post(here, {"judgements": "delete"}).json() == {"deleted": 0}
+    assert as_annotator.post(here, {"judgements": "delete"}).json() == {"deleted": 2, "unfinished": False}
+    assert as_annotator.post(here, {"judgements": "delete"}).json() == {"deleted": 0, "unfinished": False}
     assert as_annotator.delete(here).status_code == 204
     assert as_annotator.get(f"/api/v1/projects/{project.pk}/standing/").json()["blocked"] is None
 
@@ -140,7 +143,7 @@ def test_deleting_after_withdrawing(project, annotator, judged, as_annotator):
 def test_deleting_what_was_set_aside_opens_no_slot_twice(project, annotator, judged):
     services.set_aside(project=project, user=annotator.pk, by=project.created_by, reason="haste", now=NOW)
     before = list(Comparison.objects.order_by("pk").values_list("open_slots", flat=True))
-    assert services.delete_judgements(project=project, user=annotator) == 2
+    assert services.delete_judgements(project=project, user=annotator).done == 2
     assert list(Comparison.objects.order_by("pk").values_list("open_slots", flat=True)) == before == [1, 1, 1]
 
 

@@ -115,6 +115,8 @@ def test_ranking_by_a_finger(open_page, world):
         for selector in (".unranked .chip[data-candidate='1']", ".ranks li:last-child .chip")
     )
     Finger(page).drag(middle_of(chip), middle_of(rank))
+    expect(page.locator(".ranks .chip")).to_have_count(3)
+    page.wait_for_timeout(300)
     page.tap(".submit")
     page.wait_for_selector("#idle:visible")
     wait_until_saved(page)
