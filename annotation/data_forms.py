@@ -72,8 +72,8 @@ class JudgementFilterForm(PageForm):
             ("undone", _("Taken back")),
         ],
     )
-    since = forms.DateField(label=_("From"), required=False, widget=DateInput)
-    until = forms.DateField(label=_("Before"), required=False, widget=DateInput)
+    since = forms.DateField(label=_("Given from"), required=False, widget=DateInput)
+    until = forms.DateField(label=_("Given before"), required=False, widget=DateInput)
 
 
 class ContentForm(PageForm):
