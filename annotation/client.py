@@ -139,6 +139,14 @@ class Client:
     def start_run(self, project: int, method: str, base: str, **values: Any) -> dict[str, Any]:
         return self.call("POST", "runs/", {"project": project, "method": method, "base": base, **values})
 
+    def generate(self, project: int, base: str, **values: Any) -> dict[str, Any]:
+        """A run that answers prompts; `prompts`, `config`, `reward` and `seed` are options."""
+        return self.call("POST", "generations/", {"project": project, "base": base, **values})
+
+    def score(self, project: int, **values: Any) -> dict[str, Any]:
+        """A run that scores candidates by a `base` or a `reward` list; `groups` and `config` are options."""
+        return self.call("POST", "scorings/", {"project": project, **values})
+
     def run(self, run: int) -> dict[str, Any]:
         return self.call("GET", f"runs/{run}/")
 

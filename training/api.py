@@ -139,6 +139,39 @@ def _change(request: Request, pk: int, change: Any) -> Response:
     return Response(serializers.RunSerializer(found).data, status=status.HTTP_202_ACCEPTED)
 
 
+@extend_schema(request=serializers.GenerationRequestSerializer, responses={201: serializers.RunSerializer})
+@api_view(["POST"])
+def generations(request: Request) -> Response:
+    """Have a model answer prompts; with `best_of` in the config the reward chooses. The result is a run."""
+    data = valid(serializers.GenerationRequestSerializer(data=request.data))
+    project = own_project(request, data)
+    return _made(services.create_generation(by=user_of(request), project=project, **data))
+
+
+@extend_schema(request=serializers.ScoringRequestSerializer, responses={201: serializers.RunSerializer})
+@api_view(["POST"])
+def scorings(request: Request) -> Response:
+    """Have candidates scored by a reward model or a list of rewards; the run's result has `scores.jsonl`."""
+    data = valid(serializers.ScoringRequestSerializer(data=request.data))
+    project = own_project(request, data)
+    if data["groups"] is not None and project.modality == Project.Modality.IMAGE:
+        problem = _("are texts; pictures are scored where they are: leave this out.")
+        raise Invalid({"groups": problem})
+    return _made(services.create_scoring(by=user_of(request), project=project, **data))
+
+
+def _made(made: Run) -> Response:
+    return Response(serializers.RunSerializer(made).data, status=status.HTTP_201_CREATED)
+
+
+@extend_schema(request=None, responses={201: serializers.AddedAnswersSerializer})
+@api_view(["POST"])
+def run_comparisons(request: Request, pk: int) -> Response:
+    """Queue the answers that a generation wrote for judging, once."""
+    found = find(Run.objects.all(), user_of(request), Action.TRAIN, pk=pk)
+    return Response(services.add_answers(run=found), status=status.HTTP_201_CREATED)
+
+
 @extend_schema(parameters=[PROJECT], responses=serializers.CheckpointSerializer(many=True))
 @api_view(["GET"])
 def checkpoints(request: Request) -> Response:
@@ -258,6 +291,9 @@ urlpatterns = [
     path("runs/<int:pk>/cancel/", cancel, name="api-run-cancel"),
     path("runs/<int:pk>/start/", start, name="api-run-start"),
     path("runs/<int:pk>/retry/", retry, name="api-run-retry"),
+    path("runs/<int:pk>/comparisons/", run_comparisons, name="api-run-comparisons"),
+    path("generations/", generations, name="api-generations"),
+    path("scorings/", scorings, name="api-scorings"),
     path("checkpoints/", checkpoints, name="api-checkpoints"),
     path("checkpoints/<int:pk>/download/", download, name="api-checkpoint-download"),
     path("models/", models, name="api-models"),

@@ -44,7 +44,10 @@ def method_choices(project: Project) -> list[MethodChoice]:
         MethodChoice(
             method=method,
             allowed=bool(collected & set(method.feedback))
-            or ("aspect" in collected and "aspect" in method.config.model_fields),
+            or any(
+                kind in collected and key in method.config.model_fields
+                for key, (kind, _sentence) in services.creating.PARTS.items()
+            ),
             needs=get_text_list([_(words[kind]) for kind in method.feedback], _("or")),
         )
         for method in METHODS

@@ -12,7 +12,7 @@ from annotation.forms import PageForm
 from annotation.models import Project
 from training import browsing, reward_forms, schema_forms
 from training.models import Run
-from training.services.naming import REWARD_MODELS
+from training.services.naming import REWARD_MODELS, SCORERS
 from training.tuning.registry import Method
 
 EVAL_SHARES = [("0.1", "10 %"), ("0.2", "20 %"), ("0.3", "30 %"), ("0", _("none"))]
@@ -130,6 +130,75 @@ class RunForm(PageForm):
         """Fields of filters have no prefix here, and rewards have rows."""
         plain = Invalid({path.removeprefix("filters."): text for path, text in error.errors.items()})
         super().refuse(reward_forms.place_errors(plain, self.cleaned_data))
+
+
+class JobForm(PageForm):
+    """Answers written or candidates scored: the model, the job's keys from its schema, and rewards."""
+
+    base = forms.ChoiceField(label=_("Model"))
+    prompts = forms.CharField(
+        label=_("Prompts"),
+        required=False,
+        max_length=1_000_000,
+        help_text=_("One on each line. Empty: every prompt of the project."),
+        widget=forms.Textarea(attrs={"rows": 6, "dir": "auto"}),
+    )
+    seed = forms.IntegerField(
+        label=_("Seed"), initial=0, min_value=0, help_text=_("The same seed gives the same result.")
+    )
+
+    def __init__(self, *args: Any, project: Project, method: Method) -> None:
+        self.schema = method.config.model_json_schema()
+        super().__init__(*args, initial=schema_forms.initial_of(self.schema))
+        self.fields |= schema_forms.fields_of(self.schema) | reward_forms.fields_of(project, method)
+        bases = browsing.base_choices(project, scorers=method.name in SCORERS)
+        self.has_base = bool(bases)
+        if method.name in SCORERS:
+            del self.fields["prompts"]
+            self.fields["base"].required = False
+            self.fields["base"].label = _("Reward model")
+        nothing = [("", _("none: the rewards below"))] if method.name in SCORERS else []
+        offer(self, "base", [*nothing, *bases])
+
+    @property
+    def main(self) -> list[forms.BoundField]:
+        """What stands first: the model, the prompts, and the keys that the schema marks."""
+        names = [name for name in ("base", "prompts") if name in self.fields]
+        return [self[name] for name in [*names, *schema_forms.primary_names(self.schema)]]
+
+    @property
+    def rewards(self) -> list[forms.BoundField]:
+        return [self[name] for name in self.fields if name.startswith("reward_")]
+
+    @property
+    def more(self) -> list[forms.BoundField]:
+        """The job's other keys, and the seed."""
+        shown = {bound.name for bound in self.main}
+        names = [name for name in schema_forms.fields_of(self.schema) if name not in shown]
+        return [*(self[name] for name in names), self["seed"]]
+
+    @property
+    def more_is_wrong(self) -> bool:
+        return any(bound.errors for bound in self.more)
+
+    @property
+    def request(self) -> dict[str, Any]:
+        """What `create_generation` or `create_scoring` takes."""
+        data = self.cleaned_data
+        found = {
+            "base": data["base"],
+            "config": schema_forms.config_of(self.schema, data),
+            "reward": reward_forms.rewards_of(data),
+            "seed": data["seed"],
+        }
+        if "prompts" in data:
+            lines = [line.strip() for line in data["prompts"].splitlines() if line.strip()]
+            found["prompts"] = lines or None
+        return found
+
+    def refuse(self, error: Invalid) -> None:
+        """Rewards have rows."""
+        super().refuse(reward_forms.place_errors(error, self.cleaned_data))
 
 
 def _initial_of(like: Run | None) -> dict[str, Any]:

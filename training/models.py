@@ -12,6 +12,7 @@ from annotation.models import Comparison, Project, User
 from annotation.permissions import ProjectRows
 from training.tuning.registry import METHODS
 
+GENERATORS = ("generate", "image_generate")
 JOBS = [method.name for method in METHODS if method.purpose == "job"]  # their results are no models
 
 
@@ -176,6 +177,11 @@ class Run(models.Model):
     def is_job(self) -> bool:
         """Generation or scoring: its result holds rows, not weights."""
         return self.method in JOBS
+
+    @property
+    def writes_answers(self) -> bool:
+        """Generation: what it wrote can be judged."""
+        return self.method in GENERATORS
 
 
 class Metric(models.Model):

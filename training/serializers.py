@@ -24,6 +24,57 @@ class RunRequestSerializer(StrictSerializer):
     start = serializers.BooleanField(required=False, default=True, help_text="false: wait as a draft")
 
 
+class JobRequestSerializer(StrictSerializer):
+    project = serializers.IntegerField()
+    reward = serializers.ListField(child=serializers.JSONField(), required=False, default=list)
+    config = serializers.DictField(required=False, default=dict, help_text="keys of the job's schema")
+    seed = serializers.IntegerField(required=False, default=0)
+
+
+class GenerationRequestSerializer(JobRequestSerializer):
+    base = serializers.CharField(max_length=120, help_text='a registered model, or "checkpoint:<id>"')
+    prompts = serializers.ListField(
+        child=serializers.JSONField(),
+        required=False,
+        default=None,
+        allow_null=True,
+        max_length=100_000,
+        help_text="texts or lists of messages; left out: every prompt of the project",
+    )
+
+
+class AnswerSerializer(StrictSerializer):
+    text = serializers.JSONField(help_text="a text, or a list of messages")
+
+
+class TextGroupSerializer(StrictSerializer):
+    prompt = serializers.JSONField()
+    candidates = AnswerSerializer(many=True, allow_empty=False)
+    reference = serializers.JSONField(required=False)
+
+
+class ScoringRequestSerializer(JobRequestSerializer):
+    base = serializers.CharField(
+        max_length=120,
+        required=False,
+        allow_null=True,
+        default=None,
+        help_text='a reward model, registered or "checkpoint:<id>"; left out where `reward` is given',
+    )
+    groups = TextGroupSerializer(
+        many=True,
+        required=False,
+        allow_null=True,
+        default=None,
+        help_text="rows of texts to score; left out: every comparison of the project",
+    )
+
+
+class AddedAnswersSerializer(serializers.Serializer):
+    added = serializers.IntegerField(help_text="comparisons")
+    alike = serializers.IntegerField(help_text="prompts without two different answers")
+
+
 class CheckpointSerializer(serializers.ModelSerializer):
     name = serializers.SerializerMethodField(help_text="as a run's base names it")
 

@@ -2,7 +2,7 @@
 
 from django.urls import path, re_path
 
-from training.views import matches, models, overview, runs, schedules
+from training.views import jobs, matches, models, overview, runs, schedules
 
 app_name = "training"
 
@@ -15,6 +15,8 @@ urlpatterns = [
     path("runs/<int:pk>/progress.json", runs.run_progress, name="run_progress"),
     path("runs/<int:pk>/samples/<str:name>", runs.run_sample, name="run_sample"),
     re_path(r"^runs/(?P<pk>\d{1,18})/(?P<action>start|cancel|retry)/$", runs.run_action, name="run_action"),
+    path("projects/<int:pk>/jobs/<slug:job>/new/", jobs.job_new, name="job_new"),
+    path("runs/<int:pk>/comparisons/", jobs.run_comparisons, name="run_comparisons"),
     path("projects/<int:pk>/models/", models.models, name="models"),
     path("checkpoints/<int:pk>/download/", models.checkpoint_download, name="checkpoint_download"),
     path("projects/<int:pk>/matches/", matches.matches, name="matches"),

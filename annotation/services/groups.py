@@ -32,8 +32,10 @@ def judged_groups(*, project: Project, before: datetime, filters: dict[str, Any]
     return read_groups(project=project, before=before, filters=check_filters(asked))
 
 
-def read_groups(*, project: Project, before: datetime, filters: GroupFilters) -> Iterator[dict[str, Any]]:
-    """All groups that pass the filters, judged or not; see `judged_groups`."""
+def read_groups(
+    *, project: Project, before: datetime, filters: GroupFilters, with_numbers: bool = False
+) -> Iterator[dict[str, Any]]:
+    """All groups that pass the filters, judged or not; see `judged_groups`. `number`: the comparison's id."""
     judgements = _judgements(before, filters)
     comparisons = Comparison.objects.filter(project=project, created_at__lt=before)
     if not filters.held_out:
@@ -45,14 +47,14 @@ def read_groups(*, project: Project, before: datetime, filters: GroupFilters) ->
         comparisons.annotate(candidate_rows=ArraySubquery(_candidate_rows()))
         .annotate(judgement_rows=ArraySubquery(_judgement_rows(judgements)))
         .order_by("rank")
-        .values("rank", "prompt", "reference", "meta", "candidate_rows", "judgement_rows")
+        .values("pk", "rank", "prompt", "reference", "meta", "candidate_rows", "judgement_rows")
     )
     put_together = aggregator(project, filters)
     for row in _in_chunks(comparisons, rows):
         group = _group(row)
         _name_pictures(group)
         if filters.passes(group):
-            yield put_together(group)
+            yield put_together(group) | ({"number": row["pk"]} if with_numbers else {})
 
 
 def _in_chunks(comparisons: QuerySet[Comparison], rows: QuerySet[Any, Any]) -> Iterator[Mapping[str, Any]]:

@@ -19,11 +19,13 @@ def make_run(
     rows: list[dict[str, Any]] | None = None,
     held_out: list[dict[str, Any]] | None = None,
     seed: int = 3,
+    reward: list[dict[str, Any]] | None = None,
 ) -> Path:
     """A run directory; without ``rows``, one with eight pairs of random pictures."""
     media = folder / "data" / "media"
     media.mkdir(parents=True, exist_ok=True)
     spec = {"method": method, "config": config, "base": None if base is None else str(base), "seed": seed}
+    spec |= {"reward": reward} if reward else {}
     (folder / "run.json").write_text(json.dumps(spec))
     write_rows(folder / "data" / "train.jsonl", rows or pair_rows(media))
     if held_out:

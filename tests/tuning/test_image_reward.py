@@ -319,6 +319,29 @@ def test_scores_job(base, clip, tmp_path):
     assert metrics(folder)[-1]["step"] == 4
 
 
+def test_scores_by_rules(tmp_path, capsys):
+    """The ITU-R 601 luma of red is 76/255, of blue 29/255; half of it counts, and the parts add up."""
+    media = tmp_path / "run" / "data" / "media"
+    media.mkdir(parents=True)
+    for name in ("red", "blue"):
+        Image.new("RGB", (8, 8), name).save(media / f"{name}.png")
+    pair = {"prompt": "p", "candidates": [{"image": "red.png"}, {"image": "blue.png"}]}
+    rows = [pair, {"prompt": "nothing to see"}, {"prompt": "q", "candidates": pair["candidates"][:1]}]
+    rewards = [{"rule": "brightness", "weight": 0.5}, {"rule": "contrast"}]
+    given = {"reward": rewards, "config": {"batch_size": 2}}
+    folder = make_run(tmp_path / "run", "image_score", base=None, rows=rows, **given)
+    assert run(folder) == EXIT_DONE
+    found = read_rows(folder / "result" / "scores.jsonl")
+    assert [row["scores"] for row in found] == [
+        pytest.approx([38 / 255, 14.5 / 255], abs=1e-3), [], pytest.approx([38 / 255], abs=1e-3),
+    ]  # fmt: skip
+    assert found[0]["parts"]["brightness"] == pytest.approx([38 / 255, 14.5 / 255], abs=1e-3)
+    assert found[0]["parts"]["contrast"] == pytest.approx([0, 0])
+    both = make_run(tmp_path / "both", "image_score", base="x", rows=[pair], **given)
+    assert run(both) == EXIT_BAD_INPUT
+    assert "or give a reward list" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("base", "config", "message"),
     [

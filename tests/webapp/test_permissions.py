@@ -158,6 +158,8 @@ PAGES: dict[str, Route] = {
     "training:run_progress": Route({"pk": "run"}, {"GET": WATCHING}),
     "training:run_sample": Route({"pk": "run", "name": "abc.png"}, {"GET": WATCHING}),
     "training:run_action": Route({"pk": "run", "action": "cancel"}, {"POST": MANAGING}),
+    "training:job_new": Route({"pk": "project", "job": "generate"}, {"GET": MANAGING, "POST": MANAGING}),
+    "training:run_comparisons": Route({"pk": "run"}, {"POST": MANAGING}),
     "training:models": of_project(GET=WATCHING, POST=OWNING),
     "training:checkpoint_download": Route({"pk": "checkpoint"}, {"GET": MANAGING}),
     "training:matches": of_project(GET=WATCHING, POST=MANAGING),
@@ -261,6 +263,13 @@ API: dict[str, Route] = {
     "api-runs": api(
         None, body=IN_PROJECT | {"method": "x", "base": "y"}, GET=LISTED, POST=(MANAGING, "train")
     )._replace(stranger=400),
+    "api-generations": api(None, body=IN_PROJECT | {"base": "y"}, POST=(MANAGING, "train"))._replace(
+        stranger=400
+    ),
+    "api-scorings": api(None, body=IN_PROJECT | {"base": "y"}, POST=(MANAGING, "train"))._replace(
+        stranger=400
+    ),
+    "api-run-comparisons": api("run", POST=(MANAGING, "train")),
     "api-run": api("run", GET=(WATCHING, "read")),
     "api-run-metrics": api("run", GET=(WATCHING, "read")),
     "api-run-cancel": api("run", POST=(MANAGING, "train")),

@@ -2,14 +2,13 @@
 
 from training.services.creating import (
     cancel_run,
-    create_generation,
     create_run,
-    create_scoring,
     feedback_of,
     retry_run,
     start_run,
 )
 from training.services.executing import ask_to_stop, execute, stop_was_asked
+from training.services.jobs import add_answers, create_generation, create_scoring
 from training.services.matches import (
     advance_matches,
     create_match,
@@ -39,6 +38,7 @@ from training.services.schedules import create_schedule, delete_schedule, run_sc
 from training.services.workspace import tidy_work_dir
 
 __all__ = [
+    "add_answers",
     "advance_matches",
     "ask_to_stop",
     "cancel_run",

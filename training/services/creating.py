@@ -1,6 +1,6 @@
-"""Runs: asked for, started, cancelled, tried again. The workers' side is in `executing`."""
+"""Runs: asked for, started, cancelled, tried again. Jobs are in `jobs`, the workers' side in `executing`."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -88,83 +88,6 @@ def create_run(
         **plan,
     )
     transaction.on_commit(partial(_prepare, run.pk), robust=True)
-    return run
-
-
-def create_generation(
-    *,
-    by: User,
-    project: Project,
-    base: str,
-    prompts: Sequence[Any],
-    config: dict[str, Any] | None = None,
-    seed: int = 0,
-) -> Run:
-    """A run that answers these prompts with a model; `generations_of` reads what it wrote."""
-    name = "generate" if project.modality == Project.Modality.TEXT else "image_generate"
-    if not prompts:
-        raise Invalid({"prompts": _("There are no prompts to answer.")})
-    rows = ({"prompt": prompt, "meta": {"row": number}} for number, prompt in enumerate(prompts))
-    return _create_job(by=by, project=project, name=name, base=base, rows=rows, config=config, seed=seed)
-
-
-def create_scoring(
-    *,
-    by: User,
-    project: Project,
-    base: str,
-    groups: Sequence[dict[str, Any]],
-    config: dict[str, Any] | None = None,
-    seed: int = 0,
-) -> Run:
-    """A run that scores the candidates of these group rows with a reward model; `scores_of` reads them.
-
-    Images are given as in `judged_groups`: {"image": name, "storage_key": …}.
-    """
-    name = "score" if project.modality == Project.Modality.TEXT else "image_score"
-    if not groups:
-        raise Invalid({"groups": _("There are no candidates to score.")})
-    return _create_job(by=by, project=project, name=name, base=base, rows=groups, config=config, seed=seed)
-
-
-def _create_job(
-    *,
-    by: User,
-    project: Project,
-    name: str,
-    base: str,
-    rows: Iterable[dict[str, Any]],
-    config: dict[str, Any] | None,
-    seed: int,
-) -> Run:
-    method = naming.method_for(project, name, purpose="job")
-    given = check_config(method, config or {})
-    check_seed(seed)
-    source = naming.find_base(by=by, name=base, method=method)
-    frozen = datasets.store_rows(rows)
-    with transaction.atomic():
-        snapshot = Snapshot.objects.create(
-            project=project,
-            cutoff=Now(),
-            seed=seed,
-            sha256=frozen.sha256,
-            storage_key=frozen.storage_key,
-            counts=frozen.counts,
-            frozen_at=Now(),
-        )
-        run = Run.objects.create(
-            project=project,
-            method=method.name,
-            config=given,
-            seed=seed,
-            snapshot=snapshot,
-            status=Run.Status.DRAFT,
-            device_kind=settings.RUN_DEVICE_KIND,
-            created_by=by,
-            **source,
-        )
-        queue.enqueue(Run.objects.filter(pk=run.pk))
-    run.refresh_from_db()
     return run
 
 

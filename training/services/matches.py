@@ -18,7 +18,7 @@ from annotation.services import add_comparisons
 from annotation.services.media import store_image
 from training import storage
 from training.models import Checkpoint, Match, MatchComparison, Run
-from training.services.creating import create_generation
+from training.services.jobs import create_generation
 from training.services.naming import name_of_base
 from training.services.results import open_result, rows_of
 

@@ -406,7 +406,8 @@ METHODS = [
         feedback=("candidates",),
         config=ImageScoreConfig,
         purpose="job",
-        summary="Scores pictures with an image reward model.",
+        summary="Scores pictures with an image reward model, or with a list of rewards.",
+        reward="optional",
     ),
 ]
 

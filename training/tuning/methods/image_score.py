@@ -1,9 +1,15 @@
-"""Score pictures with an image reward model: rows of candidates in, rows of scores out, in the same order."""
+"""Scores of pictures by an image reward model (``base``), or by a list of rewards (``reward``).
 
+Rows of candidates in, rows of scores out, in the same order: ``scores.jsonl``. A list adds ``"parts"``, what
+each of its entries added.
+"""
+
+import math
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from training.tuning.config import ImageScoreConfig
 from training.tuning.data import plain_text
@@ -12,12 +18,25 @@ from training.tuning.images.data import open_image
 from training.tuning.images.preview import preview
 from training.tuning.images.reward import ImageReward
 from training.tuning.images.reward_files import load_image_reward
+from training.tuning.rewards.compose import open_rewards
+from training.tuning.rewards.sources import Measured, join
 from training.tuning.run import Run
 from training.tuning.rundir import append_json_line
 
 
 def train(run: Run) -> None:
     config: ImageScoreConfig = run.config
+    if bool(run.base) == bool(run.reward):
+        problem = "name an image reward model as base, or give a reward list"
+        raise BadInput(problem, file=run.dir.run_file, field="base")
+    if run.reward:
+        score_with_rewards(run)
+    else:
+        score_with_model(run, config)
+
+
+def score_with_model(run: Run, config: ImageScoreConfig) -> None:
+    """The reward model's scores, batch by batch."""
     model = load(run).to(run.device)
     run.dir.cut_back(-1)
     scores: list[list[float]] = []
@@ -25,6 +44,43 @@ def train(run: Run) -> None:
         scores += score_rows(run, model, start)
         run.progress(len(scores), len(run.train), {})
     run.publish(lambda folder: write_result(scores, folder))
+
+
+def score_with_rewards(run: Run) -> None:
+    """Measure batch by batch, then transform and add up as a whole."""
+    rewards = open_rewards(run.reward, modality="image", device=run.device, precision=run.config.precision)
+    if rewards.needs_references:
+        raise BadInput("a comparison with reference answers is for text", field="reward")
+    run.dir.cut_back(-1)
+    measured: list[list[Measured]] = [[] for _ in rewards.sources]
+    for start in range(0, len(run.train), run.config.batch_size):
+        groups = run.train[start : start + run.config.batch_size]
+        prompts = [group.prompt for group in groups for _ in group.candidates]
+        files = [run.dir.media / str(item.image) for group in groups for item in group.candidates]
+        pictures = [open_image(file) for file in files]
+        for number, source in enumerate(rewards.uncredited() if pictures else ()):
+            measured[number].append(source.measure(prompts, pictures))
+        run.progress(min(start + run.config.batch_size, len(run.train)), len(run.train), {})
+    if not any(measured):
+        raise BadInput("no row has a candidate", file=run.dir.train_file)
+    prompts = [group.prompt for group in run.train for _ in group.candidates]
+    scored = rewards.combine([join(parts) for parts in measured], prompts, None)
+    columns = dict(zip(rewards.labels, scored.parts.unbind(dim=1), strict=True))
+
+    def write(folder: Path) -> None:
+        at = 0
+        for group in run.train:
+            own = slice(at, at + len(group.candidates))
+            row = {"scores": _finite(scored.total[own])}
+            parts = {label: _finite(part[own]) for label, part in columns.items()}
+            append_json_line(folder / "scores.jsonl", row | {"parts": parts})
+            at = own.stop
+
+    run.publish(write)
+
+
+def _finite(values: Tensor) -> list[float | None]:
+    return [value if math.isfinite(value) else None for value in values.tolist()]
 
 
 def load(run: Run) -> ImageReward:
@@ -59,10 +115,10 @@ def write_result(scores: list[list[float]], folder: Path) -> None:
 
 
 def inspect(run: Run) -> dict[str, Any]:
-    """The rows as ``train`` will see them: none is dropped."""
+    """The rows as ``train`` will see them: none is dropped. Rules read no tokens."""
     return preview(
         run.train,
         reasons=[None] * len(run.train),
         pairs=lambda group: [],
-        count_tokens=load(run).backbone.count_tokens,
+        count_tokens=(lambda prompt: 0) if run.reward else load(run).backbone.count_tokens,
     )

@@ -14,7 +14,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from training.tuning.config import ScoreConfig
@@ -24,7 +23,7 @@ from training.tuning.pairs import Pair
 from training.tuning.rewards.compose import Rewards, Scored, open_rewards
 from training.tuning.rewards.conditions import with_context
 from training.tuning.rewards.selection import best_and_worst, best_of, best_share, rejection_sample
-from training.tuning.rewards.sources import LearnedReward, Measured
+from training.tuning.rewards.sources import LearnedReward, Measured, join
 from training.tuning.rewards.spec import RewardEntry
 from training.tuning.rewards.transforms import disagreement
 from training.tuning.run import Run
@@ -91,16 +90,6 @@ def flatten(groups: Sequence[Group]) -> tuple[list[Text], list[Text]]:
     """Prompts and candidates side by side."""
     pairs = [(group.prompt, text) for group in groups for text in texts_of(group)]
     return [prompt for prompt, _ in pairs], [text for _, text in pairs]
-
-
-def join(parts: Sequence[Measured]) -> Measured:
-    """What was measured batch by batch as one."""
-    why: dict[int, str] = {}
-    done = 0
-    for part in parts:
-        why |= {done + at: reason for at, reason in part.why.items()}
-        done += len(part.outputs)
-    return Measured(torch.cat([part.outputs for part in parts]), why)
 
 
 def references_of(groups: Sequence[Group]) -> list[list[str]]:

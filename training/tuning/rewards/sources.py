@@ -39,6 +39,16 @@ class Measured:
     why: dict[int, str] = field(default_factory=dict)
 
 
+def join(parts: Sequence[Measured]) -> Measured:
+    """What was measured batch by batch as one."""
+    why: dict[int, str] = {}
+    done = 0
+    for part in parts:
+        why |= {done + at: reason for at, reason in part.why.items()}
+        done += len(part.outputs)
+    return Measured(torch.cat([part.outputs for part in parts]), why)
+
+
 @runtime_checkable
 class Source(Protocol):
     """What measures candidates, or a prompt alone. ``reduce`` makes one score of each row of outputs."""

@@ -1,0 +1,194 @@
+"""Jobs over HTTP and from their forms: answers written, candidates scored, and answers queued for judging."""
+
+import io
+import json
+import zipfile
+
+import pytest
+from django.core.files.base import ContentFile
+from django.core.files.storage import default_storage
+from django.urls import reverse
+
+from annotation.errors import Conflict, Invalid
+from annotation.models import Comparison
+from annotation.services import add_comparisons
+from annotation.services.media import store_image
+from tests.annotation.factories import make_project, make_user
+from tests.annotation.files import png
+from tests.training import factories
+from tests.training.conftest import client_of
+from training import services, storage
+from training.models import Checkpoint, Run
+
+pytestmark = pytest.mark.django_db
+
+
+def frozen_rows(run):
+    with storage.local_copy(run.snapshot.storage_key) as path, zipfile.ZipFile(path) as archive:
+        return [json.loads(line) for line in archive.read("train.jsonl").splitlines()]
+
+
+def ended(run, rows, pictures=()):
+    """The run is done and wrote these rows."""
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w") as archive:
+        archive.writestr("generations.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+        for name, data in pictures:
+            archive.writestr(f"media/{name}", data)
+    key = default_storage.save("checkpoints/rows.zip", ContentFile(out.getvalue()))
+    Run.objects.filter(pk=run.pk).update(status=Run.Status.DONE)
+    Checkpoint.objects.create(run=run, storage_key=key, sha256="0" * 64, size=1)
+    run.refresh_from_db()
+    return run
+
+
+def test_a_generation_with_rewards_over_http(project, base, as_manager):
+    """Rules and models choose among several answers; without prompts those of the project are answered."""
+    body = {"project": project.pk, "base": "tiny", "config": {"best_of": 4, "samples_per_prompt": 2}}
+    reply = as_manager.post("/api/v1/generations/", body, format="json")
+    assert reply.status_code == 400
+    assert [item["field"] for item in reply.json()["errors"]] == ["reward"]
+    rewards = [{"rule": "words", "weight": -1.0}]
+    reply = as_manager.post("/api/v1/generations/", body | {"reward": rewards, "seed": 5}, format="json")
+    assert reply.status_code == 201, reply.json()
+    run = Run.objects.get(pk=reply.json()["id"])
+    assert (run.method, run.status, run.reward, run.seed) == ("generate", "queued", rewards, 5)
+    assert run.config["best_of"] == 4
+    assert [row["prompt"] for row in frozen_rows(run)] == [f"Question {n}?" for n in range(10)]
+    few = as_manager.post("/api/v1/generations/", body | {"reward": rewards, "prompts": ["a"]}, format="json")
+    assert [row["prompt"] for row in frozen_rows(Run.objects.get(pk=few.json()["id"]))] == ["a"]
+
+
+def test_code_is_no_reward_over_http(project, base, as_manager):
+    body = {"project": project.pk, "base": "tiny", "config": {"best_of": 2}}
+    body["reward"] = [{"python": "os:system"}]
+    reply = as_manager.post("/api/v1/generations/", body, format="json")
+    assert reply.status_code == 400
+
+
+def test_a_scoring_of_the_project_with_rewards(project, as_manager):
+    reply = as_manager.post("/api/v1/scorings/", {"project": project.pk}, format="json")
+    assert [item["field"] for item in reply.json()["errors"]] == ["base"]
+    body = {"project": project.pk, "reward": [{"rule": "words"}], "config": {"select": "pairs"}}
+    reply = as_manager.post("/api/v1/scorings/", body, format="json")
+    assert reply.status_code == 201, reply.json()
+    run = Run.objects.get(pk=reply.json()["id"])
+    assert (run.method, run.base, run.base_checkpoint) == ("score", None, None)
+    rows = frozen_rows(run)
+    assert rows[0]["candidates"] == [{"text": "Good 0.", "source": "a"}, {"text": "Bad 0.", "source": "b"}]
+    assert [row["meta"]["comparison"] for row in rows] == list(
+        Comparison.objects.order_by("rank").values_list("pk", flat=True)
+    )
+    assert "judgements" not in rows[0]
+
+
+def test_rows_over_http_name_no_file_of_the_storage(project, as_manager):
+    """A row may hold texts and nothing else: a key in the storage would be copied into the run."""
+    body = {"project": project.pk, "reward": [{"rule": "words"}]}
+    row = {"prompt": "p", "candidates": [{"text": "a", "storage_key": "exports/secret", "image": "x"}]}
+    reply = as_manager.post("/api/v1/scorings/", body | {"groups": [row]}, format="json")
+    assert reply.status_code == 400
+    row = {"prompt": "p", "candidates": [{"text": "a"}, {"text": "b"}]}
+    reply = as_manager.post("/api/v1/scorings/", body | {"groups": [row]}, format="json")
+    assert frozen_rows(Run.objects.get(pk=reply.json()["id"])) == [row]
+
+
+def test_pictures_are_scored_where_they_are(manager, as_manager):
+    project = make_project(by=manager, modality="image")
+    pictures = [{"image": store_image(png(colour=colour))} for colour in ("red", "blue")]
+    add_comparisons(project=project, groups=[{"prompt": "p", "candidates": pictures}])
+    body = {"project": project.pk, "reward": [{"rule": "brightness"}]}
+    row = {"prompt": "p", "candidates": [{"text": "a"}]}
+    assert as_manager.post("/api/v1/scorings/", body | {"groups": [row]}, format="json").status_code == 400
+    run = Run.objects.get(pk=as_manager.post("/api/v1/scorings/", body, format="json").json()["id"])
+    assert run.method == "image_score"
+    with storage.local_copy(run.snapshot.storage_key) as path, zipfile.ZipFile(path) as archive:
+        assert len([name for name in archive.namelist() if name.startswith("media/")]) == 2
+
+
+def test_answers_are_queued_once(project, base, manager, as_manager):
+    """Two different answers make a comparison with its source; equal ones have nothing to compare."""
+    run = services.create_generation(by=manager, project=project, base="tiny", prompts=["a", "b", "c"])
+    address = f"/api/v1/runs/{run.pk}/comparisons/"
+    assert as_manager.post(address).status_code == 409
+    rows = [
+        {"prompt": "a", "candidates": [{"text": "x"}, {"text": "y"}, {"text": "x"}], "meta": {"row": 0}},
+        {"prompt": "b", "candidates": [{"text": "x"}, {"text": "x"}], "meta": {"row": 1}},
+        {"prompt": "c", "candidates": [{"text": "x"}], "meta": {"row": 2}},
+    ]
+    ended(run, rows)
+    reply = as_manager.post(address)
+    assert (reply.status_code, reply.json()) == (201, {"added": 1, "alike": 2})
+    made = Comparison.objects.get(meta__generation=run.pk)
+    assert made.prompt == "a"
+    assert list(made.candidates.order_by("index").values_list("text", "source")) == [
+        ("x", "tiny"), ("y", "tiny"),
+    ]  # fmt: skip
+    assert as_manager.post(address).status_code == 409
+    assert Comparison.objects.filter(meta__generation=run.pk).count() == 1
+
+
+def test_drawn_pictures_are_queued(manager, tmp_path):
+    project = make_project(by=manager, modality="image")
+    factories.make_base(tmp_path / "unet", name="unet", modality="image", by=manager)
+    run = services.create_generation(by=manager, project=project, base="unet", prompts=["a dot"])
+    row = {"prompt": "a dot", "candidates": [{"image": "0.png"}, {"image": "1.png"}], "meta": {"row": 0}}
+    ended(run, [row], [("0.png", png()), ("1.png", png(colour="blue"))])
+    assert services.add_answers(run=run) == {"added": 1, "alike": 0}
+    assert Comparison.objects.get().candidates.exclude(image=None).count() == 2
+    with pytest.raises(Conflict):
+        services.add_answers(run=run)
+
+
+def test_the_forms(project, base, as_mona):
+    page = reverse("training:job_new", args=[project.pk, "generate"])
+    assert 'name="prompts"' in as_mona.get(page).content.decode()
+    fields = {"base": "tiny", "prompts": "one\n\n two ", "seed": "3", "config_samples_per_prompt": "2"}
+    fields |= {
+        "config_temperature": "1",
+        "config_top_p": "1",
+        "config_max_new_tokens": "16",
+        "config_batch_size": "4",
+    }
+    fields |= {
+        "config_precision": "fp32",
+        "config_best_of": "3",
+        "config_guidance": "none",
+        "config_segment_horizon": "128",
+    }
+    fields |= {"config_segment_entropy": "3", "config_segment_alpha": "0.5", "config_segment_beta": "0.7"}
+    refused = as_mona.post(page, fields)
+    assert refused.status_code == 400
+    assert refused.context["form"].errors.keys() == {"reward_0_source"}
+    reply = as_mona.post(page, fields | {"reward_0_source": "rule:words", "reward_0_weight": "1"})
+    run = Run.objects.get(method="generate")
+    assert reply["Location"] == run.get_absolute_url()
+    assert [row["prompt"] for row in frozen_rows(run)] == ["one", "two"]
+    assert run.reward == [{"rule": "words", "weight": 1.0}]
+    ended(run, [{"prompt": "one", "candidates": [{"text": "x"}, {"text": "y"}], "meta": {"row": 0}}])
+    assert "Queue the answers" in as_mona.get(run.get_absolute_url()).content.decode()
+    said = as_mona.post(reverse("training:run_comparisons", args=[run.pk]), follow=True).content.decode()
+    assert "1 comparison is queued." in said
+    page = reverse("training:job_new", args=[project.pk, "score"])
+    fields = {
+        "base": "",
+        "seed": "0",
+        "config_batch_size": "8",
+        "config_precision": "fp32",
+        "config_max_length": "512",
+    }
+    fields |= {"config_select": "none", "config_share": "0.2", "config_keep": "8", "config_beta": "0.5"}
+    fields |= {"reward_0_source": "rule:words", "reward_0_weight": "1"}
+    assert as_mona.post(page, fields).status_code == 302
+    assert Run.objects.get(method="score").reward == [{"rule": "words", "weight": 1.0}]
+    assert as_mona.get(reverse("training:job_new", args=[project.pk, "cook"])).status_code == 404
+
+
+def test_a_strangers_model_is_not_used(project, base, run):
+    done = factories.finish(run)
+    stranger = make_user("manager")
+    theirs = factories.judged_project(by=stranger)
+    with pytest.raises(Invalid, match="no model"):
+        services.create_generation(by=stranger, project=theirs, base=f"checkpoint:{done.pk}")
+    page = reverse("training:run_comparisons", args=[run.pk])
+    assert client_of(stranger).post(page).status_code == 404

@@ -1,0 +1,71 @@
+"""Jobs: a model writes answers, rewards score candidates."""
+
+from collections.abc import Callable
+from typing import Final
+
+from django.contrib import messages
+from django.contrib.auth.decorators import login_required
+from django.http import Http404, HttpResponse
+from django.shortcuts import redirect, render
+from django.utils.translation import gettext as _
+from django.utils.translation import ngettext
+from django.views.decorators.http import require_http_methods, require_POST
+
+from annotation.errors import Conflict, Invalid
+from annotation.permissions import Action, find
+from annotation.views.access import SignedIn, project_for
+from training import services
+from training.forms import JobForm
+from training.models import Run
+from training.services.jobs import GENERATE, SCORE
+from training.tuning.registry import get_method
+
+NAMES: Final = {"generate": GENERATE, "score": SCORE}
+CREATE: Final[dict[str, Callable[..., Run]]] = {
+    "generate": services.create_generation,
+    "score": services.create_scoring,
+}
+
+
+@login_required
+@require_http_methods(["GET", "POST"])
+def job_new(request: SignedIn, pk: int, job: str) -> HttpResponse:
+    """A form that the job's schema makes, and the run that it starts."""
+    project = project_for(request, pk, Action.TRAIN)
+    if job not in NAMES:
+        raise Http404(_("There is no such job."))
+    method = get_method(NAMES[job][project.modality])
+    form = JobForm(request.POST or None, project=project, method=method)
+    if form.is_valid():
+        try:
+            run = CREATE[job](by=request.user, project=project, **form.request)
+        except Invalid as error:
+            form.refuse(error)
+        else:
+            return redirect(run)
+    context = {"project": project, "method": method, "form": form, "job": job}
+    return render(request, "training/job_new.html", context, status=400 if form.is_bound else 200)
+
+
+@login_required
+@require_POST
+def run_comparisons(request: SignedIn, pk: int) -> HttpResponse:
+    """Queue what a generation wrote for judging."""
+    run = find(Run.objects.select_related("project"), request.user, Action.TRAIN, pk=pk)
+    try:
+        added = services.add_answers(run=run)
+    except Conflict as error:
+        messages.error(request, str(error))
+        return redirect(run)
+    sentence = ngettext(
+        "%(count)s comparison is queued.", "%(count)s comparisons are queued.", added["added"]
+    ) % {"count": added["added"]}
+    if added["alike"]:
+        alike = ngettext(
+            "%(count)s prompt had no two different answers.",
+            "%(count)s prompts had no two different answers.",
+            added["alike"],
+        )
+        sentence += " " + alike % {"count": added["alike"]}
+    messages.info(request, sentence)
+    return redirect(run)
