@@ -145,7 +145,7 @@ def _of_kinds(judgements: list[Row], holds: Holds, left_out: LeftOut) -> list[Ro
 def _contents(group: Row, holds: Holds, left_out: LeftOut) -> Row | None:
     """Prompt, candidates and what stands beside them; None if the texts themselves do not fit."""
     if pictures_of(group["prompt"]) and not holds.prompt_pictures:
-        count(left_out, "comparisons with pictures in the prompt")
+        count(left_out, gettext_noop("comparisons with pictures in the prompt"))
         return None
     prompt = plain_of(group["prompt"], holds.prompts)
     candidates = [dict(item) for item in group["candidates"]]

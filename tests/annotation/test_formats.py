@@ -269,10 +269,23 @@ def judgements(draw, k: int) -> Row:
     return {name: value for name, value in answers.items() if value is not None}
 
 
+def spoken(texts: list[str]) -> list[Row]:
+    """Messages that begin with the assistant's."""
+    return [{"role": ("assistant", "user")[at % 2], "content": text} for at, text in enumerate(texts)]
+
+
+def said_in(content: Any) -> str:
+    """Equal for a text and for the same text as the only message."""
+    plain = content[0]["content"] if isinstance(content, list) and len(content) == 1 else content
+    return json.dumps(plain)
+
+
 @st.composite
 def groups(draw, content: str) -> Row:
     k = draw(st.integers(1, 4))
-    contents = draw(st.lists(words, min_size=k, max_size=k, unique=True))
+    talk = st.lists(words, min_size=1, max_size=3).map(spoken)
+    kinds_of_content = st.one_of(words, talk) if content == "text" else words
+    contents = draw(st.lists(kinds_of_content, min_size=k, max_size=k, unique_by=said_in))
     candidates = [{content: text, **draw(st.sampled_from([{}, {"source": "m1"}]))} for text in contents]
     said = draw(st.lists(judgements(k), min_size=0, max_size=3))
     kinds = [draw(st.sampled_from(["regular", "regular", "judge", "gold"])) for _ in said]
@@ -292,7 +305,7 @@ def groups(draw, content: str) -> Row:
 
 def in_words(group: Row, facts: frozenset[str]) -> list[Any]:
     """The group's statements with contents in place of positions: how rows are cut or swapped is gone."""
-    contents = texts(group)
+    contents = [said_in(content) for content in texts(group)]
 
     def by_content(values: list[Any]) -> list[Any]:
         numbers = [

@@ -19,6 +19,7 @@ from tests.training import factories
 from tests.training.conftest import client_of
 from training import services, storage
 from training.models import Checkpoint, Run
+from training.tuning.registry import get_method
 
 pytestmark = pytest.mark.django_db
 
@@ -140,23 +141,16 @@ def test_drawn_pictures_are_queued(manager, tmp_path):
         services.add_answers(run=run)
 
 
+def filled(method, **changed):
+    """The job's keys as its form sends them."""
+    given = get_method(method).config().model_dump() | changed
+    return {f"config_{name}": value for name, value in given.items() if value is not None}
+
+
 def test_the_forms(project, base, as_mona):
     page = reverse("training:job_new", args=[project.pk, "generate"])
     assert 'name="prompts"' in as_mona.get(page).content.decode()
-    fields = {"base": "tiny", "prompts": "one\n\n two ", "seed": "3", "config_samples_per_prompt": "2"}
-    fields |= {
-        "config_temperature": "1",
-        "config_top_p": "1",
-        "config_max_new_tokens": "16",
-        "config_batch_size": "4",
-    }
-    fields |= {
-        "config_precision": "fp32",
-        "config_best_of": "3",
-        "config_guidance": "none",
-        "config_segment_horizon": "128",
-    }
-    fields |= {"config_segment_entropy": "3", "config_segment_alpha": "0.5", "config_segment_beta": "0.7"}
+    fields = {"base": "tiny", "prompts": "one\n\n two ", "seed": "3", **filled("generate", best_of="3")}
     refused = as_mona.post(page, fields)
     assert refused.status_code == 400
     assert refused.context["form"].errors.keys() == {"reward_0_source"}
@@ -170,14 +164,7 @@ def test_the_forms(project, base, as_mona):
     said = as_mona.post(reverse("training:run_comparisons", args=[run.pk]), follow=True).content.decode()
     assert "1 comparison is queued." in said
     page = reverse("training:job_new", args=[project.pk, "score"])
-    fields = {
-        "base": "",
-        "seed": "0",
-        "config_batch_size": "8",
-        "config_precision": "fp32",
-        "config_max_length": "512",
-    }
-    fields |= {"config_select": "none", "config_share": "0.2", "config_keep": "8", "config_beta": "0.5"}
+    fields = {"base": "", "seed": "0", **filled("score")}
     fields |= {"reward_0_source": "rule:words", "reward_0_weight": "1"}
     assert as_mona.post(page, fields).status_code == 302
     assert Run.objects.get(method="score").reward == [{"rule": "words", "weight": 1.0}]
