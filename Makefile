@@ -35,6 +35,7 @@ bench: .make/bench
 	$(RUN) -m benchmarks.grpo_vs_trl
 	$(RUN) -m benchmarks.collect_throughput
 	$(RUN) -m benchmarks.collect_vs_label_studio
+	$(RUN) -m benchmarks.scale
 systems: .make/dev
 	$(RUN) -m tests.systems
 messages: .make/dev

@@ -4,13 +4,16 @@ from typing import Any
 
 from django.urls import path
 from drf_spectacular.utils import OpenApiParameter, extend_schema
+from rest_framework import generics
 from rest_framework.decorators import api_view
+from rest_framework.pagination import LimitOffsetPagination
 from rest_framework.request import Request
 from rest_framework.response import Response
 
 from annotation import quality_pages
 from annotation import quality_serializers as serializers
 from annotation.api import find_project
+from annotation.models import Judgement, Project
 from annotation.permissions import Action
 
 BY_LENGTH = OpenApiParameter("by_length", bool, description="points at equal length of the texts")
@@ -50,8 +53,56 @@ def leaderboard(request: Request, pk: int) -> Response:
     return Response(serializers.LeaderboardSerializer(report | board).data)
 
 
+class SomeAtATime(LimitOffsetPagination):
+    default_limit = 100
+    max_limit = 500
+
+
+class ReportList(generics.ListAPIView):
+    """A list of the report, some at a time; the page of the project shows its beginning."""
+
+    pagination_class = SomeAtATime
+    queryset = Judgement.objects.none()  # for the types of the address alone
+
+    def report(self) -> tuple[Project, dict[str, Any]]:
+        project = find_project(self.request, self.kwargs["pk"], Action.BROWSE)
+        return project, quality_pages.read_report(project)
+
+
+class Slips(ReportList):
+    """Judgements that look flipped, least likely first: a thousand at most, and none taken back since."""
+
+    serializer_class = serializers.SlipSerializer
+
+    def get_queryset(self) -> Any:
+        project, report = self.report()
+        return quality_pages.slips(project, report["fits"], limit=None)
+
+
+class Disputed(ReportList):
+    """What least is settled about, by the entropy of what may be right: a thousand comparisons at most."""
+
+    serializer_class = serializers.DisputedSerializer
+
+    def get_queryset(self) -> Any:
+        project, report = self.report()
+        return quality_pages.disputed(project, report["fits"], limit=None)
+
+
+class AnnotatorPairs(ReportList):
+    """Kappa of each two annotators for each question, those who share most first."""
+
+    serializer_class = serializers.AnnotatorPairSerializer
+
+    def get_queryset(self) -> Any:
+        return quality_pages.pair_rows(self.report()[1])
+
+
 urlpatterns = [
     path("projects/<int:pk>/quality/", quality, name="project-quality"),
     path("projects/<int:pk>/quality/annotators/", annotators, name="project-annotators"),
     path("projects/<int:pk>/quality/leaderboard/", leaderboard, name="project-leaderboard"),
+    path("projects/<int:pk>/quality/slips/", Slips.as_view(), name="project-slips"),
+    path("projects/<int:pk>/quality/disputed/", Disputed.as_view(), name="project-disputed"),
+    path("projects/<int:pk>/quality/pairs/", AnnotatorPairs.as_view(), name="project-annotator-pairs"),
 ]

@@ -101,7 +101,9 @@ def pair_rows(report: Mapping[str, Any]) -> list[dict[str, Any]]:
     ]
 
 
-def slips(project: Project, fits: Mapping[str, Any] | None, limit: int = LISTED) -> list[dict[str, Any]]:
+def slips(
+    project: Project, fits: Mapping[str, Any] | None, limit: int | None = LISTED
+) -> list[dict[str, Any]]:
     """Judgements that the consensus speaks against, with their rows; not those taken back since."""
     found = (fits or {}).get("flipped", [])[:limit]
     standing = (
@@ -118,7 +120,9 @@ def slips(project: Project, fits: Mapping[str, Any] | None, limit: int = LISTED)
     ]
 
 
-def disputed(project: Project, fits: Mapping[str, Any] | None, limit: int = LISTED) -> list[dict[str, Any]]:
+def disputed(
+    project: Project, fits: Mapping[str, Any] | None, limit: int | None = LISTED
+) -> list[dict[str, Any]]:
     """Comparisons about which least is settled, with their rows."""
     found = (fits or {}).get("disputed", [])[:limit]
     rows = Comparison.objects.filter(project=project).in_bulk([row["comparison"] for row in found])

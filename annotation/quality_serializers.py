@@ -82,6 +82,48 @@ class AnnotatorsSerializer(ReportSerializer):
     annotators = AnnotatorSerializer(many=True)
 
 
+def answer_field() -> serializers.JSONField:
+    return serializers.JSONField(
+        help_text='a candidate\'s canonical number, "tie", "both_bad" or another value'
+    )
+
+
+class SlipSerializer(serializers.Serializer):
+    """A judgement that looks flipped: what everybody said, weighed by reliability, speaks against it."""
+
+    judgement = serializers.IntegerField()
+    comparison = serializers.IntegerField()
+    annotator = serializers.IntegerField(help_text="the user's number")
+    name = serializers.CharField()
+    about = serializers.CharField(help_text="the question, and which of its parts: choice, ratings.help#1")
+    said = answer_field()
+    probability = serializers.FloatField(help_text="that what was said is right")
+    consensus = answer_field()
+    consensus_probability = serializers.FloatField()
+
+
+class DisputedSerializer(serializers.Serializer):
+    """Something about which least is settled."""
+
+    comparison = serializers.IntegerField()
+    about = serializers.CharField(help_text="the question, and which of its parts")
+    bits = serializers.FloatField(help_text="entropy of what may be right; 0 is settled")
+    chances = serializers.DictField(child=serializers.FloatField(), help_text="of each answer")
+
+
+class AnnotatorPairSerializer(serializers.Serializer):
+    """Cohen's kappa of two annotators, weighted where the answers have an order."""
+
+    question = serializers.CharField()
+    title = serializers.CharField()
+    first = serializers.IntegerField(help_text="the user's number")
+    second = serializers.IntegerField()
+    names = serializers.ListField(child=serializers.CharField(), min_length=2, max_length=2)
+    n = serializers.IntegerField(help_text="things that both answered about")
+    agreement = interval("share of the same answers")
+    kappa = interval("null where one of them always says the same")
+
+
 class StandingRowSerializer(serializers.Serializer):
     source = serializers.CharField()  # type: ignore[assignment]
     points = IntervalSerializer()

@@ -2,7 +2,7 @@
 
 Each part is a function on the database that Django is set up for, so that a test can run it small, and a
 command that prints JSON, so that the benchmark can run it in a process of its own:
-`TIEBREAK_DATA=… python -m benchmarks.scale_parts {plans,count,pages,exports} PROJECT …`
+`TIEBREAK_DATA=… python -m benchmarks.scale_parts {plans,strategy,rewind,count,pages,export} PROJECT …`
 """
 
 import argparse
@@ -53,9 +53,7 @@ def plans(project: int) -> list[dict[str, Any]]:
     for name, (query, given) in queries.items():
         with connection.cursor() as cursor:
             cursor.execute("EXPLAIN (ANALYZE, FORMAT JSON) " + query, given)
-            (plan,) = (
-                cursor.fetchone()[0] if connection.vendor != "postgresql" else _read(cursor.fetchone()[0])
-            )
+            (plan,) = _read(cursor.fetchone()[0])
         nodes = list(_nodes(plan["Plan"]))
         problems = [problem for node in nodes if (problem := problem_of(node))]
         if problems:
@@ -84,6 +82,31 @@ def problem_of(node: dict[str, Any]) -> str | None:
     if "Sort" in node["Node Type"] and node["Actual Rows"] * node["Actual Loops"] > SORTED_MOST:
         return f"sorts {node['Actual Rows']:.0f} rows"
     return None
+
+
+def strategy(project: int, name: str) -> dict[str, Any]:
+    """Put the queue into another order, as the page's click and its worker do: seconds of both, and rows."""
+    from annotation import services
+    from annotation.models import BulkChange, Project
+    from annotation.services.bulk import run_bulk_change
+
+    began = time.monotonic()
+    services.update_assignment(project=Project.objects.get(pk=project), queue_strategy=name)
+    click = time.monotonic() - began
+    change = BulkChange.objects.filter(project=project).latest("pk")
+    run_bulk_change(change.pk)
+    change.refresh_from_db()
+    return {"strategy": name, "click": click, "all": time.monotonic() - began, "rows": change.done}
+
+
+def rewind(project: int) -> int:
+    """Have the first annotator look from the head of the queue again; how many they judged so far."""
+    from annotation.models import Member
+
+    first = Member.objects.filter(project=project, role="annotator").order_by("pk").first()
+    assert first is not None
+    Member.objects.filter(pk=first.pk).update(frontier=0)
+    return first.answered
 
 
 def count(project: int) -> dict[str, float]:
@@ -239,9 +262,10 @@ def _memory(name: str) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("part", choices=["plans", "count", "pages", "export"])
+    parser.add_argument("part", choices=["plans", "strategy", "rewind", "count", "pages", "export"])
     parser.add_argument("project", type=int)
     parser.add_argument("--number", type=int, default=0, help="which export")
+    parser.add_argument("--name", default="fewest", help="which strategy")
     options = parser.parse_args()
     os.environ.setdefault("DJANGO_SETTINGS_MODULE", "webapp.settings")
     import django
@@ -249,8 +273,11 @@ def main() -> None:
     django.setup()
     if options.part == "export":
         found: Any = export(options.project, *EXPORTS[options.number])
+    elif options.part == "strategy":
+        found = strategy(options.project, options.name)
     else:
-        found = {"plans": plans, "count": count, "pages": pages}[options.part](options.project)
+        parts = {"plans": plans, "rewind": rewind, "count": count, "pages": pages}
+        found = parts[options.part](options.project)
     json.dump(found, sys.stdout)
 
 

@@ -13,7 +13,7 @@ from annotation.quality.votes import Unit, family_of, level_of, pairwise
 
 OnProgress = Callable[[float], None]
 FLIPPED_BELOW: Final = 0.05  # posterior of what a judgement said, at which it looks like a slip
-SHOWN: Final = 100  # of the likeliest slips and of the most disputed comparisons
+SHOWN: Final = 1000  # of the likeliest slips and of the most disputed comparisons
 LABELS_MAX: Final = 12  # different answers that Dawid–Skene tells apart
 
 

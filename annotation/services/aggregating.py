@@ -1,8 +1,9 @@
 """Many judgements of a comparison as one: by majority, or weighted with how reliable their annotators are.
 
 Weights are log-odds, ln((L − 1) p / (1 − p)) for an annotator who is right with probability p among L
-answers: with independent annotators the weighted vote is then the likeliest answer (Nitzan and Paroush,
-1982, theorem 1).
+answers, as the project's quality report has it (Dawid–Skene; Crowd-BT where answers are too many for that):
+with independent annotators the weighted vote is then the likeliest answer (Nitzan and Paroush, 1982,
+theorem 1).
 """
 
 import math
@@ -13,7 +14,7 @@ from typing import Any, Final
 
 from annotation.models import Project
 from annotation.services.filters import VOTES, GroupFilters
-from annotation.services.reliability import reliabilities
+from annotation.services.quality import reliabilities
 
 Row = dict[str, Any]
 Weigh = Callable[[Row, int], float]

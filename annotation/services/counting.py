@@ -29,6 +29,7 @@ from annotation.models import (
 from annotation.quality.counts import Key, contributions, source_results, weighted_results
 from annotation.quality.intervals import Floats
 from annotation.quality.votes import Unit, Vote, main_question, read_values
+from annotation.services.disputes import disputed_among
 from annotation.template import find_question
 
 CHUNK: Final = 3000  # judgements, or comparisons, in one transaction
@@ -235,12 +236,22 @@ def _read_candidates(comparisons: Collection[int]) -> dict[int, list[tuple[str, 
 
 
 def _store_units(now: dict[int, tuple[int, Unit]], before: Mapping[int, object]) -> None:
+    disputed = disputed_among(now)
     rows = [
-        QualityUnit(comparison_id=comparison, project_id=project, facts=unit.as_data())
+        QualityUnit(
+            comparison_id=comparison,
+            project_id=project,
+            facts=unit.as_data(),
+            disputed=comparison in disputed,
+        )
         for comparison, (project, unit) in now.items()
     ]
     QualityUnit.objects.bulk_create(
-        rows, update_conflicts=True, unique_fields=["comparison"], update_fields=["facts"], batch_size=CHUNK
+        rows,
+        update_conflicts=True,
+        unique_fields=["comparison"],
+        update_fields=["facts", "disputed"],
+        batch_size=CHUNK,
     )
     gone = before.keys() - now.keys()
     if gone:

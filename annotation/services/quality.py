@@ -7,11 +7,12 @@ from typing import Any, Final
 from django.db import transaction
 from django.db.models import F, Q
 
-from annotation.models import Project, QualityReport, QualityUnit
+from annotation.models import Project, QualityReport, QualityUnit, User
 from annotation.quality import fits, report
 from annotation.quality.careless import find_careless
 from annotation.quality.leaderboard import as_data, leaderboard
 from annotation.quality.votes import Unit
+from annotation.services.comparisons import annotator_name
 from annotation.services.counting import count_again, count_judgements, read_counts, read_results
 
 FIT_SHARE: Final = 0.02  # of the comparisons have changed: time to fit again
@@ -105,6 +106,21 @@ def fit_models(
         summary["annotators"], answers.keys, chance=main["chance"] if main is not None else None
     )
     return found | {"careless": [finding.as_data() for finding in careless]}
+
+
+def reliabilities(project: Project) -> dict[str, float]:
+    """How likely each annotator's answer is right, by their names in files; who judged nothing that somebody
+    else judged too is not in it. As kept with the project's report; worked out now where nothing is kept yet.
+    """
+    kept = QualityReport.objects.filter(project=project).values_list("fits", flat=True).first()
+    if kept is None:
+        count_judgements()
+        kept = fit_models(project, summarise(project))
+    known: dict[int, float | None] = {
+        row["annotator"]: row.get("dawid_skene", row.get("crowd_bt")) for row in kept["reliability"]
+    }
+    users = User.objects.filter(pk__in=known).values_list("pk", "username")
+    return {annotator_name(username): share for pk, username in users if (share := known[pk]) is not None}
 
 
 def recount_quality(*, project: Project, now: datetime) -> None:

@@ -3,6 +3,7 @@
 import hashlib
 import uuid
 from datetime import datetime
+from itertools import chain
 from typing import Any
 
 from django.db import connection
@@ -10,44 +11,37 @@ from django.db import connection
 from annotation.models import Comparison, Judgement, Kind, Lease, Member, Project, User
 from annotation.permissions import Action, check
 from annotation.services import queue
+from annotation.services.disputes import DISPUTED
 from annotation.services.eligibility import check_not_stopped
 from annotation.template import presented_answer
 
-# What two people have to say alike: the first of these that is there. Strength does not count, nor where
-# exactly a mark begins and ends; of what is written freely no two answers are alike.
-SAID = """coalesce(
-    j.choice, j.answers -> 'ranking', j.answers -> 'thumbs',
-    (SELECT jsonb_object_agg(key, value -> 'choice') FROM jsonb_each(j.answers -> 'aspects')),
-    j.answers -> 'turns', j.answers -> 'rubric',
-    CASE WHEN j.answers ? 'marks' THEN coalesce((SELECT jsonb_agg(DISTINCT jsonb_build_array(
-        m -> 'candidate', m -> 'type', m -> 'category', m -> 'step', m -> 'first_error'))
-        FROM jsonb_array_elements(j.answers -> 'marks') AS m), '[]') END,
-    (SELECT jsonb_agg(DISTINCT tag) FROM jsonb_array_elements(j.answers -> 'tags') AS tag))"""
-# Ratings one step apart are no disagreement.
-FAR_APART = """EXISTS (
-    SELECT 1 FROM annotation_judgement j,
-        jsonb_array_elements(j.answers -> 'ratings') WITH ORDINALITY AS rated (given, candidate),
-        jsonb_each(CASE jsonb_typeof(rated.given) WHEN 'object' THEN rated.given END) AS aspect (name, value)
-    WHERE {of_comparison} GROUP BY candidate, name HAVING max(value::float) - min(value::float) > 1)"""
-OF_COMPARISON = """j.comparison_id = c.id AND j.kind = 'regular'
-    AND j.undone_at IS NULL AND j.set_aside_at IS NULL"""
-# Fully judged, by people who said different things; not decided, and not in the hands of who might.
-# Who judged it themselves does not review it.
-DISPUTED = f"""
-FROM annotation_comparison c WHERE c.project_id = %(project)s AND c.open_slots = 0 AND (
-    SELECT count(*) >= c.needed AND (count(DISTINCT {SAID}) > 1
-        OR count({SAID}) = 0 AND {FAR_APART.format(of_comparison=OF_COMPARISON)})
-    FROM annotation_judgement j WHERE {OF_COMPARISON})
-AND NOT EXISTS (SELECT 1 FROM annotation_judgement r WHERE r.comparison_id = c.id AND r.kind = 'review'
-    AND r.undone_at IS NULL)
-"""  # noqa: S608  constants of ours
+# Counting marks what is disputed; what is not counted yet, or has to be counted again, is looked at itself.
+COUNTED = """
+FROM annotation_qualityunit u JOIN annotation_comparison c ON c.id = u.comparison_id
+WHERE u.project_id = %(project)s AND u.disputed
+"""
+NOT_COUNTED = """
+FROM annotation_comparison c WHERE c.project_id = %(project)s AND c.id IN (
+    SELECT comparison_id FROM (
+        SELECT j.comparison_id FROM annotation_judgement j
+        WHERE j.id > coalesce((SELECT max(seen) FROM annotation_qualitycursor), 0) ORDER BY j.id LIMIT 3000
+    ) AS new
+    UNION (SELECT comparison_id FROM annotation_qualitystale ORDER BY id LIMIT 3000))
+"""
+# Not in the hands of who might decide it. Who judged it themselves does not review it.
 FREE = """
 AND NOT EXISTS (SELECT 1 FROM annotation_lease l WHERE l.comparison_id = c.id
     AND (l.annotator_id = %(reviewer)s AND l.state IN ('open', 'judged', 'skipped', 'aside')
          OR l.kind = 'review' AND l.state = 'open'))
 """
-NEXT = f"SELECT c.* {DISPUTED} {FREE} ORDER BY c.rank LIMIT 1 FOR NO KEY UPDATE OF c SKIP LOCKED"
-WAITING = f"SELECT count(*) FROM (SELECT 1 {DISPUTED} LIMIT %(most)s) AS waiting"  # noqa: S608
+FIRST = f"AND {DISPUTED} {FREE} ORDER BY c.id LIMIT 1 FOR NO KEY UPDATE OF c SKIP LOCKED"
+NEXT = f"SELECT c.* {COUNTED} {FIRST}"
+NEXT_NOT_COUNTED = f"SELECT c.* {NOT_COUNTED} {FIRST}"
+WAITING = f"""
+SELECT least(count(*), %(most)s) FROM (
+    (SELECT c.id {COUNTED} AND {DISPUTED} LIMIT %(most)s)
+    UNION (SELECT c.id {NOT_COUNTED} AND {DISPUTED} LIMIT %(most)s)) AS waiting
+"""  # noqa: S608  constants of ours
 COUNTED_AT_MOST = 1000
 
 
@@ -78,7 +72,8 @@ def take_review(member: Member, *, after: uuid.UUID | None, now: datetime) -> Le
         if again.pk != after:
             return again
     values = {"project": member.project_id, "reviewer": member.user_id}
-    comparison = next(iter(Comparison.objects.raw(NEXT, values)), None)
+    found = chain.from_iterable(Comparison.objects.raw(query, values) for query in (NEXT, NEXT_NOT_COUNTED))
+    comparison = next(found, None)
     if comparison is None:
         return None
     return queue.hand_out(member, comparison.pk, Kind.REVIEW, frontier=member.frontier, now=now)

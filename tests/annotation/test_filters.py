@@ -10,8 +10,9 @@ from django.utils import timezone
 from annotation import services
 from annotation.errors import Invalid
 from annotation.formats.packing import CONTAINERS
+from annotation.models import QualityReport, User
 from annotation.services.aggregating import aggregate, log_odds
-from annotation.services.reliability import reliabilities
+from annotation.services.quality import refresh_quality, reliabilities
 from annotation.splitting import split_score
 from tests.annotation import factories
 from tests.annotation.files import jsonl, run
@@ -75,15 +76,27 @@ def test_majority(project):
 
 
 def test_reliable_people_weigh_more(project):
-    """ann and bob always agree; cyn and dan answer as if by chance, so others agree with them less."""
+    """ann and bob always agree; cyn and dan answer as if by chance, and outvote nobody."""
     plain = [group(f"q{n}", [n % 2, n % 2, (n // 2) % 2, (n // 4) % 2]) for n in range(8)]
     run(project, jsonl(*plain, group("last", [0, None, 1, 1])), "groups")
     known = reliabilities(project)
-    # ann agrees with bob in all eight, with each of the other two in four; and in "last" with nobody.
-    assert known["bob"] == pytest.approx(16 / 24)
-    assert known["ann"] == pytest.approx(16 / 26)
+    assert set(known) == {"ann", "bob", "cyn", "dan"}
+    assert min(known["ann"], known["bob"]) > 0.75 > max(known["cyn"], known["dan"])
     found = {row["prompt"]: row["judgements"] for row in rows_of(export(project, consensus="weighted")[1])}
     assert [found[f"q{n}"][0]["choice"] for n in range(8)] == [n % 2 for n in range(8)]
+
+
+def test_weights_are_those_of_the_report(project):
+    """What is kept counts, although the answers say the opposite: ann alone outvotes the two others."""
+    run(project, jsonl(group("q", [0, 1, 1])), "groups")
+    refresh_quality(now=timezone.now())
+    people = User.objects.filter(username__in=["import:ann", "import:bob", "import:cyn"]).order_by("username")
+    shares = zip(people, (0.95, 0.6, 0.6), strict=True)
+    kept = {"reliability": [{"annotator": user.pk, "dawid_skene": share} for user, share in shares]}
+    QualityReport.objects.filter(project=project).update(fits=kept)
+    # ln(2 · 0.95 / 0.05) = 3.64 against 2 · ln(2 · 0.6 / 0.4) = 2.20
+    assert rows_of(export(project, consensus="weighted")[1])[0]["judgements"][0]["choice"] == 0
+    assert rows_of(export(project, consensus="majority")[1])[0]["judgements"][0]["choice"] == 1
 
 
 def test_log_odds_by_hand():

@@ -214,6 +214,9 @@ API: dict[str, Route] = {
     "project-quality": api("project", GET=(BROWSING, "read")),
     "project-annotators": api("project", GET=(BROWSING, "read")),
     "project-leaderboard": api("project", GET=(BROWSING, "read")),
+    "project-slips": api("project", GET=(BROWSING, "read")),
+    "project-disputed": api("project", GET=(BROWSING, "read")),
+    "project-annotator-pairs": api("project", GET=(BROWSING, "read")),
     "comparison-detail": api(
         "comparison", GET=(BROWSING, "read"), PATCH=(MANAGING, "manage"), DELETE=(MANAGING, "manage")
     ),

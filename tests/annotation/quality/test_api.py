@@ -1,7 +1,9 @@
 """The figures of the quality pages over the API."""
 
 import pytest
+from django.utils import timezone
 
+from annotation.models import Judgement
 from tests.annotation import factories
 from tests.annotation.quality.rows import fits_of, judge
 
@@ -67,9 +69,59 @@ def test_leaderboard(as_manager, judged):
     assert get(as_manager, project, "leaderboard/?by_length=1")["length_effect"] is not None
 
 
+def test_slips(as_manager, manager):
+    """Six agree on everything but once, where one of them says the opposite of five: the likeliest slip."""
+    project = factories.make_project(by=manager, labels_per_comparison=6)
+    people = factories.add_annotators(project, 6)
+    comparisons = factories.add_texts(project, 8)
+    for n, comparison in enumerate(comparisons):
+        for who, user in enumerate(people):
+            judge(comparison, user, 1 - n % 2 if (n, who) == (5, 2) else n % 2)
+    fits_of(project)
+    body = get(as_manager, project, "slips/?limit=1")
+    (slip,) = body["results"]
+    assert (slip["comparison"], slip["annotator"], slip["name"]) == (
+        comparisons[5].pk,
+        people[2].pk,
+        people[2].username,
+    )
+    assert (slip["about"], slip["said"], slip["consensus"]) == ("choice", 0, 1)
+    assert slip["probability"] < 0.05 < 0.95 < slip["consensus_probability"]
+    assert (body["count"], body["next"]) == (1, None)
+    Judgement.objects.filter(pk=slip["judgement"]).update(undone_at=timezone.now())
+    assert get(as_manager, project, "slips/")["count"] == 0
+
+
+def test_disputed(as_manager, judged):
+    """The last comparison alone is one of 0 against 1; a page holds what is asked for."""
+    project, *_ = judged
+    fits_of(project)
+    body = get(as_manager, project, "disputed/?limit=2")
+    assert (body["count"], len(body["results"]), body["previous"]) == (4, 2, None)
+    first, second = body["results"]
+    assert first["comparison"] == project.comparisons.get(rank=4).pk
+    assert first["bits"] > second["bits"]
+    assert sum(first["chances"].values()) == pytest.approx(1)
+    following = get(as_manager, project, "disputed/?limit=2&offset=2")["results"]
+    assert len({row["comparison"] for row in (first, second, *following)}) == 4
+
+
+def test_pairs(as_manager, judged):
+    """Three of four the same; by chance 1/2 · 3/4 + 1/2 · 1/4 = 1/2: kappa (3/4 − 1/2) / (1 − 1/2) = 1/2."""
+    project, anna, ben = judged
+    fits_of(project)
+    (pair,) = get(as_manager, project, "pairs/")["results"]
+    assert (pair["question"], pair["n"], pair["agreement"]["value"]) == ("choice", 4, 0.75)
+    assert {pair["first"], pair["second"]} == {anna.pk, ben.pk}
+    assert set(pair["names"]) == {anna.username, ben.username}
+    assert pair["kappa"]["value"] == pytest.approx(0.5)
+
+
 def test_before_anything_is_counted(as_manager, judged):
     project, *_ = judged
     body = get(as_manager, project)
     assert (body["as_of"], body["waiting"], body["questions"]) == (None, True, [])
     assert get(as_manager, project, "annotators/")["annotators"] == []
     assert get(as_manager, project, "leaderboard/")["rows"] == []
+    for part in ("slips/", "disputed/", "pairs/"):
+        assert get(as_manager, project, part)["results"] == []
