@@ -23,7 +23,7 @@ EXPORTS: Final[list[tuple[str, str, dict[str, Any]]]] = [
     ("label-studio", "json", {}),
 ]
 REPEATS: Final = 3
-SORTED_MOST: Final = 64  # rows: two runs of what is looked at ahead are merged, nothing more
+HANDFUL: Final = 64  # rows: two runs of what is looked at ahead are merged, nothing more
 
 
 def plans(project: int) -> list[dict[str, Any]]:
@@ -77,9 +77,10 @@ def _nodes(node: dict[str, Any]) -> Iterator[dict[str, Any]]:
 
 def problem_of(node: dict[str, Any]) -> str | None:
     """What makes a node of a plan slow in a large project."""
-    if node["Node Type"] == "Seq Scan":
+    seen = (node["Actual Rows"] + node.get("Rows Removed by Filter", 0)) * node["Actual Loops"]
+    if node["Node Type"] == "Seq Scan" and seen > HANDFUL:
         return f"reads all of {node['Relation Name']}"
-    if "Sort" in node["Node Type"] and node["Actual Rows"] * node["Actual Loops"] > SORTED_MOST:
+    if "Sort" in node["Node Type"] and seen > HANDFUL:
         return f"sorts {node['Actual Rows']:.0f} rows"
     return None
 

@@ -46,15 +46,17 @@ def test_every_strategy_is_read_by_its_index(seeded, monkeypatch):
 
 
 def test_a_plan_that_reads_everything_is_found():
-    scan = {"Node Type": "Seq Scan", "Relation Name": "annotation_lease"}
-    assert scale_parts.problem_of(scan) == "reads all of annotation_lease"
+    scan = {"Node Type": "Seq Scan", "Relation Name": "annotation_lease", "Actual Rows": 0, "Actual Loops": 1}
+    assert scale_parts.problem_of(scan | {"Rows Removed by Filter": 90}) == "reads all of annotation_lease"
+    assert scale_parts.problem_of(scan) is None  # an empty table
     sort = {"Node Type": "Sort", "Actual Rows": 500.0, "Actual Loops": 1}
     assert scale_parts.problem_of(sort) == "sorts 500 rows"
     assert scale_parts.problem_of(sort | {"Actual Rows": 20.0}) is None
 
 
-def test_the_parts_of_the_benchmark_on_a_small_project(django_db_blocker, settings, tmp_path):
+def test_the_parts_of_the_benchmark_on_a_small_project(settings, tmp_path, monkeypatch):
     settings.MEDIA_ROOT = tmp_path
+    monkeypatch.setattr(scale_parts, "REPEATS", 1)
     found = seeding.seed(seeding.Size(comparisons=60, judgements=90, behind=6, people=4, overlap=3))
     assert set(scale_parts.count(found.project)) == {"words", "counting", "fitting"}
     assert {page["page"] for page in scale_parts.pages(found.project)} >= {"quality", "review", "overview"}
