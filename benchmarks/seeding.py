@@ -96,6 +96,13 @@ UPDATE annotation_member m SET served = n, answered = n, answered_on = current_d
 FROM (SELECT annotator, count(*) AS n FROM given GROUP BY annotator) AS own
 WHERE m.project_id = %(project)s AND m.user_id = own.annotator
 """
+# A correction of every fifth judgement.
+AUDIT: Final = """
+INSERT INTO annotation_auditentry (at, project_id, actor_id, subject, subject_id, change, before, after)
+SELECT j.created_at + interval '1 day', %(project)s, j.annotator_id, 'judgement', j.id, 'update',
+    jsonb_build_object('strength', 1), jsonb_build_object('strength', 2)
+FROM annotation_judgement j JOIN given ON given.lease = j.lease_id WHERE j.id %% 5 = 0 ORDER BY j.id
+"""
 
 
 def seed(size: Size) -> Seeded:
@@ -121,7 +128,7 @@ def seed(size: Size) -> Seeded:
     }  # fmt: skip
     with transaction.atomic(), connection.cursor() as cursor:
         cursor.execute("SET LOCAL synchronous_commit = off")
-        for statement in (COMPARISONS, CANDIDATES, GIVEN, LEASES, JUDGEMENTS, MEMBERS):
+        for statement in (COMPARISONS, CANDIDATES, GIVEN, LEASES, JUDGEMENTS, AUDIT, MEMBERS):
             at = time.monotonic()
             cursor.execute(statement, values)
             print(f"{statement.split()[2]}: {time.monotonic() - at:.0f} s", file=sys.stderr)

@@ -54,8 +54,7 @@ def test_a_plan_that_reads_everything_is_found():
     assert scale_parts.problem_of(sort | {"Actual Rows": 20.0}) is None
 
 
-def test_the_parts_of_the_benchmark_on_a_small_project(settings, tmp_path, monkeypatch):
-    settings.MEDIA_ROOT = tmp_path
+def test_the_parts_of_the_benchmark_on_a_small_project(monkeypatch):
     monkeypatch.setattr(scale_parts, "REPEATS", 1)
     found = seeding.seed(seeding.Size(comparisons=60, judgements=90, behind=6, people=4, overlap=3))
     assert set(scale_parts.count(found.project)) == {"words", "counting", "fitting"}
