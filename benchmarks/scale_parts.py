@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import Any, Final
 
 EXPORTS: Final[list[tuple[str, str, dict[str, Any]]]] = [
-    ("groups", "jsonl", {}),
-    ("groups", "parquet", {}),
-    ("trl", "jsonl", {"consensus": "majority"}),
-    ("groups", "jsonl", {"consensus": "weighted"}),
-    ("label-studio", "json", {}),
+    ("groups", "jsonl", {"judged": True}),
+    ("groups", "parquet", {"judged": True}),
+    ("groups", "jsonl", {"judged": True, "consensus": "weighted"}),
+    ("trl", "parquet", {"judged": True}),
+    ("label-studio", "json", {"judged": True}),
 ]
 REPEATS: Final = 3
 HANDFUL: Final = 64  # rows: two runs of what is looked at ahead are merged, nothing more
@@ -244,7 +244,7 @@ def export(project: int, format: str, container: str, filters: dict[str, Any]) -
     size = default_storage.size(job.storage_key)
     default_storage.delete(job.storage_key)
     return {
-        "export": f"{format}, {container}" + "".join(f", {value}" for value in filters.values()),
+        "export": f"{format}, {container}, {filters.get('consensus', 'each judgement')}",
         "rows": job.rows, "seconds": seconds, "megabytes": size / 1e6, "peak": peak - idle, "idle": idle,
     }  # fmt: skip
 
