@@ -172,6 +172,14 @@ def run_comparisons(request: Request, pk: int) -> Response:
     return Response(services.add_answers(run=found), status=status.HTTP_201_CREATED)
 
 
+@extend_schema(request=None, responses={201: serializers.SuggestedScoresSerializer})
+@api_view(["POST"])
+def run_suggestions(request: Request, pk: int) -> Response:
+    """Store the best candidates by a scoring of the project as suggestions to annotators."""
+    found = find(Run.objects.select_related("project", *RUN_ROWS), user_of(request), Action.TRAIN, pk=pk)
+    return Response({"suggested": services.suggest_scores(run=found)}, status=status.HTTP_201_CREATED)
+
+
 @extend_schema(parameters=[PROJECT], responses=serializers.CheckpointSerializer(many=True))
 @api_view(["GET"])
 def checkpoints(request: Request) -> Response:
@@ -292,6 +300,7 @@ urlpatterns = [
     path("runs/<int:pk>/start/", start, name="api-run-start"),
     path("runs/<int:pk>/retry/", retry, name="api-run-retry"),
     path("runs/<int:pk>/comparisons/", run_comparisons, name="api-run-comparisons"),
+    path("runs/<int:pk>/suggestions/", run_suggestions, name="api-run-suggestions"),
     path("generations/", generations, name="api-generations"),
     path("scorings/", scorings, name="api-scorings"),
     path("checkpoints/", checkpoints, name="api-checkpoints"),

@@ -183,6 +183,11 @@ class Run(models.Model):
         """Generation: what it wrote can be judged."""
         return self.method in GENERATORS
 
+    @property
+    def gives_scores(self) -> bool:
+        """Scoring: what it found can be suggested to annotators."""
+        return self.method in ("score", "image_score")
+
 
 class Metric(models.Model):
     """One row of metrics.jsonl; a resumed run replaces the rows after its checkpoint."""

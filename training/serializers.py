@@ -70,6 +70,10 @@ class ScoringRequestSerializer(JobRequestSerializer):
     )
 
 
+class SuggestedScoresSerializer(serializers.Serializer):
+    suggested = serializers.IntegerField(help_text="comparisons")
+
+
 class AddedAnswersSerializer(serializers.Serializer):
     added = serializers.IntegerField(help_text="comparisons")
     alike = serializers.IntegerField(help_text="prompts without two different answers")

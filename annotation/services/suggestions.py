@@ -1,6 +1,7 @@
 """What models suggest: judgements of the kind `judge`, shown to annotators where the project says so.
 
-They come with an imported file or over the API. A judgement keeps which suggestions stood beside it.
+They come with an imported file, over the API, or from a scoring. A judgement keeps which suggestions stood
+beside it.
 """
 
 import uuid

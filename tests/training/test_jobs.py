@@ -10,7 +10,7 @@ from django.core.files.storage import default_storage
 from django.urls import reverse
 
 from annotation.errors import Conflict, Invalid
-from annotation.models import Comparison
+from annotation.models import Comparison, Judgement
 from annotation.services import add_comparisons
 from annotation.services.media import store_image
 from tests.annotation.factories import make_project, make_user
@@ -29,13 +29,13 @@ def frozen_rows(run):
         return [json.loads(line) for line in archive.read("train.jsonl").splitlines()]
 
 
-def ended(run, rows, pictures=()):
+def ended(run, rows, pictures=(), name="generations.jsonl"):
     """The run is done and wrote these rows."""
     out = io.BytesIO()
     with zipfile.ZipFile(out, "w") as archive:
-        archive.writestr("generations.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
-        for name, data in pictures:
-            archive.writestr(f"media/{name}", data)
+        archive.writestr(name, "".join(json.dumps(row) + "\n" for row in rows))
+        for picture, data in pictures:
+            archive.writestr(f"media/{picture}", data)
     key = default_storage.save("checkpoints/rows.zip", ContentFile(out.getvalue()))
     Run.objects.filter(pk=run.pk).update(status=Run.Status.DONE)
     Checkpoint.objects.create(run=run, storage_key=key, sha256="0" * 64, size=1)
@@ -139,6 +139,23 @@ def test_drawn_pictures_are_queued(manager, tmp_path):
     assert Comparison.objects.get().candidates.exclude(image=None).count() == 2
     with pytest.raises(Conflict):
         services.add_answers(run=run)
+
+
+def test_scores_become_suggestions(project, base, as_manager):
+    """The best candidate of each comparison; a tie where they are equal; none where one has no score."""
+    body = {"project": project.pk, "reward": [{"rule": "words"}]}
+    run = Run.objects.get(pk=as_manager.post("/api/v1/scorings/", body, format="json").json()["id"])
+    address = f"/api/v1/runs/{run.pk}/suggestions/"
+    assert as_manager.post(address).status_code == 409
+    scores = [[1.0, 2.0], [3.0, 3.0], [None, 1.0], *[[2.0, 1.0]] * 7]
+    ended(run, [{"scores": row} for row in scores], name="scores.jsonl")
+    reply = as_manager.post(address)
+    assert (reply.status_code, reply.json()) == (201, {"suggested": 9})
+    judged = Judgement.objects.standing().filter(kind="judge").order_by("comparison__rank")
+    assert [one.choice for one in judged] == [1, "tie", *[0] * 7]
+    assert {one.annotator.username for one in judged} == {"import:words"}
+    as_manager.post(address)
+    assert Judgement.objects.standing().filter(kind="judge").count() == 9  # the later ones replaced them
 
 
 def filled(method, **changed):

@@ -8,7 +8,7 @@ from training.services.creating import (
     start_run,
 )
 from training.services.executing import ask_to_stop, execute, stop_was_asked
-from training.services.jobs import add_answers, create_generation, create_scoring
+from training.services.jobs import add_answers, create_generation, create_scoring, suggest_scores
 from training.services.matches import (
     advance_matches,
     create_match,
@@ -71,6 +71,7 @@ __all__ = [
     "set_enabled",
     "start_run",
     "stop_was_asked",
+    "suggest_scores",
     "tidy_work_dir",
     "wake_waiting",
     "wilson_interval",

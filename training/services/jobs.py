@@ -1,5 +1,6 @@
 """Jobs: models write answers, and rewards score candidates. What was written becomes comparisons."""
 
+import zipfile
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Final
 
@@ -12,14 +13,17 @@ from django.utils.translation import gettext as _
 from annotation.errors import Conflict, Invalid
 from annotation.models import Comparison, Project, User
 from annotation.prompts import pictures_of
-from annotation.services import add_comparisons
+from annotation.services import add_comparisons, add_suggestions
 from annotation.services.groups import check_filters, read_groups
 from annotation.services.media import store_image
-from training import datasets
+from annotation.services.suggestions import MOST_AT_ONCE
+from annotation.template import find_question
+from annotation.template.questions import MOST_RANKED
+from training import datasets, storage
 from training.models import Run, Snapshot
 from training.services import naming, queue
 from training.services.creating import check_config, check_seed
-from training.services.results import open_result, rows_of
+from training.services.results import open_result, rows_of, scores_of
 
 GENERATE: Final = {"text": "generate", "image": "image_generate"}
 SCORE: Final = {"text": "score", "image": "image_score"}
@@ -177,6 +181,60 @@ def add_answers(*, run: Run) -> dict[str, int]:
     if groups:
         add_comparisons(project=run.project, groups=groups)
     return {"added": len(groups), "alike": alike}
+
+
+@transaction.atomic
+def suggest_scores(*, run: Run) -> int:
+    """Store what a scoring of the project says as suggestions: the best candidate, or their order. How many.
+
+    Annotators see them where the project shows suggestions. A later scoring with the same rewards replaces
+    them; comparisons that could not be scored get none.
+    """
+    project = run.project
+    kinds = [kind for kind in ("choice", "ranking") if find_question(project.questions, kind)]
+    if not run.gives_scores or run.status != Run.Status.DONE:
+        raise Conflict(_("Run %(id)s has no scores.") % {"id": run.pk})
+    if not kinds:
+        raise Conflict(_("The project asks neither for a choice nor for a ranking."))
+    numbers = [row.get("meta", {}).get("comparison") for row in _frozen_rows(run)]
+    here = set(Comparison.objects.filter(project=project).values_list("pk", flat=True))
+    found = [
+        {"comparison": number, "answer": _answer_of(scores, kinds, project.questions)}
+        for number, scores in zip(numbers, scores_of(run), strict=True)
+        if number in here and len(scores) > 1 and None not in scores
+    ]
+    found = [item for item in found if item["answer"]]
+    for start in range(0, len(found), MOST_AT_ONCE):
+        part = found[start : start + MOST_AT_ONCE]
+        add_suggestions(project=project, model=_scorer(run), suggestions=part, now=timezone.now())
+    return len(found)
+
+
+def _frozen_rows(run: Run) -> list[dict[str, Any]]:
+    with storage.local_copy(run.snapshot.storage_key) as path, zipfile.ZipFile(path) as frozen:
+        return list(rows_of(frozen, "train.jsonl"))
+
+
+def _answer_of(scores: list[Any], kinds: list[str], questions: list[dict[str, Any]]) -> dict[str, Any]:
+    """The best candidate, a tie where several are and ties are asked for; and all in order."""
+    best = [at for at, score in enumerate(scores) if score == max(scores)]
+    answer: dict[str, Any] = {}
+    if "choice" in kinds:
+        question = find_question(questions, "choice") or {}
+        if len(best) == 1:
+            answer["choice"] = best[0]
+        elif question.get("tie"):
+            answer["choice"] = "tie"
+    if "ranking" in kinds and len(scores) <= MOST_RANKED:
+        tiers = sorted(set(scores), reverse=True)
+        answer["ranking"] = [[at for at, score in enumerate(scores) if score == tier] for tier in tiers]
+    return answer
+
+
+def _scorer(run: Run) -> str:
+    """What the suggestions are signed with."""
+    rewards = [str(entry.get("model") or entry.get("rule")) for entry in run.reward]
+    return (naming.name_of_base(run) or " + ".join(rewards))[:140]
 
 
 def _content(result: Any, candidate: dict[str, Any]) -> dict[str, Any]:

@@ -49,6 +49,24 @@ def job_new(request: SignedIn, pk: int, job: str) -> HttpResponse:
 
 @login_required
 @require_POST
+def run_suggestions(request: SignedIn, pk: int) -> HttpResponse:
+    """Store what a scoring says as suggestions to annotators."""
+    run = find(Run.objects.select_related("project"), request.user, Action.TRAIN, pk=pk)
+    try:
+        count = services.suggest_scores(run=run)
+    except Conflict as error:
+        messages.error(request, str(error))
+        return redirect(run)
+    sentence = ngettext("%(count)s suggestion is stored.", "%(count)s suggestions are stored.", count)
+    said = sentence % {"count": count}
+    if not run.project.show_suggestions:
+        said += " " + _("Annotators do not see it: the project hides suggestions.")
+    messages.info(request, said)
+    return redirect(run)
+
+
+@login_required
+@require_POST
 def run_comparisons(request: SignedIn, pk: int) -> HttpResponse:
     """Queue what a generation wrote for judging."""
     run = find(Run.objects.select_related("project"), request.user, Action.TRAIN, pk=pk)
