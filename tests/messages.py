@@ -20,6 +20,7 @@ from training.tuning.registry import METHODS
 
 ROOT: Final = Path(__file__).parents[1]
 LOCALE: Final = ROOT / "locale"
+LACKING: Final = LOCALE / "django"  # messages of Django that its own catalogs do not translate
 LANGUAGES: Final = ("de", "fr", "es", "pt", "zh_Hans", "ja", "hi", "ar")
 KEYWORDS: Final = {
     "_": None,
@@ -65,12 +66,12 @@ def messages() -> Catalog:
     return catalog
 
 
-def path_of(language: str) -> Path:
-    return LOCALE / language / "LC_MESSAGES" / "django.po"
+def path_of(language: str, folder: Path = LOCALE) -> Path:
+    return folder / language / "LC_MESSAGES" / "django.po"
 
 
-def read(language: str) -> Catalog:
-    with path_of(language).open("rb") as file:
+def read(language: str, folder: Path = LOCALE) -> Catalog:
+    with path_of(language, folder).open("rb") as file:
         return read_po(file, locale=language, domain="django")
 
 
@@ -121,6 +122,9 @@ def main() -> None:
         path.with_suffix(".mo").write_bytes(mo_bytes(fresh))
         missing = sum(not _is_translated(message.string) for message in fresh if message.id)
         print(f"{language}: {len(fresh)} messages, {missing} to translate")  # noqa: T201
+    for folder in sorted(LACKING.iterdir()):
+        path = path_of(folder.name, LACKING)
+        path.with_suffix(".mo").write_bytes(mo_bytes(read(folder.name, LACKING)))
 
 
 def _is_translated(string: str | tuple[str, ...]) -> bool:

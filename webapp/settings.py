@@ -229,7 +229,7 @@ LANGUAGES = [  # each in its own words, for the menu
 LANGUAGE_COOKIE_AGE = 365 * 24 * 3600
 LANGUAGE_COOKIE_HTTPONLY = True
 LANGUAGE_COOKIE_SAMESITE = "Lax"
-LOCALE_PATHS = [BASE_DIR / "locale"]
+LOCALE_PATHS = [BASE_DIR / "locale", BASE_DIR / "locale" / "django"]  # the second: what Django itself lacks
 USE_TZ = True
 TIME_ZONE = "UTC"
 
