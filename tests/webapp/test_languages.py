@@ -82,7 +82,7 @@ def test_answers_in_words():
     with translation.override("de"):
         said = [describe(0, 3), describe(1, 1), describe("tie", None), describe(None, None)]
         keys = [(choice.key, choice.name, choice.word) for choice in choices_for(question, 2)]
-    assert said == ["A viel besser", "B etwas besser", "Gleichstand", "Keine Wahl"]
+    assert said == ["A viel besser", "B etwas besser", "Gleich", "Keine Wahl"]
     assert keys[0] == ("1", "A", "viel")
     assert [key for key, _name, _word in keys] == ["1", "2", "3", "0", "5", "6", "7", "b"]
 
