@@ -20,7 +20,7 @@ from training.tuning.registry import METHODS
 
 ROOT: Final = Path(__file__).parents[1]
 LOCALE: Final = ROOT / "locale"
-LACKING: Final = LOCALE / "django"  # messages of Django that its own catalogs do not translate
+LACKING: Final = LOCALE / "libraries"  # messages of Django and allauth that have no translation there
 LANGUAGES: Final = ("de", "fr", "es", "pt", "zh_Hans", "ja", "hi", "ar")
 KEYWORDS: Final = {
     "_": None,
@@ -123,7 +123,8 @@ def main() -> None:
         missing = sum(not _is_translated(message.string) for message in fresh if message.id)
         print(f"{language}: {len(fresh)} messages, {missing} to translate")  # noqa: T201
     for folder in sorted(LACKING.iterdir()):
-        path = path_of(folder.name, LACKING)
+        path, lacking = path_of(folder.name, LACKING), read(folder.name, LACKING)
+        path.write_bytes(po_bytes(lacking))
         path.with_suffix(".mo").write_bytes(mo_bytes(read(folder.name, LACKING)))
 
 

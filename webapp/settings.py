@@ -229,7 +229,7 @@ LANGUAGES = [  # each in its own words, for the menu
 LANGUAGE_COOKIE_AGE = 365 * 24 * 3600
 LANGUAGE_COOKIE_HTTPONLY = True
 LANGUAGE_COOKIE_SAMESITE = "Lax"
-LOCALE_PATHS = [BASE_DIR / "locale", BASE_DIR / "locale" / "django"]  # the second: what Django itself lacks
+LOCALE_PATHS = [BASE_DIR / "locale", BASE_DIR / "locale" / "libraries"]  # the second: what theirs lack
 USE_TZ = True
 TIME_ZONE = "UTC"
 
