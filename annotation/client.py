@@ -82,8 +82,8 @@ class Client:
 
     # In and out
 
-    def import_file(self, project: int, path: Path, format: str, **options: bool) -> dict[str, Any]:
-        """Upload a file; the job, as it is queued. `held_out` and `skip_duplicates` are options."""
+    def import_file(self, project: int, path: Path, format: str, **options: bool | str) -> dict[str, Any]:
+        """Upload a file; the job, as it is queued. `held_out`, `skip_duplicates` and `use` are options."""
         boundary = uuid.uuid4().hex
         fields = {"format": format} | {name: str(value).lower() for name, value in options.items()}
         parts = [

@@ -15,6 +15,8 @@ from django.utils.translation import gettext as _
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
 
 from annotation.errors import Invalid
+from annotation.formats.records import check_strings
+from annotation.formats.schema import RowError
 from annotation.models import Project
 from annotation.splitting import canonical, split_score
 from annotation.template import plain_text, rename_candidates
@@ -252,6 +254,10 @@ def _checked(rows: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
             item = error.errors()[0]
             field = ".".join(["rows", str(number), *(str(part) for part in item["loc"])])
             raise Invalid({field: _message_of(item)}) from None
+        try:
+            check_strings(bare, f"rows.{number}")
+        except RowError as error:
+            raise Invalid({error.field: error.reason}) from None
         yield row
 
 

@@ -60,6 +60,14 @@ def test_a_generation_with_rewards_over_http(project, base, as_manager):
     assert [row["prompt"] for row in frozen_rows(Run.objects.get(pk=few.json()["id"]))] == ["a"]
 
 
+@pytest.mark.parametrize("prompt", [None, {}, [], " ", "half \ud800", "nul \x00", 5])
+def test_prompts_that_nobody_can_answer(project, base, as_manager, prompt):
+    body = json.dumps({"project": project.pk, "base": "tiny", "prompts": [prompt]})
+    reply = as_manager.generic("POST", "/api/v1/generations/", body, content_type="application/json")
+    assert reply.status_code == 400
+    assert not Run.objects.exists()
+
+
 def test_code_is_no_reward_over_http(project, base, as_manager):
     body = {"project": project.pk, "base": "tiny", "config": {"best_of": 2}}
     body["reward"] = [{"python": "os:system"}]

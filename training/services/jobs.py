@@ -11,6 +11,7 @@ from django.utils import timezone
 from django.utils.translation import gettext as _
 
 from annotation.errors import Conflict, Invalid
+from annotation.formats.schema import check_text
 from annotation.models import Comparison, Project, User
 from annotation.prompts import pictures_of
 from annotation.services import add_comparisons, add_suggestions
@@ -48,6 +49,11 @@ def create_generation(
     asked = project_prompts(project) if prompts is None else prompts
     if not asked:
         raise Invalid({"prompts": _("There are no prompts to answer.")})
+    for number, prompt in enumerate(asked):
+        try:
+            check_text(prompt)
+        except ValueError as error:
+            raise Invalid({f"prompts.{number}": str(error)}) from None
     rows = ({"prompt": prompt, "meta": {"row": number}} for number, prompt in enumerate(asked))
     name = GENERATE[project.modality]
     return _create_job(
