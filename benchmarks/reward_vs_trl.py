@@ -14,6 +14,7 @@ the trained one (ours is saved by then, too). Accuracy is over the held-out pair
 import argparse
 import hashlib
 import json
+import math
 import os
 import platform
 import random
@@ -24,6 +25,7 @@ import time
 from collections import defaultdict
 from itertools import combinations
 from pathlib import Path
+from statistics import fmean, stdev
 from typing import Any
 
 EPOCHS, BATCH, LEARNING_RATE, MAX_LENGTH = 1, 16, 5e-5, 192
@@ -31,7 +33,6 @@ HELD_OUT = 0.2
 SETS = ("pandalm", "fine_grained")
 TRAINERS = ("trl", "tiebreak")
 TIME_TARGET = 0.5
-NOISE = 0.03  # of accuracy over a few hundred pairs: two standard errors of a difference of paired runs
 
 
 def main() -> int:
@@ -179,12 +180,7 @@ def run_trl(folder: Path, seed: int) -> dict[str, Any]:
             )
             scores = model(**inputs).logits[:, 0]
             right.append(0.5 if scores[0] == scores[1] else float(scores[0] > scores[1]))
-    return {
-        "seconds": seconds,
-        "accuracy": sum(right) / len(right),
-        "pairs": len(rows),
-        "held_out": len(right),
-    }
+    return result_of(right, seconds, len(rows))
 
 
 def run_tiebreak(folder: Path, seed: int) -> dict[str, Any]:
@@ -223,9 +219,15 @@ def run_tiebreak(folder: Path, seed: int) -> dict[str, Any]:
 
 
 def result_of(right: list[float], seconds: float, pairs: int) -> dict[str, Any]:
-    """What a child prints."""
+    """What a child prints: ``right`` has 1, ½ or 0 for each held-out pair, in the file's order."""
     accuracy = sum(right) / len(right)
-    return {"seconds": seconds, "accuracy": accuracy, "pairs": pairs, "held_out": len(right)}
+    return {
+        "seconds": seconds,
+        "accuracy": accuracy,
+        "pairs": pairs,
+        "held_out": len(right),
+        "right": right,
+    }
 
 
 def run_directory(path: Path, method: str, base: str, config: dict[str, Any], seed: int, part: str) -> Path:
@@ -254,7 +256,8 @@ def measure(folder: Path, *, seeds: int) -> dict[str, dict[str, list[dict[str, A
                     raise SystemExit(f"{trainer} failed on {name}:\n{done.stderr[-3000:]}")
                 result = json.loads(done.stdout.strip().splitlines()[-1])
                 found[name][trainer].append(result)
-                print(name, trainer, f"seed {seed}", result, file=sys.stderr)
+                shown = {key: value for key, value in result.items() if key != "right"}
+                print(name, trainer, f"seed {seed}", shown, file=sys.stderr)
     return found
 
 
@@ -262,11 +265,25 @@ def mean(rows: list[dict[str, Any]], key: str) -> float:
     return sum(row[key] for row in rows) / len(rows)
 
 
+def gain(rows: dict[str, list[dict[str, Any]]]) -> tuple[float, float]:
+    """Our accuracy less TRL's on the same held-out pairs, and half of its 95 % interval."""
+    paired = zip(
+        *(
+            [sum(marks) / len(marks) for marks in zip(*(row["right"] for row in rows[trainer]), strict=True)]
+            for trainer in ("tiebreak", "trl")
+        ),
+        strict=True,
+    )
+    differences = [ours - theirs for ours, theirs in paired]
+    return fmean(differences), 1.96 * stdev(differences) / math.sqrt(len(differences))
+
+
 def met(rows: dict[str, list[dict[str, Any]]]) -> bool:
-    """At least TRL's accuracy (within its noise) in at most half of its time."""
+    """Not less accurate than TRL by more than chance explains, in at most half of its time."""
     ours, theirs = rows["tiebreak"], rows["trl"]
     fast = mean(ours, "seconds") <= TIME_TARGET * mean(theirs, "seconds")
-    return fast and mean(ours, "accuracy") >= mean(theirs, "accuracy") - NOISE
+    difference, half = gain(rows)
+    return fast and difference + half >= 0
 
 
 def floor_of(folder: Path) -> float:
@@ -319,10 +336,10 @@ def describe(
             )
         ours, theirs = found[name]["tiebreak"], found[name]["trl"]
         share = mean(ours, "seconds") / mean(theirs, "seconds")
-        gain = mean(ours, "accuracy") - mean(theirs, "accuracy")
+        difference, half = gain(found[name])
         ratios.append(
-            f"- {name}: **{share:.2f}** of TRL's time (target {TIME_TARGET}), accuracy {gain:+.3f}; by "
-            f"tokens read, ours each once and TRL's padded, the floor is {floors[name]:.2f}"
+            f"- {name}: **{share:.2f}** of TRL's time (target {TIME_TARGET}), accuracy {difference:+.3f} "
+            f"± {half:.3f}; by tokens read, ours each once and TRL's padded, the floor is {floors[name]:.2f}"
         )
     return "\n".join([*lines, "", *ratios])
 

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -11,7 +12,7 @@ from training.tuning.config import TrainConfig
 from training.tuning.processes import add_gradients
 
 OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
-    "adamw": torch.optim.AdamW,
+    "adamw": partial(torch.optim.AdamW, fused=True),  # one pass over the weights instead of nine
     "rmsprop": torch.optim.RMSprop,
     "adafactor": torch.optim.Adafactor,
     "sgd": torch.optim.SGD,

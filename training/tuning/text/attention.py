@@ -7,7 +7,8 @@ elsewhere.
 """
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import torch
@@ -19,6 +20,7 @@ from training.tuning.errors import BadInput
 from training.tuning.text.batches import Layout, Segment
 
 NAME = "tiebreak_groups"
+Attend = Callable[..., Tensor]
 
 # What models pass along that changes nothing here: positions are already in the queries and keys.
 _HARMLESS = {"position_ids", "cache_position", "use_cache", "output_attentions", "output_hidden_states"}
@@ -53,44 +55,42 @@ def grouped_attention(
     repeats = query.shape[1] // key.shape[1]
     if repeats > 1:
         key, value = key.repeat_interleave(repeats, dim=1), value.repeat_interleave(repeats, dim=1)
-    parts = []
-    # Split once: the gradient of a slice of the whole row would be as long as the row, for every group.
-    lengths = [segment.end - segment.start for segment in layout.segments]
-    own = zip(*(whole.split(lengths, dim=2) for whole in (query, key, value)), strict=True)
-    for number, (segment, (queries, keys, values)) in enumerate(zip(layout.segments, own, strict=True)):
-        for rows, columns, mask, causal in _calls(layout, number, segment, sliding_window, query):
-            parts.append(
-                F.scaled_dot_product_attention(
-                    queries[:, :, rows],
-                    keys[:, :, columns],
-                    values[:, :, columns],
-                    attn_mask=mask,
-                    is_causal=causal,
-                    dropout_p=dropout,
-                    scale=scaling,
-                )
-            )
-    return torch.cat(parts, dim=2).transpose(1, 2), None
+    attend = partial(F.scaled_dot_product_attention, dropout_p=dropout, scale=scaling)
+    one_by_one = _causal if layout.causal else _bidirectional
+    parts = one_by_one(attend, query, key, value, layout, sliding_window)
+    return torch.cat(list(parts), dim=2).transpose(1, 2), None
 
 
-def _calls(
-    layout: Layout, number: int, segment: Segment, window: int | None, like: Tensor
-) -> Iterator[tuple[slice, slice, Tensor | None, bool]]:
-    """(queries, keys, mask, causal) of each call for one group, in order; places count from its start."""
-    prefix, blocks, end = 0, segment.prefix, segment.end - segment.start
-    if not layout.causal:
-        at = blocks
-        for length in segment.blocks:
-            _check_window(length, window)
-            yield slice(at, at + length), slice(at, at + length), None, False
-            at += length
-        return
-    if segment.prefix:
-        cut = window is not None and segment.prefix > window
-        mask = _mask(layout, number, segment, window, like, of_prefix=True) if cut else None
-        yield slice(prefix, blocks), slice(prefix, blocks), mask, not cut
-    mask = _mask(layout, number, segment, window, like, of_prefix=False)
-    yield slice(blocks, end), slice(prefix, end), mask, False
+# Both split rather than slice where they can: the gradient of a slice is as long as what it was cut from,
+# and mostly zeros.
+
+
+def _bidirectional(
+    attend: Attend, query: Tensor, key: Tensor, value: Tensor, layout: Layout, window: int | None
+) -> Iterator[Tensor]:
+    """What every block gives, in order."""
+    lengths = [length for segment in layout.segments for length in segment.blocks]
+    _check_window(max(lengths), window)
+    for own in zip(*(whole.split(lengths, dim=2) for whole in (query, key, value)), strict=True):
+        yield attend(*own)
+
+
+def _causal(
+    attend: Attend, query: Tensor, key: Tensor, value: Tensor, layout: Layout, window: int | None
+) -> Iterator[Tensor]:
+    """What every group's prefix and then its blocks give, in order."""
+    segments = layout.segments
+    queries = iter(query.split([length for one in segments for length in (one.prefix, sum(one.blocks))], 2))
+    keys, values = (whole.split([one.end - one.start for one in segments], dim=2) for whole in (key, value))
+    for number, (segment, own_keys, own_values) in enumerate(zip(segments, keys, values, strict=True)):
+        of_prefix, of_blocks = next(queries), next(queries)
+        if segment.prefix:
+            cut = window is not None and segment.prefix > window
+            mask = _mask(layout, number, segment, window, query, of_prefix=True) if cut else None
+            seen = own_keys[:, :, : segment.prefix], own_values[:, :, : segment.prefix]
+            yield attend(of_prefix, *seen, attn_mask=mask, is_causal=not cut)
+        mask = _mask(layout, number, segment, window, query, of_prefix=False)
+        yield attend(of_blocks, own_keys, own_values, attn_mask=mask)
 
 
 def _check_window(length: int, window: int | None) -> None:
