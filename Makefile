@@ -32,6 +32,8 @@ screenshots: .make/dev .make/browser
 	$(RUN) -m pytest tests/functional/screenshots.py
 bench: .make/bench
 	$(RUN) -m benchmarks.dpo_vs_trl
+	$(RUN) -m benchmarks.dpo_vs_trl --shape long_prompt
+	$(RUN) -m benchmarks.reward_vs_trl
 	$(RUN) -m benchmarks.grpo_vs_trl
 	$(RUN) -m benchmarks.collect_throughput
 	$(RUN) -m benchmarks.collect_vs_label_studio
