@@ -21,6 +21,13 @@ LIST: Final = "reward_list"
 RULE: Final = "rule:"
 
 
+class ListField(forms.JSONField):
+    """Nothing is an empty field, not the word null."""
+
+    def prepare_value(self, value: Any) -> Any:
+        return "" if value is None else super().prepare_value(value)
+
+
 def fields_of(project: Project, method: Method) -> dict[str, forms.Field]:
     """Form fields for the rewards; none for a method that takes none."""
     if method.reward == "none":
@@ -48,7 +55,7 @@ def fields_of(project: Project, method: Method) -> dict[str, forms.Field]:
             widget=forms.NumberInput(attrs={"step": "any"}),
             help_text=_("Below zero: less is better."),
         )
-    fields[LIST] = forms.JSONField(
+    fields[LIST] = ListField(
         required=False,
         label=_("The whole list as JSON"),
         help_text=_("With transforms and gates, as the API takes it. Replaces the rows above."),

@@ -174,7 +174,9 @@ def filled(method, **changed):
 
 def test_the_forms(project, base, as_mona):
     page = reverse("training:job_new", args=[project.pk, "generate"])
-    assert 'name="prompts"' in as_mona.get(page).content.decode()
+    shown = as_mona.get(page).content.decode()
+    assert 'name="prompts"' in shown
+    assert ">\nnull</textarea>" not in shown
     fields = {"base": "tiny", "prompts": "one\n\n two ", "seed": "3", **filled("generate", best_of="3")}
     refused = as_mona.post(page, fields)
     assert refused.status_code == 400
