@@ -93,6 +93,7 @@ def compare(options: argparse.Namespace, data: Path, sockets: Path) -> tuple[Sid
 
         import_both(options.rounds, rows[:10])  # to warm up
         times = [import_both(0, rows)]
+        tiebreak_site.settle()
         headers = [tiebreak_site.headers_of(token) for token in own["tokens"]]
         other_headers = [label_studio.headers_of(token) for token in other["tokens"]]
         for _ in range(options.rounds):
@@ -100,7 +101,9 @@ def compare(options: argparse.Namespace, data: Path, sockets: Path) -> tuple[Sid
             theirs.timed.follow(ask_all(peer_port, other_headers, work, PATIENCE * options.seconds))
             work = partial(tiebreak_site.annotate, own["projects"][0])
             ours.timed.follow(ask_all(port, headers, work, options.seconds))
-        times += [import_both(number, rows) for number in range(1, options.rounds)]
+        for number in range(1, options.rounds):
+            times.append(import_both(number, rows))
+            tiebreak_site.settle()
         problems = tiebreak_site.check(own["projects"][0], ours.timed)
         stored = options.rounds * len(rows) + 10
         problems += label_studio.check(sockets, "labelstudio", theirs.timed, stored)

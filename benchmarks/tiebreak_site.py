@@ -130,6 +130,14 @@ def import_rows(port: int, token: str, project: int, rows: list[dict[str, str]])
     return seconds
 
 
+def settle() -> None:
+    """Wait until the words of imported comparisons are read, so that this work is in nobody's way."""
+    from annotation.models import UnreadPrompts
+
+    while UnreadPrompts.objects.exists():
+        time.sleep(0.2)
+
+
 def _upload(port: int, token: str, path: str, file: bytes) -> Any:
     mark = uuid.uuid4().hex
     body = (

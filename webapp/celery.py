@@ -4,9 +4,11 @@ Queues: `light` for short tasks (imports, exports, snapshots), `runs-<device kin
 workers. A message carries nothing that Postgres does not know; losing or doubling one is harmless.
 """
 
+import gc
 import os
 
 from celery import Celery
+from celery.signals import worker_process_init
 
 import webapp.embedded.broker  # noqa: F401  registers the transport of the embedded default
 
@@ -28,3 +30,9 @@ app.conf.beat_schedule = {
     "run-schedules": {"task": "training.tasks.run_schedules", "schedule": 15.0},
     "advance-matches": {"task": "training.tasks.advance_matches", "schedule": 10.0},
 }
+
+
+@worker_process_init.connect
+def spare_what_stays(**_kwargs: object) -> None:
+    """What lives as long as the process is not looked through again and again."""
+    gc.freeze()

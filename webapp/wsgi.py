@@ -1,8 +1,10 @@
 """The entry point of gunicorn: `gunicorn webapp.wsgi`."""
 
+import gc
 import os
 
 from django.core.wsgi import get_wsgi_application
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "webapp.settings")
 application = get_wsgi_application()
+gc.freeze()  # what lives as long as the process is not looked through again and again

@@ -25,9 +25,14 @@ from annotation.models import (
 )
 from annotation.services.copying import copy_rows
 from annotation.services.searching import note_new_comparisons
+from annotation.services.statements import fetch
 from annotation.services.strategies import lock_members, lower_frontiers, new_key
 from annotation.template import can_be_judged, differences_of
 
+KNOWN = """
+SELECT content_key FROM annotation_comparison
+WHERE project_id = %(project)s AND content_key = ANY(%(keys)s::text[])
+"""
 IMPORT_PREFIX = "import:"  # no person's name may contain a colon
 COLUMNS = (
     "annotator",
@@ -165,8 +170,7 @@ def without_duplicates(
     """
     Project.objects.select_for_update(no_key=True).get(pk=project.pk)
     keys = [content_key(group) for group in groups]
-    known = Comparison.objects.filter(project=project, content_key__in=set(keys))
-    seen = set(known.values_list("content_key", flat=True))
+    seen = {key for (key,) in fetch(KNOWN, {"project": project.pk, "keys": keys})}
     new, equal = [], 0
     for group, key in zip(groups, keys, strict=True):
         again = key in seen

@@ -36,7 +36,7 @@ from annotation.services.media import store_image
 from annotation.services.webhooks import emit
 from annotation.template import most_candidates
 
-CHUNK_LINES: Final = 1000
+CHUNK_LINES: Final = 2000
 MAX_TOGETHER: Final = 1000  # rows that make up one group, or one tree
 CHUNK_BYTES: Final = 4 * 1024**2
 CHUNK_SECONDS: Final = 10.0  # pictures take their time; progress should be seen
@@ -122,8 +122,8 @@ def run_import(job_id: int) -> None:
     except DAMAGE as error:
         _finish(job, ImportJob.Status.FAILED, error=f"The file is damaged after line {job.line}: {error}")
     else:
-        refresh_statistics()
         _finish(job, ImportJob.Status.DONE)
+        refresh_statistics()
 
 
 def _start_attempt(job_id: int) -> ImportJob | None:
