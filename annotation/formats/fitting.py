@@ -106,7 +106,8 @@ def fit(group: Row, holds: Holds, left_out: LeftOut, *, all_kinds: bool = False)
     judgements = group.get("judgements", [])
     if not all_kinds:
         judgements = _of_kinds(judgements, holds, left_out)
-    if not judgements and not holds.unjudged:
+    bare = holds.candidates[0] == 0 and not group["candidates"]  # a prompt alone, which nobody can judge
+    if not judgements and not holds.unjudged and not bare:
         count(left_out, gettext_noop("without a judgement"))
         return
     kept = _contents(group, holds, left_out)
@@ -126,7 +127,7 @@ def fit(group: Row, holds: Holds, left_out: LeftOut, *, all_kinds: bool = False)
     for part in parts:
         fitting = [_answers(item, holds, len(part["candidates"]), left_out) for item in part["judgements"]]
         part["judgements"] = [item for item in fitting if item is not None]
-        if part["judgements"] or holds.unjudged:
+        if part["judgements"] or holds.unjudged or bare:
             yield part
 
 

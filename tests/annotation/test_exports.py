@@ -161,6 +161,8 @@ def test_round_trip_of_groups(project, manager, annotator):
     [
         {"prompt": "p", "chosen": "a", "rejected": "b"},
         {"prompt": "p", "completion": "a", "label": True},
+        {"prompt": "p"},
+        {"prompt": "p", "completions": ["1. a", "2. b"], "labels": [True, False]},
         {
             "prompt": [{"role": "user", "content": "p"}],
             "chosen": [{"role": "assistant", "content": "a"}],
