@@ -1,6 +1,7 @@
 """Around the form: drafts, a dropped line, changing what was said, one's own keys, and what is optional."""
 
 import pytest
+from django.utils import timezone
 from playwright.sync_api import expect
 
 from annotation import services
@@ -13,6 +14,7 @@ pytestmark = pytest.mark.django_db(transaction=True)
 expect.set_options(timeout=60_000)  # the machine may be busy
 
 CHOICE = {"type": "choice"}
+ASSISTANT = {"role": "assistant", "content": "Well."}
 CRITIQUE = {"type": "critique", "required": True}
 TAGS = {"type": "tags", "options": [{"name": "wrong_fact"}, {"name": "rude"}]}
 MARKS = {"type": "marks", "kinds": ["span", "step"], "categories": [{"name": "wrong"}]}
@@ -148,6 +150,20 @@ def test_session_is_one_key_away(open_page, world):
     assert len(standing(world.texts)) == 3
 
 
+def both(text) -> dict:
+    return {"candidates": [{"text": text}, {"text": text}]}
+
+
+def suggest(project, questions) -> None:
+    """What a model said about the project's comparison, shown beside it."""
+    answer = {"choice": 0, "strength": 2} if CHOICE in questions else {}
+    if answer:
+        comparison = project.comparisons.get().pk
+        rows = [{"comparison": comparison, "answer": answer}]
+        services.add_suggestions(project=project, model="judge-1", suggestions=rows, now=timezone.now())
+        services.update_project(project=project, show_suggestions=True)
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_every_kind_is_accessible(open_page, world, scheme):
     """The form of every kind, begun and in use, on a wide screen and on a phone."""
@@ -156,12 +172,16 @@ def test_every_kind_is_accessible(open_page, world, scheme):
         [CHOICE, ASPECTS, RATINGS, CRITIQUE, {"type": "context", "text": "Be **kind**."}],
         [{"type": "ranking"}, {"type": "thumbs"}, RUBRIC, TAGS],
         [MARKS, {"type": "correction"}, CHOICE],
+        [{"type": "turns"}, {"type": "correction"}],
     ]
+    chat = [{"role": "assistant", "content": "Hello."}, {"role": "user", "content": "And?"}, ASSISTANT]
     found = {}
     for number, questions in enumerate(templates):
-        project = project_with(world, questions, n=1, **text)
+        is_chat = questions[0]["type"] == "turns"
+        project = project_with(world, questions, n=1, **(both(chat) if is_chat else text))
+        suggest(project, questions)
         page = judge_page_at_end(open_page(world.manager, color_scheme=scheme), project)
-        for key in (["6", "1"], ["2"], ["j", "1", "c"])[number]:
+        for key in (["6", "1"], ["2"], ["j", "1", "c"], ["1", "0", "c"])[number]:
             page.keyboard.press(key)
         found[f"{number} wide"] = violations(page)
         page.set_viewport_size({"width": 360, "height": 740})

@@ -3,7 +3,7 @@
 import pytest
 from playwright.sync_api import expect
 
-from tests.functional.test_pages import violations
+from tests.functional.accessibility import Walk
 from tests.training import factories
 from tests.training.test_views import PREVIEW
 from training.models import Metric, Run
@@ -45,20 +45,15 @@ def trained(world, tmp_path):
     ]
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_accessible(open_page, world, trained, watch, scheme):
-    page = open_page(world.manager, color_scheme=scheme)
+def test_accessible(open_page, world, trained):
+    """With everything opened: in light and dark, and on a narrow screen."""
+    page = open_page(world.manager)
+    walk = Walk(page)
     for address in trained:
         page.goto(address, wait_until="networkidle")
         page.evaluate("for (const one of document.querySelectorAll('main details')) one.open = true")
-        assert violations(page) == [], address
-
-
-def test_no_page_is_wider_than_a_phone(open_page, world, trained):
-    page = open_page(world.manager, viewport={"width": 360, "height": 740})
-    for address in trained:
-        page.goto(address, wait_until="networkidle")
-        assert page.evaluate("document.documentElement.scrollWidth") <= 360, address
+        walk.look(address)
+    assert not walk.problems
 
 
 def test_live_curves(open_page, world, trained, watch):
