@@ -222,7 +222,7 @@ def simulated(world) -> Project:
     )
     sources, worth = ("base", "dpo-2", "dpo-3"), (0.0, 0.8, 1.3)
     groups, better = [], []
-    for number in range(160):
+    for number in range(240):
         left, right = dice.sample(range(3), 2)
         candidates = [{"text": REPLIES[one].format(number), "source": sources[one]} for one in (left, right)]
         groups.append(
