@@ -42,7 +42,10 @@ def projects_of(user: User) -> QuerySet[Project]:
     `held` (in somebody's hands) and `judged`.
     """
     own = SlotTally.objects.filter(project=OuterRef("pk")).order_by().values("project")
-    held = Lease.objects.filter(comparison__project=OuterRef("pk"), state=Lease.State.OPEN).order_by()
+    held = Lease.objects.filter(
+        comparison__project=OuterRef("pk"), state=Lease.State.OPEN, slot__isnull=False
+    )
+    held = held.order_by()
     each = "comparison__project"
     return (
         Project.objects.filter(members__user=user)
@@ -64,7 +67,9 @@ def projects_of(user: User) -> QuerySet[Project]:
 
 def judged_slots(project: Project, progress: dict[str, Any]) -> int:
     """How many slots are judged: neither open nor in anybody's hands."""
-    held = Lease.objects.filter(comparison__project=project, state=Lease.State.OPEN).count()
+    held = Lease.objects.filter(
+        comparison__project=project, state=Lease.State.OPEN, slot__isnull=False
+    ).count()
     return int(progress["wanted"] - progress["open"] - held)
 
 

@@ -6,6 +6,7 @@ import pytest
 from django.utils import timezone
 
 from annotation import services
+from annotation.browsing import judged_slots
 from annotation.models import Judgement
 from tests.annotation import factories
 from tests.annotation.conftest import page_client
@@ -137,3 +138,11 @@ def test_who_withdrew_or_was_paused_reviews_no_more(project, manager):
     services.pause_member(project=project, user=rita.pk, reason="", now=NOW)
     page = page_client(rita).get(f"/projects/{project.pk}/review/").content.decode()
     assert "Your work in this project is paused" in page
+
+
+def test_a_review_in_hand_is_no_slot_in_hand(project, manager, manager_page, unshuffled):
+    given(project, {"choice": 0}, {"choice": 1}, text="x")
+    manager_page.get(f"/projects/{project.pk}/review/")
+    assert "2 of 2 judgements" in manager_page.get("/").content.decode()
+    progress = services.progress(project=project, user=manager, now=NOW)
+    assert judged_slots(project, progress) == 2
