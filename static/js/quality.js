@@ -30,13 +30,26 @@ function draw(element, points) {
   if (chance > low) svg.append(make("line", { class: "chance", x1: EDGE.left, x2: WIDTH - EDGE.right, y1: y(chance), y2: y(chance) }));
   for (const part of [0, 0.25, 0.5, 0.75, 1]) svg.append(label(format(part * last), x(part * last), HEIGHT - EDGE.bottom + 14, "middle"));
   svg.append(label(element.dataset.x, WIDTH - EDGE.right, HEIGHT - 4, "end"));
+  // Names stand beside their points, on the side and at the height where nothing stands yet.
+  const taken = points.map((point) => ({ x: x(point.x) - 5, width: 10, y: y(point.y) + 4 }));
+  const isFree = (place) => !taken.some((other) => place.x < other.x + other.width && other.x < place.x + place.width && Math.abs(place.y - other.y) < 12);
+  const placeOf = (point) => {
+    const width = 7 * point.name.length;
+    const places = [0, -12, 12, -24, 24].flatMap((up) => [
+      { x: x(point.x) + 7, width, y: y(point.y) + 4 + up, side: "start" },
+      { x: x(point.x) - 7 - width, width, y: y(point.y) + 4 + up, side: "end" },
+    ]);
+    const place = places.filter((one) => one.x + width < WIDTH).find(isFree) ?? places[1];
+    taken.push(place);
+    return place;
+  };
   for (const point of points) {
     const group = make("g", point.flag ? { class: "flagged" } : {});
     group.append(make("line", { class: "whisker", x1: x(point.x), x2: x(point.x), y1: y(point.low), y2: y(point.high) }));
     group.append(make("circle", { class: "person", cx: x(point.x), cy: y(point.y), r: 4 }));
     if (points.length <= NAMES_UP_TO) {
-      const right = x(point.x) > WIDTH - 120;
-      const name = label(point.name, x(point.x) + (right ? -7 : 7), y(point.y) + 4, right ? "end" : "start");
+      const place = placeOf(point);
+      const name = label(point.name, place.side === "end" ? place.x + place.width : place.x, place.y, place.side);
       name.setAttribute("class", "name");
       group.append(name);
     }

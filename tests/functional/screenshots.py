@@ -57,8 +57,8 @@ OTHER_EGG = """Soft-boiled eggs need some practice.
 2. Lower the eggs in with a ladle and wait *six minutes*.
 3. Move them to cold water.
 
-Altitude matters more than size: water boils at 95 °C on a mountain of 1,500 m. Taste one, and
-correct the next. Keep them warm under a cloth until everybody sits.
+Altitude matters more than size: water boils at 95 °C on a mountain of 1,500 m. Taste one, \
+and correct the next. Keep them warm under a cloth until everybody sits.
 
 > An egg is always an adventure."""
 PLAIN = (
