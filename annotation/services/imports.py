@@ -27,6 +27,7 @@ from annotation.formats.images import BadImage
 from annotation.formats.records import Record, UnreadableFile
 from annotation.formats.schema import RowError
 from annotation.models import ImportJob, Media, Project, RejectedRow, User, Webhook
+from annotation.numbers import number
 from annotation.prompts import with_pictures
 from annotation.services.comparisons import add_groups, without_duplicates
 from annotation.services.copying import refresh_statistics
@@ -76,14 +77,16 @@ def start_import(
     """
     find_format(format, modality=project.modality)
     if use not in ImportJob.Use.values:
-        raise Invalid({"use": f"{use!r} is not known; supported: {', '.join(ImportJob.Use.values)}."})
+        raise Invalid(
+            {"use": _("is not known; known: %(names)s.") % {"names": ", ".join(ImportJob.Use.values)}}
+        )
     if not file.size:
         raise Invalid({"file": _("is empty.")})
     if file.size > settings.IMPORT_MAX_BYTES:
         raise Invalid(
             {
                 "file": _("has %(n)s bytes; %(most)s at most. Split it.")
-                % {"n": f"{file.size:,}", "most": f"{settings.IMPORT_MAX_BYTES:,}"}
+                % {"n": number(file.size), "most": number(settings.IMPORT_MAX_BYTES)}
             }
         )
     key = default_storage.save(f"imports/{uuid.uuid4()}", file)

@@ -15,6 +15,7 @@ from pydantic import (
 )
 
 from annotation.formats.schema import check_text
+from annotation.numbers import number
 from annotation.template.questions import BOTH_BAD, TIE, MarkKind, check_words
 from annotation.template.texts import plain_text
 
@@ -41,7 +42,7 @@ def _check_correction(value: object) -> object:
     if len(words) > LONGEST_CORRECTION:
         raise ValueError(
             _("has %(n)s characters; %(most)s at most")
-            % {"n": f"{len(words):,}", "most": f"{LONGEST_CORRECTION:,}"}
+            % {"n": number(len(words)), "most": number(LONGEST_CORRECTION)}
         )
     for part in [words] if isinstance(text, str) else [words, *(turn["role"] for turn in text)]:  # type: ignore
         check_words(part)
