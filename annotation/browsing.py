@@ -104,13 +104,10 @@ def is_in_hands_of(comparison: Comparison, user: User) -> bool:
 
 
 def members_of(project: Project) -> QuerySet[Member]:
-    """Members; `last_at` is when they gave the last of their judgements in this project that stand."""
-    mine = Judgement.objects.standing().filter(annotator=OuterRef("user"), comparison__project=project)
-    last = mine.order_by("-created_at").values("created_at")[:1]
+    """Members, owners first."""
     return (
         Member.objects.filter(project=project)
         .select_related("user", "group")
-        .annotate(last_at=Subquery(last))
         .annotate(place=Case(*(When(role=role, then=n) for n, role in enumerate(Role))))
         .order_by("place", "user__username", "pk")
     )

@@ -2,11 +2,13 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import date, datetime, time
 from typing import Any, Final
 
 from django.contrib.postgres.search import SearchQuery
 from django.db.models import Count, Exists, F, OuterRef, Prefetch, Q, QuerySet, Subquery
 from django.db.models.functions import Coalesce
+from django.utils import timezone
 
 from annotation.browsing import candidates_in_order
 from annotation.models import Comparison, Judgement, Lease, Project, PromptWords, User
@@ -53,8 +55,8 @@ def page_of(
 
 
 def count_of(rows: QuerySet[Any]) -> int:
-    """How many there are, counted no further than one beyond `MOST_COUNTED`."""
-    return rows.order_by().values("pk")[: MOST_COUNTED + 1].count()
+    """How many there are, counted in their order and no further than one beyond `MOST_COUNTED`."""
+    return rows.values("pk")[: MOST_COUNTED + 1].count()
 
 
 def comparisons_of(project: Project, filters: Mapping[str, Any]) -> QuerySet[Comparison]:
@@ -70,7 +72,7 @@ def comparisons_of(project: Project, filters: Mapping[str, Any]) -> QuerySet[Com
     if use := filters.get("use"):
         found = found.filter(held_out=use == "held-out")
     if against := filters.get("against"):
-        found = found.filter(pk__in=_disagreements_of(against))
+        found = found.filter(pk__in=_few_or_all(_disagreements_of(against)))
     if by := filters.get("by"):
         theirs = Judgement.objects.standing().filter(annotator__in=_people(by))
         found = found.filter(pk__in=theirs.values("comparison"))
@@ -105,12 +107,19 @@ def for_table(rows: QuerySet[Comparison]) -> QuerySet[Comparison]:
     )
 
 
+def _few_or_all(comparisons: QuerySet[Any, Any]) -> list[int] | QuerySet[Any, Any]:
+    """Numbers of comparisons as they are where they are few, else the query for them: how many there are
+    decides whether to begin with them, and the planner cannot know it.
+    """
+    few = list(comparisons.order_by()[: MOST_FOUND + 1])
+    return few if len(few) <= MOST_FOUND else comparisons
+
+
 def _with_words(found: QuerySet[Comparison], project: Project, q: str) -> QuerySet[Comparison]:
-    """Those with these words. How many they are decides how to go on, which the planner cannot know."""
+    """Those with these words."""
     query = SearchQuery(q, config="simple", search_type="websearch")
     words = PromptWords.objects.filter(project=project, words=query).values_list("comparison", flat=True)
-    rare = list(words.order_by()[: MOST_FOUND + 1])
-    return found.filter(pk__in=rare if len(rare) <= MOST_FOUND else words)
+    return found.filter(pk__in=_few_or_all(words))
 
 
 def _people(name: str) -> list[int]:
@@ -124,7 +133,11 @@ def _disagreements_of(username: str) -> QuerySet[Judgement, Any]:
         ~Q(annotator=OuterRef("annotator")), ~Q(choice=OuterRef("choice")), comparison=OuterRef("comparison")
     )
     theirs = Judgement.objects.standing().filter(annotator__in=_people(username))
-    return theirs.filter(Exists(others)).values("comparison")
+    return theirs.filter(Exists(others)).values_list("comparison", flat=True)
+
+
+def _midnight(day: date) -> datetime:
+    return datetime.combine(day, time.min, tzinfo=timezone.get_current_timezone())
 
 
 def judgements_of(project: Project, filters: Mapping[str, Any]) -> QuerySet[Judgement]:
@@ -135,9 +148,9 @@ def judgements_of(project: Project, filters: Mapping[str, Any]) -> QuerySet[Judg
     if kind := filters.get("kind"):
         found = found.filter(kind=kind)
     if since := filters.get("since"):
-        found = found.filter(created_at__date__gte=since)
+        found = found.filter(created_at__gte=_midnight(since))
     if until := filters.get("until"):
-        found = found.filter(created_at__date__lt=until)
+        found = found.filter(created_at__lt=_midnight(until))
     counts = {"standing": Q(undone_at=None, set_aside_at=None)}
     counts |= {"aside": Q(set_aside_at__isnull=False), "undone": Q(undone_at__isnull=False)}
     if state := filters.get("state"):

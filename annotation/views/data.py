@@ -43,7 +43,8 @@ def browse(request: SignedIn, pk: int) -> HttpResponse:
     chosen: dict[str, Any] = form.cleaned_data if form.is_valid() else {}
     rows = comparisons_of(project, chosen)
     page = page_of(for_table(rows), "rank", **position_of(request))
-    return render(request, "annotation/data.html", _context(request, project, form, chosen, page, rows))
+    context = _context(request, project, form, chosen, page, rows.order_by("rank"))
+    return render(request, "annotation/data.html", context)
 
 
 @login_required
@@ -55,7 +56,8 @@ def judgements(request: SignedIn, pk: int) -> HttpResponse:
     chosen: dict[str, Any] = form.cleaned_data if form.is_valid() else {}
     rows = judgements_of(project, chosen)
     page = page_of(rows, "pk", descending=True, **position_of(request))
-    return render(request, "annotation/judgements.html", _context(request, project, form, chosen, page, rows))
+    context = _context(request, project, form, chosen, page, rows.order_by("-pk"))
+    return render(request, "annotation/judgements.html", context)
 
 
 def position_of(request: SignedIn) -> dict[str, Any]:

@@ -1,5 +1,8 @@
 """Large projects: how Postgres reads the queue, and the benchmark's parts on a small one."""
 
+import subprocess
+import sys
+
 import pytest
 from django.db import connection
 from django.utils import timezone
@@ -112,3 +115,17 @@ def test_what_is_not_counted_yet_can_be_reviewed(project, manager):
     assert services.reviews_waiting(project) == 1
     lease = services.next_review(project=project, user=manager, now=timezone.now())
     assert lease.comparison.rank == 2
+
+
+@pytest.mark.slow
+def test_the_whole_benchmark_on_small_projects(tmp_path):
+    """Servers, requests and report; how fast it is says nothing here."""
+    numbers = {"comparisons": 400, "judgements": 300, "behind": 60, "small": 200, "rounds": 1, "seconds": 1}
+    size = [part for name, value in numbers.items() for part in (f"--{name}", str(value))]
+    command = [sys.executable, "-m", "benchmarks.scale", *size, "--strategies", "fewest,order"]
+    report = tmp_path / "report.md"
+    done = subprocess.run([*command, "--write", str(report)], capture_output=True, text=True, timeout=600)
+    assert report.exists(), done.stderr
+    text = report.read_text()
+    for part in ("ratio of the p95", "| fewest |", "| quality |", "| groups, parquet, each judgement |"):
+        assert part in text, text
