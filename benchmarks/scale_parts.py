@@ -88,13 +88,12 @@ def problem_of(node: dict[str, Any]) -> str | None:
 def strategy(project: int, name: str) -> dict[str, Any]:
     """Put the queue into another order, as the page's click and its worker do: seconds of both, and rows."""
     from annotation import services
-    from annotation.models import BulkChange, Project
+    from annotation.models import Project
     from annotation.services.bulk import run_bulk_change
 
     began = time.monotonic()
-    services.update_assignment(project=Project.objects.get(pk=project), queue_strategy=name)
+    change = services.use_strategy(project=Project.objects.get(pk=project), strategy=name)
     click = time.monotonic() - began
-    change = BulkChange.objects.filter(project=project).latest("pk")
     run_bulk_change(change.pk)
     change.refresh_from_db()
     return {"strategy": name, "click": click, "all": time.monotonic() - began, "rows": change.done}

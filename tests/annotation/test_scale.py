@@ -120,7 +120,8 @@ def test_what_is_not_counted_yet_can_be_reviewed(project, manager):
 @pytest.mark.slow
 def test_the_whole_benchmark_on_small_projects(tmp_path):
     """Servers, requests and report; how fast it is says nothing here."""
-    numbers = {"comparisons": 400, "judgements": 300, "behind": 60, "small": 200, "rounds": 1, "seconds": 1}
+    numbers = {"comparisons": 1500, "judgements": 600, "behind": 60, "small": 900}
+    numbers |= {"rounds": 1, "seconds": 1}
     size = [part for name, value in numbers.items() for part in (f"--{name}", str(value))]
     command = [sys.executable, "-m", "benchmarks.scale", *size, "--strategies", "fewest,order"]
     report = tmp_path / "report.md"
