@@ -22,14 +22,54 @@ class Row(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
+class TextPart(Row):
+    """Words of a message in parts."""
+
+    type: Literal["text"]
+    text: str
+
+
+class ImagePart(Row):
+    """A picture of a message in parts: a file name relative to ``data/media/``; ``path`` is where it is."""
+
+    type: Literal["image"]
+    image: str = Field(min_length=1)
+    path: Path | None = Field(None, exclude=True)
+
+
 class Message(Row):
-    """One turn of a chat."""
+    """One turn of a chat: words, or, in prompts for vision-language models, parts of words and pictures."""
 
     role: str = Field(min_length=1)
-    content: str
+    content: str | list[TextPart | ImagePart]
+
+    @property
+    def words(self) -> str:
+        """What it says, without pictures."""
+        if isinstance(self.content, str):
+            return self.content
+        return "\n".join(part.text for part in self.content if isinstance(part, TextPart))
+
+    def opened_with(self, words: str) -> "Message":
+        """The message with words before all else."""
+        if isinstance(self.content, str):
+            return Message(role=self.role, content=words + self.content)
+        return Message(role=self.role, content=[TextPart(type="text", text=words), *self.content])
 
 
 Text = str | list[Message]
+
+
+def pictures_of(prompt: Text) -> list[ImagePart]:
+    """The pictures of a prompt, in order."""
+    contents = [] if isinstance(prompt, str) else [message.content for message in prompt]
+    return [
+        part
+        for content in contents
+        if not isinstance(content, str)
+        for part in content
+        if isinstance(part, ImagePart)
+    ]
 
 
 class Candidate(Row):
@@ -43,6 +83,8 @@ class Candidate(Row):
     def _one_content(self) -> Self:
         if (self.text is None) == (self.image is None):
             raise ValueError('a candidate has either "text" or "image"')
+        if isinstance(self.text, list) and not all(isinstance(turn.content, str) for turn in self.text):
+            raise ValueError("an answer is words; only prompts hold pictures")
         if self.text is not None and not plain_text(self.text).strip():
             raise ValueError("the answer is empty; give it content or leave the row out")
         if self.image == "":
@@ -152,7 +194,7 @@ def _choices(judgement: Judgement) -> Iterator[tuple[str, int | str | None]]:
 
 def plain_text(text: Text) -> str:
     """The words of a text or of messages, one turn per line."""
-    return text if isinstance(text, str) else "\n".join(message.content for message in text)
+    return text if isinstance(text, str) else "\n".join(message.words for message in text)
 
 
 def load_groups(path: Path, *, modality: Modality, media: Path | None = None) -> list[Group]:
@@ -170,6 +212,8 @@ def load_groups(path: Path, *, modality: Modality, media: Path | None = None) ->
                 raise BadInput(f"this method works on {modality}s", file=path, line=line, field=field)
             if candidate.image is not None and media is not None:
                 check_image(media, candidate.image, file=path, line=line, field=field)
+        if media is not None and pictures_of(group.prompt):
+            group = _with_pictures(group, media, file=path)
         groups.append(group)
     if not groups:
         raise BadInput("the file holds no rows", file=path)
@@ -216,7 +260,8 @@ def _group_of(row: dict[str, Any], *, path: Path, line: int, modality: Modality)
     columns = frozenset(row) - {"meta"}
     if "candidates" not in row:
         row = _from_columns(row, columns, path=path, line=line, modality=modality)
-    _refuse_parts(row["prompt"], path=path, line=line)
+    if modality == "image":
+        _refuse_parts(row["prompt"], path=path, line=line)
     if "line" in row:
         raise BadInput(
             'unknown key; put what the trainer should ignore under "meta"', file=path, line=line, field="line"
@@ -229,11 +274,34 @@ def _group_of(row: dict[str, Any], *, path: Path, line: int, modality: Modality)
         raise BadInput(_plain(first), file=path, line=line, field=_public_name(field, columns)) from None
 
 
+def _with_pictures(group: Group, media: Path, *, file: Path) -> Group:
+    """The group with the places of its prompt's pictures, all of which can be read."""
+    for number, part in enumerate(pictures_of(group.prompt)):
+        check_image(media, part.image, file=file, line=group.line, field=f"prompt (picture {number + 1})")
+    assert not isinstance(group.prompt, str)
+    prompt = [
+        message
+        if isinstance(message.content, str)
+        else message.model_copy(
+            update={
+                "content": [
+                    part.model_copy(update={"path": media / part.image})
+                    if isinstance(part, ImagePart)
+                    else part
+                    for part in message.content
+                ]
+            }
+        )
+        for message in group.prompt
+    ]
+    return group.model_copy(update={"prompt": prompt})
+
+
 def _refuse_parts(prompt: Any, *, path: Path, line: int) -> None:
-    """BadInput for a message in parts, as vision models read them."""
+    """BadInput for a message in parts: image models read words."""
     for number, message in enumerate(prompt if isinstance(prompt, list) else ()):
         if isinstance(message, dict) and isinstance(message.get("content"), list):
-            problem = "is a list of parts; no method reads pictures in prompts, so leave the row out"
+            problem = "is a list of parts; image models draw from words alone, so leave the row out"
             raise BadInput(problem, file=path, line=line, field=f"prompt.{number}.content")
 
 

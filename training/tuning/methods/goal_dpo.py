@@ -65,5 +65,5 @@ def with_goal(prompt: Text, goal: float, text: str) -> list[Message]:
     named = text.replace("{goal}", f"{goal:g}")
     messages = [Message(role="user", content=prompt)] if isinstance(prompt, str) else list(prompt)
     if messages[0].role == "system":
-        return [Message(role="system", content=f"{messages[0].content}\n{named}"), *messages[1:]]
+        return [Message(role="system", content=f"{messages[0].words}\n{named}"), *messages[1:]]
     return [Message(role="system", content=named), *messages]

@@ -105,7 +105,7 @@ def train(run: Run) -> None:
 
 def value_head(policy: TextModel) -> nn.Linear:
     """From the states that predict tokens (C, H) to values (C, 1); zero at the start, in float32."""
-    head = nn.Linear(policy.inner.config.hidden_size, 1, device=policy.device)
+    head = nn.Linear(policy.inner.config.get_text_config().hidden_size, 1, device=policy.device)
     nn.init.zeros_(head.weight)
     nn.init.zeros_(head.bias)
     return head

@@ -9,7 +9,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 from typing import Any
 
-from training.tuning.data import Group, Judgement, Message, Text
+from training.tuning.data import Group, Judgement, Text
 from training.tuning.rewards.info import Condition
 
 OPENING = "Judge by: "
@@ -27,8 +27,7 @@ def conditioned(prompt: Text, context: str) -> Text:
     opening = f"{OPENING}{context}\n\n"
     if isinstance(prompt, str):
         return opening + prompt
-    first = prompt[0]
-    return [Message(role=first.role, content=opening + first.content), *prompt[1:]]
+    return [prompt[0].opened_with(opening), *prompt[1:]]
 
 
 def condition_of(judgement: Judgement, condition: Condition) -> str | None:

@@ -130,18 +130,24 @@ def read_groups(model: Any) -> None:
 
     Not for one call at a time: with gradient checkpointing the backward pass runs the layers once more.
     """
-    model.set_attn_implementation(NAME)
+    _language(model).set_attn_implementation(NAME)
+
+
+def _language(model: Any) -> Any:
+    """The part of a model that reads groups: a vision part keeps its own attention."""
+    return getattr(model.base_model, "language_model", model)
 
 
 @contextlib.contextmanager
 def ordinary_attention(model: Any) -> Iterator[None]:
     """Let ``model`` read ordinary rows inside the block, as for generation."""
-    before = model.config._attn_implementation
-    model.set_attn_implementation("sdpa")
+    language = _language(model)
+    before = language.config._attn_implementation
+    language.set_attn_implementation("sdpa")
     try:
         yield
     finally:
-        model.set_attn_implementation(before)
+        language.set_attn_implementation(before)
 
 
 AttentionInterface.register(NAME, grouped_attention)

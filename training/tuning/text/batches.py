@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from training.tuning.text.pictures import Picture
 from training.tuning.text.tokens import EncodedGroup
 
 
@@ -45,7 +46,7 @@ class GroupBatch:
     ``predict_at[c]`` is where the state lies that predicts ``targets[c]``: the token before it in the same
     block, or the last of the prefix, which all candidates share. ``counts[n]`` answer tokens belong to
     candidate n, in order; ``first[n]`` and ``last[n]`` are the ends of its block. ``sizes`` are the numbers
-    of candidates by group.
+    of candidates by group. ``pictures`` are those of all prompts, in the order of the row.
     """
 
     input_ids: Int[Tensor, "1 T"]
@@ -58,6 +59,7 @@ class GroupBatch:
     first: Int[Tensor, " N"]
     last: Int[Tensor, " N"]
     sizes: list[int]
+    pictures: list[Picture] = field(default_factory=list)
 
     @property
     def tokens(self) -> int:
@@ -115,4 +117,5 @@ def make_batch(
         first=row(first),
         last=row(last),
         sizes=[len(group.blocks) for group in groups],
+        pictures=[picture for group in groups for picture in group.pictures],
     )

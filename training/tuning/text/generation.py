@@ -11,8 +11,10 @@ from jaxtyping import Float
 from torch import Tensor
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 
+from training.tuning.errors import BadInput
 from training.tuning.text.attention import ordinary_attention
 from training.tuning.text.models import TextModel
+from training.tuning.text.pictures import Picture, PictureReader
 
 
 @dataclass(frozen=True)
@@ -106,8 +108,11 @@ def generate(
     temperature: float,
     top_p: float = 1.0,
     guided: Guided | None = None,
+    pictures: Sequence[Sequence[Picture]] = (),
 ) -> list[str]:
-    """The answers to prompts given as tokens, as texts. ``keys`` seed one answer each."""
+    """The answers to prompts given as tokens, as texts. ``keys`` seed one answer each; the rest is as for
+    ``sample_answers``.
+    """
     answers = sample_answers(
         model,
         prompts,
@@ -116,6 +121,7 @@ def generate(
         temperature=temperature,
         top_p=top_p,
         guided=guided,
+        pictures=pictures,
     )
     return [text_of(answer, model) for answer in answers]
 
@@ -136,15 +142,22 @@ def sample_answers(
     temperature: float,
     top_p: float = 1.0,
     guided: Guided | None = None,
+    pictures: Sequence[Sequence[Picture]] = (),
 ) -> list[Answer]:
     """One answer for each key. There are as many keys as prompts, or k times as many: k answers in a row to
     each prompt, which is then read once. ``guided``, from the mask (B, T) of the prompts, changes the logits.
-    A model with a ``server`` has its answers written there.
+    A model with a ``server`` has its answers written there. ``pictures`` are each prompt's, if any has.
     """
     copies, left = divmod(len(keys), len(prompts))
     if left:
         raise ValueError(f"{len(keys)} keys for {len(prompts)} prompts: give every prompt equally many")
+    _check_pictures(model, prompts, pictures)
+    seen = [one for own in pictures for one in own]
     if model.server is not None and guided is None:
+        if seen:
+            raise BadInput(
+                "prompts with pictures are answered by local generation", field="config.generation"
+            )
         return model.server.sample(
             model,
             prompts,
@@ -161,6 +174,7 @@ def sample_answers(
     sampler = SeededSampler(
         uniforms(keys, max_new_tokens).to(model.device), temperature=temperature, top_p=top_p
     )
+    repeated = [one for own in pictures for _ in range(copies) for one in own]
     inner, end_ids = model.inner, model.end_ids
     kept, training = inner.generation_config, inner.training
     # The model's own defaults (penalties, other temperatures) would be mixed in silently.
@@ -182,7 +196,7 @@ def sample_answers(
                     [*([guided(mask.repeat_interleave(copies, dim=0))] if guided else []), sampler]
                 ),
                 generation_config=settings,
-                **_prompt_cache(model, ids, mask, copies),
+                **(_prompt_cache(model, ids, mask, copies, seen) or model.vision_inputs(repeated)),
             )
     finally:
         inner.generation_config = kept
@@ -194,13 +208,30 @@ def sample_answers(
     ]
 
 
-def _prompt_cache(model: TextModel, ids: Tensor, mask: Tensor, copies: int) -> dict[str, Any]:
+def _check_pictures(
+    model: TextModel, prompts: Sequence[Sequence[int]], pictures: Sequence[Sequence[Picture]]
+) -> None:
+    """BadInput where the places of pictures stand in a prompt and nobody gave the pictures."""
+    if model.processor is None or pictures:
+        return
+    place = PictureReader(model.processor).token_id
+    if any(place in prompt for prompt in prompts):
+        raise BadInput("this work is not done on prompts with pictures; leave such rows out", field="prompt")
+
+
+def _prompt_cache(
+    model: TextModel, ids: Tensor, mask: Tensor, copies: int, pictures: Sequence[Picture]
+) -> dict[str, Any]:
     """What all answers to a prompt share, read once: keys and values of its tokens but the last."""
     if copies == 1 or ids.shape[1] == 1 or model.layout != "shared":
         return {}
     positions = (mask.cumsum(dim=1) - 1).clamp_(min=0)
     cache = model.inner.base_model(
-        input_ids=ids[:, :-1], attention_mask=mask[:, :-1], position_ids=positions[:, :-1], use_cache=True
+        input_ids=ids[:, :-1],
+        attention_mask=mask[:, :-1],
+        position_ids=positions[:, :-1],
+        use_cache=True,
+        **model.vision_inputs(pictures),
     ).past_key_values
     cache.batch_repeat_interleave(copies)
     return {"past_key_values": cache}

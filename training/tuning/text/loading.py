@@ -9,7 +9,9 @@ import torch
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
+    AutoModelForImageTextToText,
     AutoModelForSequenceClassification,
+    AutoProcessor,
     AutoTokenizer,
 )
 from transformers.utils.logging import disable_progress_bar
@@ -25,6 +27,7 @@ from training.tuning.text.models import (
     attach_lora,
     keep_head_precise,
     layout_of,
+    reads_pictures,
     without_dropout,
 )
 
@@ -80,6 +83,7 @@ def load_for_training(
     if layout != "alone":
         read_groups(model.get_base_model() if hasattr(model, "get_base_model") else model)
     return TextModel(
+        processor=load_processor(base),
         model=model,
         tokenizer=tokenizer,
         base=base,
@@ -112,6 +116,7 @@ def load_for_use(
     if layout != "alone":
         read_groups(model.get_base_model() if members else model)
     return TextModel(
+        processor=load_processor(base),
         model=model,
         tokenizer=tokenizer,
         base=base,
@@ -186,6 +191,17 @@ def load_tokenizer(base: str) -> Any:
     return tokenizer
 
 
+def load_processor(base: str) -> Any:
+    """What prepares pictures for the model; None if it reads none."""
+    if not reads_pictures(load_config(base)):
+        return None
+    folder = base if (Path(base) / "processor_config.json").exists() else model_folder(base)
+    try:
+        return AutoProcessor.from_pretrained(folder)
+    except (OSError, ValueError) as error:
+        raise BadInput(f"no processor can be loaded: {_first_line(error)}", file=folder) from None
+
+
 _TOKENIZER_FILES = ("tokenizer.json", "vocab.json", "vocab.txt", "tokenizer.model", "spiece.model")
 
 
@@ -206,11 +222,14 @@ def load_model(
         raise BadInput(
             f"{config.model_type} is an encoder and writes no text; use a causal model", file=folder
         )
+    if kind == "reward" and reads_pictures(config):
+        raise BadInput("a reward model reads words alone; use a language model", file=folder)
     options: dict[str, Any] = {"dtype": dtype, "use_safetensors": True, "output_loading_info": True}
     disable_progress_bar()
     try:
         if kind == "causal":
-            model, report = AutoModelForCausalLM.from_pretrained(folder, **options)
+            kinds = AutoModelForImageTextToText if reads_pictures(config) else AutoModelForCausalLM
+            model, report = kinds.from_pretrained(folder, **options)
         else:
             model, report = AutoModelForSequenceClassification.from_pretrained(
                 folder, num_labels=outputs or outputs_of(base), **options

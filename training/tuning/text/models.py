@@ -24,6 +24,7 @@ from training.tuning.text.logprobs import (
     per_candidate,
     token_logprobs,
 )
+from training.tuning.text.pictures import Picture, vision_inputs
 
 Kind = Literal["causal", "reward"]
 Frozen = Callable[[], AbstractContextManager[Any]]
@@ -56,6 +57,7 @@ class TextModel:
     ``separate`` (one block per candidate in one row: encoders) or ``alone`` (one row per candidate: models
     with recurrent layers). ``fresh`` says that switching the adapter off gives the start. ``members`` names
     the adapters of an ensemble of reward models. ``server`` writes the model's answers, if there is one.
+    ``processor`` is that of a model which reads pictures.
     """
 
     model: Any
@@ -67,6 +69,7 @@ class TextModel:
     fresh: bool
     members: tuple[str, ...] = ()
     server: Any = None
+    processor: Any = None
 
     @property
     def inner(self) -> Any:
@@ -102,9 +105,13 @@ class TextModel:
                 )
             batch.layout.calls = 0
             output = backbone(
-                input_ids=batch.input_ids, position_ids=batch.position_ids, layout=batch.layout, **types
+                input_ids=batch.input_ids,
+                position_ids=batch.position_ids,
+                layout=batch.layout,
+                **types,
+                **self.vision_inputs(batch.pictures),
             )
-        layers = self.inner.config.num_hidden_layers
+        layers = self.inner.config.get_text_config().num_hidden_layers
         if batch.layout.calls != layers:
             raise BadInput(
                 f"{type(self.inner).__name__} used our attention in {batch.layout.calls} of {layers} layers; "
@@ -113,6 +120,10 @@ class TextModel:
             )
         states: Tensor = output.last_hidden_state[0]
         return states
+
+    def vision_inputs(self, pictures: Sequence[Picture]) -> dict[str, Tensor]:
+        """What the model is given for pictures, in the precision of its weights."""
+        return vision_inputs(pictures, device=self.device, dtype=self.lm_head.weight.dtype)
 
     @property
     def lm_head(self) -> Any:
@@ -245,7 +256,7 @@ def end_ids(tokenizer: Any, generation_config: Any) -> list[int]:
 
 def context_of(config: Any, max_length: int | None) -> int:
     """The most tokens of one sequence: the config's limit and the model's, whichever is smaller."""
-    limit = getattr(config, "max_position_embeddings", None)
+    limit = getattr(config.get_text_config(), "max_position_embeddings", None)
     if limit is not None and config.model_type in ("roberta", "xlm-roberta"):
         limit -= config.pad_token_id + 1
     found = [length for length in (max_length, limit) if length]
@@ -258,6 +269,14 @@ def layout_of(config: Any) -> Literal["shared", "separate", "alone"]:
     """How a model with this config reads groups. BadInput for what is neither decoder nor encoder."""
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
+    if reads_pictures(config):
+        if layout_of(config.get_text_config()) != "shared" or _rotates_in_space(config):
+            raise BadInput(
+                f"vision-language models of type {config.model_type} are not supported: their language part "
+                "does more than attend to numbered positions",
+                field="base",
+            )
+        return "shared"
     if config.model_type in ENCODER_HEADS:
         return "separate"
     if config.is_encoder_decoder or config.model_type not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
@@ -272,11 +291,26 @@ def layout_of(config: Any) -> Literal["shared", "separate", "alone"]:
     return "shared" if kinds <= SHAREABLE_LAYERS and not _recurrent(config) else "alone"
 
 
+def reads_pictures(config: Any) -> bool:
+    """Whether a model has a vision part."""
+    return hasattr(config, "vision_config") and hasattr(config, "text_config")
+
+
+def _rotates_in_space(config: Any) -> bool:
+    """True of models whose positions have height and width (Qwen2-VL and its kin)."""
+    rope = getattr(config.get_text_config(), "rope_parameters", None) or {}
+    return "mrope_section" in rope
+
+
 def _recurrent(config: Any) -> bool:
     """True of models whose layers carry a state from token to token."""
     from transformers import AutoModelForCausalLM
 
     return bool(getattr(AutoModelForCausalLM._model_mapping[type(config)], "_is_stateful", False))
+
+
+# The parts of vision-language models that read pictures; adapters leave them as they are.
+VISION = r".*(vision_tower|vision_model|visual|multi_modal_projector|embed_vision|connector).*"
 
 
 def attach_lora(model: Any, lora: LoraConfig, *, kind: Kind, members: Sequence[str] = ()) -> Any:
@@ -293,6 +327,7 @@ def attach_lora(model: Any, lora: LoraConfig, *, kind: Kind, members: Sequence[s
         target_modules=lora.target_modules,
         lora_dropout=0.0,
         task_type=task,
+        exclude_modules=VISION if reads_pictures(model.config) else None,
         fan_in_fan_out=model.config.model_type == "gpt2",
     )
     try:

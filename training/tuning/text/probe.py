@@ -11,6 +11,7 @@ from training.tuning.errors import BadInput
 from training.tuning.text.attention import ordinary_attention
 from training.tuning.text.batches import make_batch
 from training.tuning.text.models import Kind, TextModel
+from training.tuning.text.pictures import PictureReader
 from training.tuning.text.tokens import EncodedGroup
 
 # Largest difference, in nats or points of score, between two orders of the same sums.
@@ -63,6 +64,8 @@ def _random_group(model: TextModel) -> EncodedGroup:
     """Tokens from the ordinary vocabulary, the same every time; the end token last, as in training."""
     generator = torch.Generator().manual_seed(0)
     special = set(model.tokenizer.all_special_ids)
+    if model.processor is not None:
+        special.add(PictureReader(model.processor).token_id)
     ordinary = [token for token in range(min(len(model.tokenizer), 2048)) if token not in special]
 
     def draw(count: int) -> list[int]:

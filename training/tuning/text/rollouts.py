@@ -8,7 +8,7 @@ with a gradient, so that every ratio starts at exactly one.
 import json
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -30,6 +30,7 @@ from training.tuning.text.dataset import PREVIEW_ROWS, summary
 from training.tuning.text.generation import Answer, Guided, batches_of, sample_answers, text_of
 from training.tuning.text.logprobs import token_kl
 from training.tuning.text.models import Frozen, TextModel
+from training.tuning.text.pictures import Picture
 from training.tuning.text.samples import as_json
 from training.tuning.text.setup import TOKEN_BUDGET, open_group_tokenizer
 from training.tuning.text.tokens import (
@@ -49,6 +50,7 @@ class Prompt:
 
     ids: list[int]
     group: Group
+    pictures: list[Picture] = field(default_factory=list)
 
     @property
     def text(self) -> Text:
@@ -117,7 +119,8 @@ def open_prompts(groups: Sequence[Group], tokenizer: GroupTokenizer, *, run: Run
     reasons = set()
     for group in groups:
         try:
-            found.setdefault(str(group.prompt), Prompt(tokenizer.prompt_ids(group.prompt), group))
+            ids, pictures = tokenizer.prompt_ids(group.prompt), tokenizer.pictures(group.prompt)
+            found.setdefault(str(group.prompt), Prompt(ids, group, pictures))
         except Unusable as reason:
             reasons.add(str(reason))
     if groups and not found:
@@ -148,6 +151,8 @@ def roll_out(
         size=max(1, min(config.generation_batch_size // count, share)),
     )
 
+    seeing = any(prompt.pictures for prompt in prompts)
+
     def write(batch: tuple[list[int], int]) -> list[Answer]:
         indices, room = batch
         return sample_answers(
@@ -157,6 +162,7 @@ def roll_out(
             max_new_tokens=room,
             temperature=config.temperature,
             guided=guided,
+            pictures=[prompts[index].pictures for index in indices] if seeing else (),
         )
 
     work = list(batches)
@@ -179,6 +185,7 @@ def make_rollout(policy: TextModel, prompt: Prompt, answers: list[Answer]) -> Ro
             prefix=prompt.ids if shared else [],
             blocks=[answer.ids if shared else [*prompt.ids, *answer.ids] for answer in answers],
             starts=[start] * len(answers),
+            pictures=prompt.pictures,
         ),
     )
 

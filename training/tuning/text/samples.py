@@ -12,6 +12,7 @@ def write_samples(run: Run, model: TextModel, tokenizer: GroupTokenizer, *, step
     config = run.config
     prompts = fixed_prompts(run.eval or run.train, tokenizer, count=config.samples)
     encoded = [ids for _, ids in prompts]
+    pictures = [tokenizer.pictures(prompt) for prompt, _ in prompts]
     for indices, room in batches_of(
         encoded, context=tokenizer.context, max_new_tokens=config.sample_max_new_tokens, size=len(encoded)
     ):
@@ -22,6 +23,7 @@ def write_samples(run: Run, model: TextModel, tokenizer: GroupTokenizer, *, step
             keys=[f"{run.seed}/sample/{index}" for index in indices],
             max_new_tokens=room,
             temperature=config.sample_temperature,
+            pictures=[pictures[index] for index in indices] if any(pictures) else (),
         )
         for index, text in zip(indices, texts, strict=True):
             run.sample(step, when, {"prompt": as_json(prompts[index][0]), "text": text})

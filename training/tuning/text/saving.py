@@ -15,16 +15,17 @@ def save_result(
     """A writer of the result: weights, tokenizer and chat template; ``merged/`` if asked for."""
 
     def write(folder: Path) -> None:
-        save_model(policy.model, policy.tokenizer, folder, precision=precision)
+        beside = policy.processor or policy.tokenizer
+        save_model(policy.model, beside, folder, precision=precision)
         if merged and is_peft(policy.model):
             whole = policy.model.merge_and_unload()
-            save_model(whole, policy.tokenizer, folder / "merged", precision=precision)
+            save_model(whole, beside, folder / "merged", precision=precision)
 
     return write
 
 
 def save_model(model: Any, tokenizer: Any, folder: Path, *, precision: Literal["fp32", "bf16"]) -> None:
-    """Write a model with its tokenizer: an adapter as float32, full weights in ``precision``."""
+    """Write a model with its tokenizer (or processor): adapters as float32, full weights in ``precision``."""
     if is_peft(model):
         # "auto" would ask a hub about the base's vocabulary; embeddings are never trained here.
         model.save_pretrained(str(folder), save_embedding_layers=False)

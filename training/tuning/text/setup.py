@@ -10,12 +10,14 @@ from training.tuning.run import Run
 from training.tuning.text.loading import (
     load_config,
     load_for_training,
+    load_processor,
     load_tokenizer,
     model_folder,
     padding_token,
     require_base,
 )
 from training.tuning.text.models import Kind, TextModel, context_of, end_ids, layout_of
+from training.tuning.text.pictures import PictureReader
 from training.tuning.text.probe import check_reading
 from training.tuning.text.tokens import GroupTokenizer, PairTokenizer, how_joined
 
@@ -58,7 +60,7 @@ def open_tokenizer(base: str | None, *, kind: Kind, max_length: int | None) -> G
     base = require_base(base)
     tokenizer, config = load_tokenizer(base), load_config(base)
     context = context_of(config, max_length)
-    layout = layout_of(config)
+    layout, processor = layout_of(config), load_processor(base)
     if layout == "separate":
         return PairTokenizer(tokenizer, context=context)
     return GroupTokenizer(
@@ -67,6 +69,7 @@ def open_tokenizer(base: str | None, *, kind: Kind, max_length: int | None) -> G
         end_ids=end_ids(tokenizer, _generation_config(base)),
         with_end=kind == "causal" or padding_token(tokenizer) != tokenizer.eos_token,
         share=layout == "shared",
+        reader=PictureReader(processor) if processor is not None else None,
     )
 
 

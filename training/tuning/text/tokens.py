@@ -5,12 +5,13 @@ by character offsets, for each candidate on its own. A token that holds the last
 the first of the answer belongs to the answer, and the prefix that candidates share ends before it.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
 
-from training.tuning.data import Message, Text, plain_text
+from training.tuning.data import Message, Text, pictures_of, plain_text
 from training.tuning.errors import BadInput
+from training.tuning.text.pictures import Picture, PictureReader, expanded
 
 TOO_LONG = "the prompt is longer than the context"
 END_INSIDE = "an answer contains the end token"
@@ -29,6 +30,7 @@ class EncodedGroup:
     ``starts[i]`` on are the answer. In the layout ``separate`` the prefix is empty and a block holds prompt
     and answer; ``types`` are then the encoder's token types, if it has any. ``offsets``, if they were asked
     for, are the characters of each candidate's text that each answer token holds (none: the end token).
+    ``pictures`` are those of the prompt, whose tokens stand in the prefix.
     """
 
     prefix: list[int]
@@ -37,6 +39,7 @@ class EncodedGroup:
     types: list[list[int]] | None = None
     truncated: bool = False
     offsets: list[list[tuple[int, int]]] | None = None
+    pictures: list[Picture] = field(default_factory=list)
 
     @property
     def size(self) -> int:
@@ -64,11 +67,18 @@ class GroupTokenizer:
 
     ``end_ids`` are the tokens that end an answer, the tokenizer's own first. Every answer ends with exactly
     one of them unless it was cut, or unless ``with_end`` is false. ``share`` false leaves the prompt in every
-    block.
+    block. With a ``reader`` prompts may hold pictures.
     """
 
     def __init__(
-        self, tokenizer: Any, *, context: int, end_ids: list[int], with_end: bool = True, share: bool = True
+        self,
+        tokenizer: Any,
+        *,
+        context: int,
+        end_ids: list[int],
+        with_end: bool = True,
+        share: bool = True,
+        reader: PictureReader | None = None,
     ) -> None:
         self.tokenizer = tokenizer
         self.context = context
@@ -76,13 +86,15 @@ class GroupTokenizer:
         self.with_end = with_end
         self.share = share
         self.with_offsets = False
+        self.reader = reader
         self._end_texts = [tokenizer.decode([token]) for token in end_ids]
         self._leading = leading_special_ids(tokenizer)
 
     def prompt_ids(self, prompt: Text) -> list[int]:
         """The prompt alone, ready for an answer to be generated. Raises Unusable if it leaves no room."""
         text = self._prompt_text(prompt)
-        ids = self._with_leading(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+        ids = self.tokenizer(text, add_special_tokens=False)["input_ids"]
+        ids = self._with_leading(self._with_pictures(prompt, ids))
         if len(ids) >= self.context:
             raise Unusable(TOO_LONG)
         if not ids:
@@ -111,7 +123,22 @@ class GroupTokenizer:
             starts=[start - shared for _, start in cut],
             truncated=any(len(ids) < len(whole) for (ids, _), (whole, _) in zip(cut, encoded, strict=True)),
             offsets=[offsets[:room] for _, _, offsets in found] if self.with_offsets else None,
+            pictures=self.pictures(prompt),
         )
+
+    def pictures(self, prompt: Text) -> list[Picture]:
+        """The pictures of a prompt. Unusable if this model reads none, or nobody said where they lie."""
+        parts = pictures_of(prompt)
+        if parts and self.reader is None:
+            raise Unusable("the prompt holds pictures, which this model does not read")
+        if any(part.path is None for part in parts):
+            raise Unusable("the prompt's pictures were not found")
+        return [Picture(part.path, self.reader) for part in parts if part.path and self.reader]
+
+    def _with_pictures(self, prompt: Text, ids: list[int]) -> list[int]:
+        """The prompt's tokens with those of its pictures in their places."""
+        pictures = self.pictures(prompt)
+        return ids if self.reader is None else expanded(ids, pictures, self.reader)
 
     def _encode_one(self, prompt: Text, answer: Text) -> tuple[list[int], int, list[tuple[int, int]]]:
         """Tokens of prompt and answer, where the answer starts, and (if asked for) its tokens' characters."""
@@ -129,7 +156,10 @@ class GroupTokenizer:
         places = (
             self._places(offsets[start:], len(ended), full, boundary, content) if self.with_offsets else []
         )
-        return self._with_leading(ids[:start] + ended), start + len(self._with_leading([])), places
+        before = self._with_leading(self._with_pictures(prompt, ids[:start]))
+        if self.reader is not None and self.reader.token_id in ended:
+            raise Unusable("an answer contains the token of pictures")
+        return before + ended, len(before), places
 
     def _places(
         self, offsets: list[tuple[int, int]], count: int, full: str, boundary: int, content: str
@@ -165,15 +195,18 @@ class GroupTokenizer:
         if self.tokenizer.chat_template is None:
             return _plain_prompt(prompt)
         return str(
-            self.tokenizer.apply_chat_template(_messages(prompt), tokenize=False, add_generation_prompt=True)
+            self.tokenizer.apply_chat_template(
+                self._messages(prompt), tokenize=False, add_generation_prompt=True
+            )
         )
 
     def _full_text(self, prompt: Text, answer: str, prompt_text: str) -> str:
         if self.tokenizer.chat_template is None:
             return prompt_text + answer
-        turn = {"role": "assistant", "content": answer}
-        full = str(self.tokenizer.apply_chat_template([*_messages(prompt), turn], tokenize=False))
-        bare = str(self.tokenizer.apply_chat_template(_messages(prompt), tokenize=False))
+        turns = self._messages(prompt)
+        turn = self._messages([Message(role="assistant", content=answer)])
+        full = str(self.tokenizer.apply_chat_template([*turns, *turn], tokenize=False))
+        bare = str(self.tokenizer.apply_chat_template(turns, tokenize=False))
         if common_length(prompt_text, full) < common_length(prompt_text, bare):
             raise BadInput(
                 "the chat template changes the prompt when an answer follows; answers cannot be told from "
@@ -182,6 +215,16 @@ class GroupTokenizer:
                 field="chat_template",
             )
         return full
+
+    def _messages(self, prompt: Text) -> list[dict[str, Any]]:
+        """Turns as the template takes them: those of vision-language models take parts throughout."""
+        messages = [Message(role="user", content=prompt)] if isinstance(prompt, str) else prompt
+        turns = [message.model_dump() for message in messages]
+        if self.reader is not None:
+            for turn in turns:
+                if isinstance(turn["content"], str):
+                    turn["content"] = [{"type": "text", "text": turn["content"]}]
+        return turns
 
     def _with_leading(self, ids: list[int]) -> list[int]:
         """A template writes its own special tokens; plain text gets the tokenizer's leading ones."""
@@ -274,12 +317,6 @@ def how_joined(tokenizer: Any, *, pair: bool) -> str:
     return "Prompt and answer are rendered with the tokenizer's chat template."
 
 
-def _messages(prompt: Text) -> list[dict[str, str]]:
-    if isinstance(prompt, str):
-        return [{"role": "user", "content": prompt}]
-    return [message.model_dump() for message in prompt]
-
-
 def _plain_prompt(prompt: Text) -> str:
     if isinstance(prompt, str):
         return prompt
@@ -290,5 +327,5 @@ def _answer_text(answer: Text) -> str:
     if isinstance(answer, str):
         return answer
     if len(answer) == 1 and isinstance(answer[0], Message) and answer[0].role == "assistant":
-        return answer[0].content
+        return answer[0].words
     raise BadInput("an answer in messages must be one message of the assistant", field="candidates")
