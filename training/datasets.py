@@ -25,9 +25,10 @@ from training.models import Snapshot
 from training.tuning.data import Group
 
 FOLDER = "snapshots"
+PROMPT_IMAGES = "prompt_images"  # of a group on its way: the key in the storage of each picture in its prompt
 PICTURED = (
-    "All that could be learnt from are {} comparisons with pictures in the prompt, which no method here "
-    "reads; export them for a trainer that does."
+    "All that could be learnt from are {} comparisons with pictures in the prompt, and image models draw "
+    "from words alone."
 )
 
 
@@ -85,7 +86,9 @@ def store_snapshot(snapshot: Snapshot) -> Frozen:
     empty: list[int] = []
     pictured: list[int] = []
     groups = judged_groups(project=snapshot.project, before=snapshot.cutoff, filters=asked)
-    kept = keep(without_empty_answers(without_pictured_prompts(groups, pictured), empty), filters)
+    if snapshot.project.modality == "image":
+        groups = without_pictured_prompts(groups, pictured)
+    kept = keep(without_empty_answers(groups, empty), filters)
     if snapshot.shuffle_labels:
         kept = shuffle_labels(kept, seed=snapshot.seed)
     frozen = _store(kept, eval_fraction=snapshot.eval_fraction, seed=snapshot.seed)
@@ -105,10 +108,12 @@ def _store_prompts(snapshot: Snapshot, project: Project) -> Frozen:
     from annotation.services.groups import check_filters, read_groups
 
     pictured: list[int] = []
-    every = read_groups(project=project, before=snapshot.cutoff, filters=check_filters({}))
-    groups = without_pictured_prompts(every, pictured)
+    groups = read_groups(project=project, before=snapshot.cutoff, filters=check_filters({}))
+    if project.modality == "image":
+        groups = without_pictured_prompts(groups, pictured)
+    kept = ("prompt", "reference", PROMPT_IMAGES)
     rows: Iterator[dict[str, Any]] = (
-        {key: value for key, value in group.items() if key in ("prompt", "reference")} for group in groups
+        {key: value for key, value in group.items() if key in kept} for group in groups
     )
     frozen = _store(rows, eval_fraction=snapshot.eval_fraction, seed=snapshot.seed)
     if not frozen.counts["groups"]:
@@ -126,9 +131,9 @@ def store_rows(rows: Iterable[dict[str, Any]]) -> Frozen:
 def without_pictured_prompts(
     groups: Iterable[dict[str, Any]], left_out: list[int]
 ) -> Iterator[dict[str, Any]]:
-    """The groups whose prompt is text alone: no method reads pictures in prompts. The others are noted."""
+    """The groups whose prompt is text alone, for work that reads no pictures. The others are noted."""
     for number, group in enumerate(groups):
-        if group.get("prompt_images"):
+        if group.get(PROMPT_IMAGES):
             left_out.append(number)
         else:
             yield group
@@ -233,16 +238,22 @@ def _write_parts(every: Path, scores: list[float], cut: float, folder: Path) -> 
 
 def _with_images(row: dict[str, Any], media: Path) -> dict[str, Any]:
     """Copy the row's images beside the rows; the row without what only the site knows of them."""
+    for name, key in row.get(PROMPT_IMAGES, {}).items():
+        _copy_image(key, media / name)
+    row = {name: value for name, value in row.items() if name != PROMPT_IMAGES}
     candidates = []
     for candidate in row.get("candidates", ()):
         if "storage_key" in candidate:
-            target = media / candidate["image"]
-            if not target.exists():
-                target.parent.mkdir(parents=True, exist_ok=True)
-                storage.copy_to(candidate["storage_key"], target)
+            _copy_image(candidate["storage_key"], media / candidate["image"])
             candidate = {name: value for name, value in candidate.items() if name != "storage_key"}
         candidates.append(candidate)
     return {**row, "candidates": candidates} if "candidates" in row else row
+
+
+def _copy_image(key: str, target: Path) -> None:
+    if not target.exists():
+        target.parent.mkdir(parents=True, exist_ok=True)
+        storage.copy_to(key, target)
 
 
 def _checked(rows: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:

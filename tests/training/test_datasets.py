@@ -58,8 +58,8 @@ def test_group_with_an_empty_answer_is_left_out_and_counted(project):
     assert (frozen.counts["groups"], frozen.counts["groups_with_empty_answers"]) == (10, 1)
 
 
-def test_prompt_with_a_picture_is_left_out_and_counted(project):
-    """No method reads pictures in prompts: neither the snapshot of judgements nor that of prompts has it."""
+def test_a_picture_in_a_prompt_goes_along(project):
+    """Vision-language models read it: the row names the file, which lies under media/, in both snapshots."""
     picture = store_image(png()).sha256
     prompt = [{"role": "user", "content": [{"type": "image", "image": picture}]}]
     group = {
@@ -70,11 +70,20 @@ def test_prompt_with_a_picture_is_left_out_and_counted(project):
     add_comparisons(project=project, groups=[group])
     for prompts_only in (False, True):
         frozen = datasets.store_snapshot(snapshot_of(project, prompts_only=prompts_only))
-        assert (frozen.counts["groups"], frozen.counts["groups_with_pictured_prompts"]) == (10, 1)
-    alone = factories.make_project(by=project.created_by)
-    add_comparisons(project=alone, groups=[group])
-    with pytest.raises(datasets.EmptySnapshot, match="1 comparisons with pictures in the prompt"):
-        datasets.store_snapshot(snapshot_of(alone))
+        assert (frozen.counts["groups"], frozen.counts["groups_with_pictured_prompts"]) == (11, 0)
+        (row,) = (row for row in rows_of(frozen) if isinstance(row["prompt"], list))
+        assert "prompt_images" not in row
+        ((part,),) = (message["content"] for message in row["prompt"])
+        with storage.local_copy(frozen.storage_key) as path, zipfile.ZipFile(path) as archive:
+            assert f"media/{part['image']}" in archive.namelist()
+
+
+def test_image_models_draw_from_words_alone(project):
+    """In a project of pictures, a picture in a prompt has no reader: the row is left out and counted."""
+    rows = [{"prompt": "p", "prompt_images": {"a.png": "key"}}, {"prompt": "p"}]
+    left_out = []
+    assert list(datasets.without_pictured_prompts(rows, left_out)) == rows[1:]
+    assert left_out == [0]
 
 
 def test_same_judgements_same_bytes(project):
