@@ -23,7 +23,7 @@ from annotation.quality_words import bias_sentences, careless_sentence, question
 from annotation.services.comparisons import annotator_name
 
 DISAGREEMENTS: Final = 10
-LOOKED_AT: Final = 5000  # of an annotator's newest judgements, for what others disagree about
+LOOKED_AT: Final = 2000  # of an annotator's newest judgements, for what others disagree about
 LISTED: Final = 20  # slips and disputed comparisons on the page
 MATRIX_MAX: Final = 30  # people of whom a table of pairs can still be read
 
