@@ -152,7 +152,7 @@ def judgements_of(project: Project, filters: Mapping[str, Any]) -> QuerySet[Judg
     if until := filters.get("until"):
         found = found.filter(created_at__lt=_midnight(until))
     counts = {"standing": Q(undone_at=None, set_aside_at=None)}
-    counts |= {"aside": Q(set_aside_at__isnull=False), "undone": Q(undone_at__isnull=False)}
+    counts |= {"aside": Q(set_aside__isnull=False), "undone": Q(undone_at__isnull=False)}
     if state := filters.get("state"):
         found = found.filter(counts[state])
     return found.select_related("annotator", "comparison")

@@ -56,8 +56,7 @@ def judgements(request: SignedIn, pk: int) -> HttpResponse:
     chosen: dict[str, Any] = form.cleaned_data if form.is_valid() else {}
     rows = judgements_of(project, chosen)
     page = page_of(rows, "pk", descending=True, **position_of(request))
-    context = _context(request, project, form, chosen, page, rows.order_by("-pk"))
-    return render(request, "annotation/judgements.html", context)
+    return render(request, "annotation/judgements.html", _context(request, project, form, chosen, page, rows))
 
 
 def position_of(request: SignedIn) -> dict[str, Any]:
