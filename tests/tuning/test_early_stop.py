@@ -10,8 +10,9 @@ from safetensors.torch import load_file
 from torch import nn
 
 from tests.tuning.text_runs import QUICK, make_run, metrics, pair_rows, read_rows, result_weights, run, state
+from training.tuning.early_stop import Patience
 from training.tuning.errors import Stopped
-from training.tuning.run import Patience, Run
+from training.tuning.run import Run
 from training.tuning.rundir import RunDir
 
 RULE = {"metric": "loss", "patience": 2, "min_delta": 0.1}

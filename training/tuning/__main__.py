@@ -138,12 +138,17 @@ def _run_method(directory: RunDir) -> None:
         processes.join()
         run = Run(directory, stop=stop)
         logger.info("%s on %s, seed %s, in %s", run.method.name, run.device, run.seed, directory.path)
+        status = "failed"
         try:
             run.method.load("train")(run)
-        except errors.Stopped:
-            processes.leave()  # no process ends before the first has saved
+            status = "done"
+        except errors.Stopped as stop:
+            status = stop.status
             raise
-        processes.leave()
+        finally:
+            run.close(status)
+            if status != "failed":
+                processes.leave()  # no process ends before the first has saved
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)

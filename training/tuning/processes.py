@@ -66,6 +66,13 @@ def leads() -> bool:
     return rank() == 0
 
 
+def device() -> torch.device:
+    """The device that this process computes on: of several with CUDA, each has its own."""
+    kind = os.environ.get("TIEBREAK_DEVICE") or ("cuda" if torch.cuda.is_available() else "cpu")
+    several = kind == "cuda" and count() > 1
+    return torch.device(f"cuda:{os.environ['LOCAL_RANK']}" if several else kind)
+
+
 def mine(items: Sequence[T]) -> Sequence[T]:
     """The share of this process: every n-th."""
     return items[rank() :: count()]

@@ -34,10 +34,9 @@ import hashlib
 import json
 import logging
 import math
-import os
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -48,33 +47,18 @@ from torch import nn
 
 from training.tuning import processes
 from training.tuning.cards import write_card
-from training.tuning.config import EarlyStopConfig
 from training.tuning.data import Group, load_groups
+from training.tuning.early_stop import Patience, deciding_value
 from training.tuning.errors import BadInput, Stopped
 from training.tuning.launching import world_size
 from training.tuning.registry import Method, get_method
 from training.tuning.rundir import RunDir, StopRequest
 from training.tuning.spec import identity_of, parse_config, parse_reward, read_spec
+from training.tuning.trackers import Tracked, Trackers, check_installed
 from training.tuning.views import viewed
 from training.tuning.weights import load_weights, random_states, save_weights, set_random_states
 
 logger = logging.getLogger("training.tuning")
-
-
-@dataclass
-class Patience:
-    """How long evaluations have not improved; values are such that higher is better."""
-
-    best: float | None = None
-    stale: int = 0
-    stopped_at: int | None = None
-
-    def add(self, value: float, *, min_delta: float) -> None:
-        """Count one more evaluation."""
-        if self.best is None or value > self.best + min_delta:
-            self.best, self.stale = value, 0
-        else:
-            self.stale += 1
 
 
 # Later ones win where the processes of a run were told different things.
@@ -92,7 +76,7 @@ class Run:
         self.reward = parse_reward(self.method, self.spec, directory.run_file)
         self.base = self.spec.base
         self.seed = self.spec.seed
-        self.device = device_of_process()
+        self.device = processes.device()
         if world_size() != getattr(self.config, "processes", 1):
             raise BadInput(
                 f"started in {world_size()} processes; the config must say as many, where the method can use "
@@ -109,6 +93,7 @@ class Run:
         self._window: dict[str, list[float]] = {}
         self._best: dict[str, Any] | None = None
         self._patience = Patience()
+        self._trackers: Trackers | None = None
         self._model: nn.Module | None = None
         self._optimizer: torch.optim.Optimizer | None = None
         self._keep: dict[str, torch.Tensor] = {}
@@ -171,6 +156,7 @@ class Run:
         if self._patience.stopped_at is not None:
             self.total_steps = self._patience.stopped_at
         self.dir.set_state(step=done, total_steps=self.total_steps)
+        self._open_trackers(done)
         return done
 
     def steps(self, done: int) -> Iterator[int]:
@@ -202,19 +188,7 @@ class Run:
         if self._window:
             self.last_metrics = {name: total / count for name, (total, count) in self._window.items()}
             self._window = {}
-            self.dir.append_metrics({"step": step, "time": self._seconds(), **self.last_metrics})
-
-    def _deciding_value(self, named: dict[str, float], rule: EarlyStopConfig) -> float:
-        """Higher is better; what is not finite is worst."""
-        name = rule.metric if rule.metric.startswith("eval/") else f"eval/{rule.metric}"
-        if name not in named:
-            raise BadInput(
-                f"the evaluation has no {name}; it has {', '.join(sorted(named)) or 'nothing'}",
-                file=self.dir.run_file,
-                field="config.early_stop.metric",
-            )
-        value = -named[name] if rule.direction == "lower" else named[name]
-        return value if math.isfinite(value) else -math.inf
+            self._tell(step, self.last_metrics)
 
     def log_eval(self, step: int, metrics: dict[str, float], *, best_by: str | None = None) -> None:
         """Write evaluation values, under ``eval/``.
@@ -224,10 +198,10 @@ class Run:
         named = {
             name if name.startswith("eval/") else f"eval/{name}": value for name, value in metrics.items()
         }
-        self.dir.append_metrics({"step": step, "time": self._seconds(), **named})
+        self._tell(step, named)
         self.eval_metrics = named
         if (rule := self.config.early_stop) is not None:
-            value = self._deciding_value(named, rule)
+            value = deciding_value(named, rule, file=self.dir.run_file)
             if self._best is None or value > self._best["value"]:
                 self._best = {"step": step, "value": value, "metrics": named}
             self._patience.add(value, min_delta=rule.min_delta)
@@ -321,6 +295,27 @@ class Run:
         ended = f"Stopped early at step {found['at']}. " if found["at"] else ""
         return [f"{ended}The weights are those of step {found['kept']}, the best by {found['metric']}."]
 
+    def _tell(self, step: int, values: dict[str, float]) -> None:
+        self.dir.append_metrics({"step": step, "time": self._seconds(), **values})
+        if self._trackers is not None:
+            self._trackers.send(step, values)
+
+    def _open_trackers(self, done: int) -> None:
+        if not (names := getattr(self.config, "report_to", [])):
+            return
+        check_installed(names)
+        if processes.leads():
+            key = f"{self.method.name}-{self.dir.path.name}-{self.fingerprint[:8]}"
+            config = self.config.model_dump(mode="json")
+            self._trackers = Trackers(
+                names, Tracked(self.dir.path, key=key, method=self.method.name, config=config, done=done)
+            )
+
+    def close(self, status: str) -> None:
+        """The run has ended, in whatever way: give trackers a moment."""
+        if self._trackers is not None:
+            self._trackers.close(status)
+
     def _seconds(self) -> float:
         return round(time.monotonic() - self._started, 3)
 
@@ -380,10 +375,3 @@ class Run:
         self.eval_metrics, self.last_metrics = state["eval"], state["last"]
         self.memory = state["memory"]
         return int(state["step"])
-
-
-def device_of_process() -> torch.device:
-    """The device that this process computes on: of several with CUDA, each has its own."""
-    kind = os.environ.get("TIEBREAK_DEVICE") or ("cuda" if torch.cuda.is_available() else "cpu")
-    several = kind == "cuda" and processes.count() > 1
-    return torch.device(f"cuda:{os.environ['LOCAL_RANK']}" if several else kind)

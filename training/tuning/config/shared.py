@@ -122,6 +122,12 @@ class TrainConfig(Config):
         "steps. Needs held-out data and eval_every.",
     )
     save_every: int = Field(200, ge=1, title="Save every", description="Steps between checkpoints.")
+    report_to: list[Literal["tensorboard", "mlflow", "wandb"]] = Field(
+        [],
+        title="Report to",
+        description="Trackers that get the metrics too; each is an extra of its name. Where they keep them, "
+        "their own environment variables say on the worker.",
+    )
     gradient_checkpointing: bool = Field(
         False,
         title="Gradient checkpointing",
