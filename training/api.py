@@ -200,6 +200,24 @@ def download(request: Request, pk: int) -> FileResponse:
     return FileResponse(file, as_attachment=True, filename=name, content_type="application/zip")
 
 
+@extend_schema(methods=["GET"], responses=serializers.HubUploadSerializer(many=True))
+@extend_schema(
+    methods=["POST"],
+    request=serializers.HubUploadRequestSerializer,
+    responses={202: serializers.HubUploadSerializer},
+)
+@api_view(["GET", "POST"])
+def uploads(request: Request, pk: int) -> Response:
+    """Copies of a result on a model hub; or ask for one, private unless you say otherwise."""
+    rows = Checkpoint.objects.of_models().select_related("run__project")
+    found = find(rows, user_of(request), Action.TRAIN, pk=pk)
+    if request.method == "GET":
+        return Response(serializers.HubUploadSerializer(found.uploads.order_by("-pk"), many=True).data)
+    data = valid(serializers.HubUploadRequestSerializer(data=request.data))
+    made = services.create_upload(by=user_of(request), checkpoint=found, **data)
+    return Response(serializers.HubUploadSerializer(made).data, status=status.HTTP_202_ACCEPTED)
+
+
 @extend_schema(methods=["GET"], responses=serializers.BaseModelSerializer(many=True))
 @extend_schema(
     methods=["POST"],
@@ -305,6 +323,7 @@ urlpatterns = [
     path("scorings/", scorings, name="api-scorings"),
     path("checkpoints/", checkpoints, name="api-checkpoints"),
     path("checkpoints/<int:pk>/download/", download, name="api-checkpoint-download"),
+    path("checkpoints/<int:pk>/uploads/", uploads, name="api-checkpoint-uploads"),
     path("models/", models, name="api-models"),
     path("matches/", matches, name="api-matches"),
     path("matches/<int:pk>/", match, name="api-match"),

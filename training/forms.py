@@ -230,6 +230,15 @@ class ModelForm(PageForm):
     )
 
 
+class UploadForm(PageForm):
+    """A copy of a result on a model hub."""
+
+    repository = forms.CharField(
+        label=_("Repository"), max_length=200, help_text=_("An owner and a name, as in owner/name.")
+    )
+    private = forms.BooleanField(label=_("Private"), required=False, initial=True)
+
+
 class MatchForm(PageForm):
     """Two models to be compared blind."""
 

@@ -9,6 +9,7 @@ from django.urls import reverse
 from django.utils.translation import gettext_lazy as _
 
 from annotation.models import Comparison, Project, User
+from annotation.models.audit import audited
 from annotation.permissions import ProjectRows
 from training.tuning.registry import METHODS
 
@@ -244,6 +245,54 @@ class Checkpoint(models.Model):
 
     def __str__(self) -> str:
         return f"checkpoint {self.pk}"
+
+
+class HubUploadQuerySet(ProjectRows["HubUpload"]):
+    def open(self) -> "HubUploadQuerySet":
+        return self.filter(status__in=[HubUpload.Status.QUEUED, HubUpload.Status.RUNNING])
+
+
+class HubUpload(models.Model):
+    """A copy of a checkpoint on a model hub that somebody asked for. No token is ever stored."""
+
+    class Status(models.TextChoices):
+        QUEUED = "queued", _("queued")
+        RUNNING = "running", _("running")
+        DONE = "done", _("done")
+        FAILED = "failed", _("failed")
+
+    # The project stands here for the audit log, whose triggers see this row alone.
+    project = models.ForeignKey(Project, on_delete=models.CASCADE, related_name="+")
+    checkpoint = models.ForeignKey(Checkpoint, on_delete=models.CASCADE, related_name="uploads")
+    repository = models.CharField(max_length=200, help_text="owner/name")
+    private = models.BooleanField(default=True)
+    status = models.CharField(max_length=8, choices=Status, default=Status.QUEUED)
+    url = models.CharField(max_length=300, blank=True)
+    error = models.TextField(blank=True)
+    created_by = models.ForeignKey(User, on_delete=models.PROTECT, related_name="+")
+    created_at = models.DateTimeField(auto_now_add=True)
+    started_at = models.DateTimeField(null=True, blank=True)
+    finished_at = models.DateTimeField(null=True, blank=True)
+
+    objects: ClassVar[HubUploadQuerySet] = HubUploadQuerySet.as_manager()  # type: ignore[assignment]
+
+    class Meta:
+        ordering = ["-pk"]
+        constraints = [
+            models.UniqueConstraint(
+                fields=["checkpoint", "repository"],
+                condition=Q(status__in=["queued", "running"]),
+                name="hub_upload_once_at_a_time",
+            )
+        ]
+        triggers = audited(
+            "hub_upload",
+            project="(whole ->> 'project_id')::bigint",
+            ignored=["status", "url", "error", "started_at", "finished_at"],
+        )
+
+    def __str__(self) -> str:
+        return f"upload of checkpoint {self.checkpoint_id} to {self.repository}"
 
 
 class MatchQuerySet(ProjectRows["Match"]):

@@ -7,7 +7,7 @@ from rest_framework import serializers
 
 from annotation.models import Project
 from annotation.serializers import StrictSerializer
-from training.models import BaseModel, Checkpoint, Match, Run, Schedule
+from training.models import BaseModel, Checkpoint, HubUpload, Match, Run, Schedule
 from training.services import name_of_base, win_rate
 
 
@@ -136,6 +136,17 @@ class BaseModelRequestSerializer(StrictSerializer):
     name = serializers.CharField(max_length=100)
     modality = serializers.ChoiceField(Project.Modality.choices)
     location = serializers.CharField(max_length=500, help_text="a folder on the workers' disk, or a hub id")
+
+
+class HubUploadRequestSerializer(StrictSerializer):
+    repository = serializers.CharField(max_length=200, help_text="owner/name")
+    private = serializers.BooleanField(required=False, default=True)
+
+
+class HubUploadSerializer(serializers.ModelSerializer):
+    class Meta:
+        model = HubUpload
+        fields = ["id", "checkpoint", "repository", "private", "status", "url", "error", "created_at"]
 
 
 class MatchRequestSerializer(StrictSerializer):

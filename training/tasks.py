@@ -37,6 +37,13 @@ def requeue_lost_runs() -> None:
         logger.warning("%s lost runs were queued again or ended", count)
     services.prepare_waiting(now=now)
     services.wake_waiting()
+    services.wake_uploads(now=now)
+
+
+@shared_task
+def upload_result(*, upload_id: int) -> None:
+    """Copy a result to a model hub (light worker)."""
+    services.upload_result(upload_id=upload_id)
 
 
 @shared_task

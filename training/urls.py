@@ -20,6 +20,7 @@ urlpatterns = [
     path("runs/<int:pk>/comparisons/", jobs.run_comparisons, name="run_comparisons"),
     path("projects/<int:pk>/models/", models.models, name="models"),
     path("checkpoints/<int:pk>/download/", models.checkpoint_download, name="checkpoint_download"),
+    path("checkpoints/<int:pk>/upload/", models.checkpoint_upload, name="checkpoint_upload"),
     path("projects/<int:pk>/matches/", matches.matches, name="matches"),
     path("matches/<int:pk>/", matches.match, name="match"),
     path("projects/<int:pk>/schedules/", schedules.schedules, name="schedules"),

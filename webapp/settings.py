@@ -323,6 +323,7 @@ CELERY_TIMEZONE = "UTC"
 
 # Training
 WORK_DIR = Path(os.environ.get("TIEBREAK_WORK_DIR", DATA_DIR / "work"))  # a worker's own disk
+HF_TOKEN = os.environ.get("HF_TOKEN", "")  # a light worker's, for copies of results on a model hub
 RUN_DEVICE_KIND = os.environ.get("RUN_DEVICE_KIND", "cpu")  # whose queue new runs join: cpu, cuda
 RUN_STALE_AFTER = timedelta(seconds=60)
 RUN_STALL_AFTER = timedelta(minutes=30)

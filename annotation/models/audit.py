@@ -81,6 +81,7 @@ class AuditEntry(models.Model):
         PROJECT = "project", _("project")
         MEMBER = "member", _("member")
         JUDGEMENT = "judgement", _("judgement")
+        HUB_UPLOAD = "hub_upload", _("copy on a hub")
 
     at = models.DateTimeField(db_default=Now())
     # Entries outlive what they are about, so that these are no foreign keys to the database.

@@ -250,7 +250,7 @@ def test_run_that_stopped_early(done, as_mona):
 
 def test_run_takes_few_queries(done, as_mona, django_assert_num_queries):
     Run.objects.filter(pk=done.run_id).update(preview=PREVIEW)
-    with django_assert_num_queries(6):  # session, user, run, metrics, other runs, navigation
+    with django_assert_num_queries(7):  # session, user, run, metrics, uploads, other runs, navigation
         page = as_mona.get(reverse("training:run", args=[done.run_id])).content.decode()
     assert reverse("training:checkpoint_download", args=[done.pk]) in page
     assert "Compare blind with base" in page

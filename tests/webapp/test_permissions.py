@@ -163,6 +163,7 @@ PAGES: dict[str, Route] = {
     "training:run_comparisons": Route({"pk": "run"}, {"POST": MANAGING}),
     "training:models": of_project(GET=WATCHING, POST=OWNING),
     "training:checkpoint_download": Route({"pk": "checkpoint"}, {"GET": MANAGING}),
+    "training:checkpoint_upload": Route({"pk": "checkpoint"}, {"POST": MANAGING}),
     "training:matches": of_project(GET=WATCHING, POST=MANAGING),
     "training:match": Route({"pk": "match"}, {"GET": WATCHING}),
     "training:schedules": of_project(GET=WATCHING, POST=MANAGING),
@@ -282,6 +283,12 @@ API: dict[str, Route] = {
     "api-run-retry": api("run", POST=(MANAGING, "train")),
     "api-checkpoints": api(None, GET=LISTED),
     "api-checkpoint-download": api("checkpoint", GET=(MANAGING, "train")),
+    "api-checkpoint-uploads": api(
+        "checkpoint",
+        body={"repository": "us/our-model"},
+        GET=(MANAGING, "train"),
+        POST=(MANAGING, "train"),
+    ),
     "api-models": api(None, GET=(SITE_MANAGERS, "train"), POST=(SITE_MANAGERS, "train")),
     "api-matches": api(
         None, body=IN_PROJECT | {"left": "x", "right": "y"}, GET=LISTED, POST=(MANAGING, "train")

@@ -8,6 +8,7 @@ from training.services.creating import (
     start_run,
 )
 from training.services.executing import ask_to_stop, execute, stop_was_asked
+from training.services.hub import create_upload, upload_result, wake_uploads
 from training.services.jobs import add_answers, create_generation, create_scoring, suggest_scores
 from training.services.matches import (
     advance_matches,
@@ -48,6 +49,7 @@ __all__ = [
     "create_run",
     "create_schedule",
     "create_scoring",
+    "create_upload",
     "database_now",
     "delete_schedule",
     "execute",
@@ -73,6 +75,8 @@ __all__ = [
     "stop_was_asked",
     "suggest_scores",
     "tidy_work_dir",
+    "upload_result",
+    "wake_uploads",
     "wake_waiting",
     "wilson_interval",
     "win_rate",

@@ -15,6 +15,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -80,12 +81,16 @@ class Trackers:
     def _work(self, names: Sequence[str], run: Tracked) -> None:
         trackers: dict[str, Tracker] = {}
         for name in names:
-            _try(name, trackers, lambda name=name: trackers.update({name: OPENERS[name](run)}))
+            _try(name, trackers, partial(_open, name, trackers, run))
         while not isinstance(item := self._waiting.get(), str):
             for name, tracker in list(trackers.items()):
-                _try(name, trackers, lambda tracker=tracker, item=item: tracker.log(*item))
+                _try(name, trackers, partial(tracker.log, *item))
         for name, tracker in list(trackers.items()):
-            _try(name, trackers, lambda tracker=tracker: tracker.close(item))
+            _try(name, trackers, partial(tracker.close, item))
+
+
+def _open(name: str, trackers: dict[str, Tracker], run: Tracked) -> None:
+    trackers[name] = OPENERS[name](run)
 
 
 def _try(name: str, trackers: dict[str, Tracker], work: Callable[[], None]) -> None:
@@ -119,17 +124,17 @@ class TensorBoard:
 
         root = os.environ.get("TENSORBOARD_LOGDIR")
         folder = Path(root) / run.key if root else run.folder / "tensorboard"
-        self._writer = SummaryWriter(str(folder), purge_step=run.done + 1 if run.done else None)  # type: ignore[no-untyped-call]
+        self._writer = SummaryWriter(str(folder), purge_step=run.done + 1 if run.done else None)
 
     def log(self, step: int, values: dict[str, float]) -> None:
         """See Tracker."""
         for name, value in values.items():
-            self._writer.add_scalar(name, value, step)  # type: ignore[no-untyped-call]
-        self._writer.flush()  # type: ignore[no-untyped-call]
+            self._writer.add_scalar(name, value, step)
+        self._writer.flush()
 
     def close(self, status: str) -> None:
         """See Tracker."""
-        self._writer.close()  # type: ignore[no-untyped-call]
+        self._writer.close()
 
 
 class MLflow:

@@ -5,13 +5,13 @@ from django.contrib.auth.decorators import login_required
 from django.http import FileResponse, HttpResponse
 from django.shortcuts import redirect, render
 from django.utils.translation import gettext as _
-from django.views.decorators.http import require_GET, require_http_methods
+from django.views.decorators.http import require_GET, require_http_methods, require_POST
 
-from annotation.errors import Invalid
+from annotation.errors import Conflict, Invalid
 from annotation.permissions import Action, check_site, find
 from annotation.views.access import SignedIn, project_for
 from training import browsing, services
-from training.forms import ModelForm
+from training.forms import ModelForm, UploadForm
 from training.models import Checkpoint
 
 
@@ -37,6 +37,23 @@ def models(request: SignedIn, pk: int) -> HttpResponse:
             return redirect("training:models", pk)
     context = {"project": project, "form": form, "lineage": browsing.lineage_of(project)}
     return render(request, "training/models.html", context, status=400 if form.is_bound else 200)
+
+
+@login_required
+@require_POST
+def checkpoint_upload(request: SignedIn, pk: int) -> HttpResponse:
+    """Ask for a copy of the result on a model hub."""
+    rows = Checkpoint.objects.of_models().select_related("run__project")
+    checkpoint = find(rows, request.user, Action.TRAIN, pk=pk)
+    form = UploadForm(request.POST)
+    if form.is_valid():
+        try:
+            services.create_upload(by=request.user, checkpoint=checkpoint, **form.cleaned_data)
+        except (Invalid, Conflict) as error:
+            messages.error(request, str(error))
+    else:
+        messages.error(request, _("A repository is an owner and a name, as in owner/name."))
+    return redirect(checkpoint.run)
 
 
 @login_required

@@ -16,7 +16,7 @@ from annotation.models import Project
 from annotation.permissions import Action, find
 from annotation.views.access import SignedIn, project_for
 from training import browsing, services
-from training.forms import RunForm
+from training.forms import RunForm, UploadForm
 from training.models import Run
 from training.services.naming import REWARD_MODELS
 from training.tuning.registry import Method, get_method
@@ -111,6 +111,8 @@ def run(request: SignedIn, pk: int) -> HttpResponse:
         "chart_words": chart_words(),
         "rows": (shown.preview or {}).get("rows", [])[:PREVIEW_ROWS],
         "is_reward_model": shown.method in REWARD_MODELS,
+        "upload_form": UploadForm(),
+        "uploads": list(shown.checkpoint.uploads.all()) if hasattr(shown, "checkpoint") else [],
         "estimate": browsing.estimate_of(shown) if shown.status == Run.Status.DRAFT else None,
         "others": browsing.runs_of(shown.project).filter(method=shown.method).exclude(pk=pk)[:20],
     }

@@ -24,6 +24,23 @@ class TextTrainConfig(TrainConfig):
         description="Also write the adapter merged into its base, as result/merged/.",
     )
 
+    quantization: Literal["nf4", "int8"] | None = Field(
+        None,
+        title="Quantization",
+        description="Hold the frozen base in 4 bits (nf4: QLoRA, arXiv:2305.14314) or 8 (int8: "
+        "arXiv:2208.07339) under the adapter, with the extra quantization. Null: as it is.",
+    )
+
+    @model_validator(mode="after")
+    def _quantization_needs_an_adapter(self) -> Self:
+        if self.quantization and self.lora is None:
+            raise ValueError("quantization needs lora: quantized weights cannot be trained")
+        if self.quantization and self.merged:
+            raise ValueError(
+                "merged does not go with quantization; merge the adapter into the whole base later"
+            )
+        return self
+
     @model_validator(mode="after")
     def _merging_needs_an_adapter(self) -> Self:
         if self.merged and self.lora is None:

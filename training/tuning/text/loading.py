@@ -30,6 +30,7 @@ from training.tuning.text.models import (
     reads_pictures,
     without_dropout,
 )
+from training.tuning.text.quantization import Quantization, quantizing
 
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 ADAPTER = "adapter_config.json"
@@ -46,6 +47,7 @@ def load_for_training(
     gradient_checkpointing: bool = False,
     outputs: int = 1,
     members: Sequence[str] = (),
+    quantization: Quantization | None = None,
 ) -> TextModel:
     """The model to train. A reward model has ``outputs`` outputs, or one adapter for each of ``members``.
 
@@ -60,7 +62,10 @@ def load_for_training(
     dtype = torch.bfloat16 if half else torch.float32
     if kind == "reward":
         _check_same_outputs(base, outputs, members)
-    model = load_model(base, kind=kind, dtype=dtype, new_head=True, outputs=outputs)
+    quantized = quantizing(
+        quantization, dtype=torch.bfloat16 if precision == "bf16" else dtype, device=device
+    )
+    model = load_model(base, kind=kind, dtype=dtype, new_head=True, outputs=outputs, quantized=quantized)
     if adapter:
         _check_same_adapter(base, lora, lora_was_set)
         model = _with_adapter(model, base, trainable=lora is not None)
@@ -74,7 +79,8 @@ def load_for_training(
     for parameter in model.parameters():
         if parameter.requires_grad:
             parameter.data = parameter.data.float()
-    model.to(device)
+    if not quantized:  # else it was loaded there
+        model.to(device)
     model.eval()
     if gradient_checkpointing:
         model.train()
@@ -206,7 +212,13 @@ _TOKENIZER_FILES = ("tokenizer.json", "vocab.json", "vocab.txt", "tokenizer.mode
 
 
 def load_model(
-    base: str, *, kind: Kind, dtype: torch.dtype, new_head: bool = False, outputs: int | None = None
+    base: str,
+    *,
+    kind: Kind,
+    dtype: torch.dtype,
+    new_head: bool = False,
+    outputs: int | None = None,
+    quantized: dict[str, Any] | None = None,
 ) -> Any:
     """The full model below ``base``, its weights in ``dtype``. Pickled weights are refused, by name.
 
@@ -225,6 +237,7 @@ def load_model(
     if kind == "reward" and reads_pictures(config):
         raise BadInput("a reward model reads words alone; use a language model", file=folder)
     options: dict[str, Any] = {"dtype": dtype, "use_safetensors": True, "output_loading_info": True}
+    options |= quantized or {}
     disable_progress_bar()
     try:
         if kind == "causal":

@@ -43,6 +43,7 @@ def open_policy(run: Run, *, kind: Kind, outputs: int = 1, members: Sequence[str
         gradient_checkpointing=config.gradient_checkpointing,
         outputs=outputs,
         members=members,
+        quantization=config.quantization,
     )
     check_reading(policy, kind=kind)
     if getattr(config, "generation", "local") == "server":
