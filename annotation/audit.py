@@ -11,7 +11,10 @@ from annotation.models import User
 
 # New judgements are not audited: the row says who gave it.
 _WRITES: Final = (
-    *(f'INSERT INTO "annotation_{table}"' for table in ("project", "member")),
+    *(
+        f'INSERT INTO "{table}"'
+        for table in ("annotation_project", "annotation_member", "training_hubupload")
+    ),
     *(f'UPDATE "annotation_{table}"' for table in ("project", "member", "judgement")),
     *(f'DELETE FROM "annotation_{table}"' for table in ("project", "member", "judgement")),  # noqa: S608
 )
