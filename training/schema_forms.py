@@ -138,7 +138,9 @@ def _field(found: dict[str, Any]) -> forms.Field:
         return WordsField(may_be_one=may_be_one, **words | {"required": required})
     if "enum" in real:
         choices = [(value, value) for value in real["enum"]]
-        return forms.ChoiceField(choices=[("", "–"), *choices] if nullable else choices, **words)
+        if nullable:
+            return forms.TypedChoiceField(choices=[("", "–"), *choices], empty_value=None, **words)
+        return forms.ChoiceField(choices=choices, **words)
     if real["type"] == "boolean":
         return forms.BooleanField(**words | {"required": False})
     if real["type"] == "integer":
