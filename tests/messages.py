@@ -85,7 +85,9 @@ def update(language: str, wanted: Catalog) -> Catalog:
             continue
         old = known.get(message.id, context=message.context)
         kept = old.string if old is not None and type(old.id) is type(message.id) else None
-        new.add(message.id, kept or message.string, context=message.context, flags=message.flags - {"fuzzy"})
+        new.add(
+            message.id, kept or message.string or "", context=message.context, flags=message.flags - {"fuzzy"}
+        )
     return new
 
 
