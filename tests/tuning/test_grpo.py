@@ -9,6 +9,7 @@ import torch
 from tests.tuning.text_models import save_causal
 from tests.tuning.text_runs import make_run, metrics, result_weights, run, state
 from training.tuning.__main__ import main
+from training.tuning.losses.advantages import entropy_guided_weights
 from training.tuning.text.variants import VARIANTS
 
 PROMPTS = [
@@ -138,3 +139,30 @@ def test_evaluation_and_options_that_have_no_use(tmp_path: Path, llama: Path, ca
     assert run(make(tmp_path / "none", llama, reward=None)) == 1
     assert "grpo needs a list of rewards" in capsys.readouterr().err
     assert state(folder)["status"] == "done"
+
+
+@pytest.mark.system("s000-068")
+def test_good_and_uncertain_answers_count_most(tmp_path: Path, llama: Path) -> None:
+    """Advantages 0 and ln 3 weigh ½ and 1½, whatever the entropy if alpha is 0; entropy ln 3 of the first
+    makes them even. A huge temperature is no weighting at all."""
+    advantages, entropies = torch.tensor([[0.0, 3.0]]), torch.tensor([[3.0, 1.0]])
+    advantages[0, 1] = entropies[0, 0] = torch.tensor(3.0).log()
+    entropies[0, 1] = 0
+    plain = entropy_guided_weights(advantages, entropies, alpha=0.0, temperature=1.0)
+    torch.testing.assert_close(plain, torch.tensor([[0.5, 1.5]]))
+    even = entropy_guided_weights(advantages, entropies, alpha=1.0, temperature=1.0)
+    torch.testing.assert_close(even, torch.ones(1, 2))
+    runs = {
+        name: make(tmp_path / name, llama, **keys)
+        for name, keys in {
+            "plain": {},
+            "flat": {"entropy_weight": 1.0, "entropy_temperature": 1e6},
+            "sharp": {"entropy_weight": 0.0, "entropy_temperature": 0.3},
+        }.items()
+    }
+    assert all(run(folder) == 0 for folder in runs.values())
+    weights = {name: result_weights(folder) for name, folder in runs.items()}
+    for name, value in weights["plain"].items():
+        torch.testing.assert_close(weights["flat"][name], value, atol=1e-4, rtol=1e-2)
+    gaps = [float((weights["sharp"][name] - value).abs().max()) for name, value in weights["plain"].items()]
+    assert max(gaps) > 1e-3

@@ -150,6 +150,16 @@ class GRPOConfig(OnlineConfig, ProcessKeys, GroupKeys):
         title="Overlong buffer",
         description="Tokens before the longest answer over which a penalty grows to 1 (DAPO); 0: none.",
     )
+    entropy_weight: float | None = Field(
+        None,
+        ge=0,
+        title="Weight of entropy",
+        description="Weigh each answer's loss by the softmax, among the prompt's answers, of its advantage "
+        "plus this times its mean entropy per token; empty: all count alike.",
+    )
+    entropy_temperature: float = Field(
+        1.0, gt=0, title="Temperature of weights", description="Of that softmax; the larger, the more alike."
+    )
     mastered: Literal["none", "forward_kl", "js_divergence"] = Field(
         "none",
         title="Mastered prompts",
@@ -169,6 +179,10 @@ class GRPOConfig(OnlineConfig, ProcessKeys, GroupKeys):
                 raise ValueError(f'{name} has no use with the loss "{self.loss}"')
         if self.loss in ("nft", "w_reinforce", "troll") and (self.clip or self.clip_high):
             raise ValueError(f'the loss "{self.loss}" does not clip')
+        if self.entropy_weight is None and self.is_changed("entropy_temperature"):
+            raise ValueError("entropy_temperature needs entropy_weight")
+        if self.entropy_weight is not None and self.loss in ("nft", "w_reinforce"):
+            raise ValueError(f'the loss "{self.loss}" has no advantages to weigh answers by')
         if self.overlong_buffer >= self.max_new_tokens:
             raise ValueError("overlong_buffer must be shorter than max_new_tokens")
         if self.mastered == "none" and self.is_changed("mastered_weight"):

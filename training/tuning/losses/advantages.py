@@ -60,6 +60,16 @@ def whitened(
     return scaled if shift_mean else scaled + mean
 
 
+def entropy_guided_weights(
+    advantages: Float[Tensor, "G k"], entropies: Float[Tensor, "G k"], *, alpha: float, temperature: float
+) -> Float[Tensor, "G k"]:
+    """k · softmax((A + α H) / T) within each group: what an answer's loss is multiplied by, one on average.
+
+    Answers that are good and of which the policy was not sure count most: entropy-guided sequence weighting.
+    """
+    return ((advantages + alpha * entropies) / temperature).softmax(dim=1) * advantages.shape[1]
+
+
 def overlong_penalty(lengths: Float[Tensor, " N"], *, longest: int, buffer: int) -> Float[Tensor, " N"]:
     """DAPO's soft penalty (arXiv:2503.14476, Eq. 13).
 

@@ -12,12 +12,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from training.tuning.losses.advantages import group_relative, overlong_penalty
+from training.tuning.losses.advantages import (
+    entropy_guided_weights,
+    group_relative,
+    overlong_penalty,
+)
 from training.tuning.losses.policy_gradient import kl_estimate
 from training.tuning.optim import make_optimizer, update
 from training.tuning.plan import make_plan
 from training.tuning.processes import add_up, count, mine
 from training.tuning.run import Run
+from training.tuning.text.logprobs import per_candidate, token_divergence
 from training.tuning.text.models import TextModel
 from training.tuning.text.rehearsal import rehearsals, rehearse
 from training.tuning.text.rollouts import (
@@ -178,6 +183,8 @@ def backward(
             top=None if step.top is None else (step.top[0][micro.tokens], step.top[1][micro.tokens]),
         )
         losses = variant.loss(part, config, low, high)
+        if config.entropy_weight is not None:
+            losses = losses * part.spread(answer_weights(part, config))
         if config.kl != "k1" and config.beta:
             losses = losses + config.beta * kl_estimate(logps, step.reference[micro.tokens], kind=config.kl)
         loss = (losses * token_weights(step, micro, variant, config)).sum()
@@ -186,6 +193,27 @@ def backward(
         moved = (logps.detach() - part.old).exp()
         clipped += float(((moved < 1 - low) | (moved > 1 + high)).sum())
     return add_up({"loss": total, "clip_share": clipped / len(step.old)})
+
+
+@torch.no_grad()
+def answer_weights(part: Part, config: Any) -> Tensor:
+    """Weights of the answers of a micro-batch (N,), by their advantages and the policy's entropy in them."""
+    head = part.policy.lm_head
+    own = (part.states / config.temperature, head.weight, head.bias)
+    entropies = token_divergence(own, own, negative_log_mean, dtype=part.policy.dtype)
+    means = per_candidate(entropies, part.batch.counts) / part.lengths
+    groups = (-1, config.num_generations)
+    return entropy_guided_weights(
+        part.advantages.view(groups),
+        means.to(part.advantages).view(groups),
+        alpha=config.entropy_weight,
+        temperature=config.entropy_temperature,
+    ).flatten()
+
+
+def negative_log_mean(log_p: Tensor, log_q: Tensor) -> Tensor:
+    """Entropy of p (C,), if q is p."""
+    return -(log_p.exp() * log_q).sum(dim=1)
 
 
 def token_weights(step: Step, micro: Micro, variant: Variant, config: Any) -> Tensor:
