@@ -123,7 +123,8 @@ class TextModel:
 
     def vision_inputs(self, pictures: Sequence[Picture]) -> dict[str, Tensor]:
         """What the model is given for pictures, in the precision of its weights."""
-        return vision_inputs(pictures, device=self.device, dtype=self.lm_head.weight.dtype)
+        dtype = self.inner.get_input_embeddings().weight.dtype
+        return vision_inputs(pictures, device=self.device, dtype=dtype)
 
     @property
     def lm_head(self) -> Any:
