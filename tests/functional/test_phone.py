@@ -151,3 +151,14 @@ def test_every_form_fits_320_pixels(open_page, world):
         page.wait_for_selector("main[data-ready]")
         found[name] = violations(page) + page.evaluate(TOO_WIDE, NARROW)
     assert {name: problems for name, problems in found.items() if problems} == {}
+
+
+@pytest.mark.parametrize("language", ["de", "ar"])
+def test_languages_open_within_the_screen(open_page, world, language):
+    page = judge_page(open_page(world.annotator, locale=language, **PHONE), world.texts)
+    page.locator(".status details:has(.languages) summary").click()
+    box = page.locator(".status .pop").bounding_box()
+    assert box["x"] >= 0
+    assert box["x"] + box["width"] <= 360
+    page.locator(".languages button[value=en]").click()
+    page.wait_for_selector("html[lang=en]")
