@@ -13,9 +13,9 @@ from training.tuning.data import Candidate, Group, Judgement
 from training.tuning.images.batches import DrawSettings, PreparedGroups
 from training.tuning.images.data import Frame, TensorCache, open_image, to_image, to_pixels
 from training.tuning.images.errors import draw_for_group
+from training.tuning.images.families import Family, load_family
 from training.tuning.images.groups import Framing, ImageGroup, Limits, select_groups, upright_size
 from training.tuning.images.pair_index import index_pairs
-from training.tuning.images.pipelines import StableDiffusion, load_stable_diffusion
 from training.tuning.pairs import Pair
 
 CPU = torch.device("cpu")
@@ -29,8 +29,8 @@ SETTINGS = {
 
 
 @pytest.fixture(scope="module")
-def family(tmp_path_factory: pytest.TempPathFactory) -> StableDiffusion:
-    return load_stable_diffusion(str(save_pipeline(tmp_path_factory.mktemp("pipeline"))), device=CPU)
+def family(tmp_path_factory: pytest.TempPathFactory) -> Family:
+    return load_family(str(save_pipeline(tmp_path_factory.mktemp("pipeline"))), device=CPU)
 
 
 def test_draws_depend_on_seed_group_and_epoch_alone():
@@ -164,14 +164,15 @@ def test_a_group_shares_noise_timestep_flip_and_caption(family, tmp_path):
     prepared = PreparedGroups(chosen, family, draws=draws, folder=tmp_path / "cache", on_batch=lambda: None)
     pictures = torch.stack([to_pixels(open_image(tmp_path / f"{number}.png")) for number in range(4)])
     plain, mirrored = family.encode_images(pictures), family.encode_images(pictures.flip(-1))
-    prompts = family.encode_prompts(["a b", "c", ""])
+    prompts = family.encode_prompts(["a b", "c", ""])["embeddings"]
     seen = set()
     for epoch in range(24):
         batch = prepared.batch([0, 1], epoch=epoch)
         assert batch.owner.tolist() == [0, 0, 1, 1]
         for one in (0, 1):
             of_group = slice(2 * one, 2 * one + 2)
-            latents, embedding = batch.latents[of_group], batch.embeddings[one]
+            latents = batch.latents[of_group]
+            embedding = batch.conditioning["embeddings"][one]
             flipped = torch.allclose(latents, mirrored[of_group], atol=1e-5)
             assert flipped or torch.allclose(latents, plain[of_group], atol=1e-5)
             dropped = torch.allclose(embedding, prompts[2], atol=1e-5)
@@ -190,13 +191,13 @@ def test_cache_computes_the_same_batches_after_a_kill(tmp_path):
     keys = ["aa", "bb", "aa", "cc", "dd"]
     asked: list[list[int]] = []
 
-    def compute(indices: list[int]) -> torch.Tensor:
+    def compute(indices: list[int]) -> dict[str, torch.Tensor]:
         asked.append(indices)
-        return torch.tensor([[float(index)] for index in indices])
+        return {"value": torch.tensor([[float(index)] for index in indices])}
 
     cache.fill(keys, compute, batch_size=2, on_batch=lambda: None)
     assert asked == [[0, 1], [3, 4]]
     cache.path("dd").rename(cache.path("dd").with_suffix(".part"))
     TensorCache(tmp_path).fill(keys, compute, batch_size=2, on_batch=lambda: None)
     assert asked[2:] == [[3, 4]]
-    assert TensorCache(tmp_path).load("dd").item() == 4
+    assert TensorCache(tmp_path).load("dd")["value"].item() == 4

@@ -18,7 +18,7 @@ from tests.tuning.image_models import save_picture, save_pipeline
 from tests.tuning.image_runs import make_run, metrics, pair_rows, read_rows, run
 from training.tuning.errors import EXIT_BAD_INPUT, EXIT_CANCELLED, EXIT_DONE
 from training.tuning.images import batches
-from training.tuning.images.pipelines import StableDiffusion
+from training.tuning.images.families.stable_diffusion import StableDiffusion
 
 LORA = {"r": 4, "alpha": 4, "target_modules": "all-linear"}
 QUICK: dict[str, Any] = {

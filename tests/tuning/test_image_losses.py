@@ -8,7 +8,8 @@ from diffusers import DDPMScheduler
 from torch import nn
 
 from training.tuning.images.errors import NoisyGroups, denoising_errors
-from training.tuning.images.pipelines import StableDiffusion
+from training.tuning.images.families.noise import BetaNoise
+from training.tuning.images.families.stable_diffusion import StableDiffusion
 from training.tuning.losses.diffusion_dpo import diffusion_dpo_loss, implicit_reward
 
 
@@ -78,7 +79,7 @@ def test_gaussian_optimum(timestep):
     mean, deviation, a, beta = 0.7, 1.3, 0.4, 3.0
     schedule = DDPMScheduler(beta_schedule="scaled_linear")
     family = object.__new__(StableDiffusion)  # a noise schedule is all that errors need of a family
-    object.__setattr__(family, "schedule", schedule)
+    family.noise = BetaNoise(schedule)
     unet = Shifted(schedule, mean=mean, deviation=deviation)
     generator = torch.Generator().manual_seed(0)
     groups = 64
@@ -88,7 +89,7 @@ def test_gaussian_optimum(timestep):
         owner=torch.arange(groups).repeat_interleave(2),
         noise=torch.randn((groups, *shape[1:]), generator=generator).double(),
         timesteps=torch.full((groups,), timestep),
-        embeddings=torch.zeros(groups, 1, 1),
+        conditioning={"embeddings": torch.zeros(groups, 1, 1)},
     )
     means = batch.latents.flatten(1).mean(dim=1)
     preferred = torch.sigmoid(a * (means[::2] - means[1::2]))

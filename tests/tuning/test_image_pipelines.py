@@ -12,12 +12,12 @@ from safetensors.torch import load_file, save_file
 from tests.tuning.image_models import save_pipeline
 from training.tuning.config import LoraConfig
 from training.tuning.errors import BadInput
-from training.tuning.images.bases import LORA_FILE, ImageBase, generation_defaults, resolve_base
+from training.tuning.images.bases import LORA_FILE, ImageBase, generation_config, resolve_base
 from training.tuning.images.errors import NoisyGroups, denoising_errors
+from training.tuning.images.families import Family, load_family
 from training.tuning.images.generation import Request, Sampling, generate_images, plan_requests
 from training.tuning.images.loading import load_for_sampling, load_for_training
-from training.tuning.images.pipelines import StableDiffusion, load_stable_diffusion
-from training.tuning.images.policies import UnetPolicy
+from training.tuning.images.policies import ImagePolicy
 
 CPU = torch.device("cpu")
 LORA = LoraConfig(r=4, alpha=8)
@@ -34,7 +34,7 @@ def broken(pipeline: Path, tmp_path: Path) -> Path:
     return shutil.copytree(pipeline, tmp_path / "broken")
 
 
-def batch(family: StableDiffusion) -> NoisyGroups:
+def batch(family: Family) -> NoisyGroups:
     generator = torch.Generator().manual_seed(0)
     latents = family.encode_images(torch.rand(4, 3, 16, 16, generator=generator) * 2 - 1)
     return NoisyGroups(
@@ -42,7 +42,7 @@ def batch(family: StableDiffusion) -> NoisyGroups:
         owner=torch.tensor([0, 0, 1, 1]),
         noise=torch.randn(2, *latents.shape[1:], generator=generator),
         timesteps=torch.tensor([3, 700]),
-        embeddings=family.encode_prompts(["a b", "c"]),
+        conditioning=family.encode_prompts(["a b", "c"]),
     )
 
 
@@ -50,12 +50,12 @@ def batch(family: StableDiffusion) -> NoisyGroups:
 @pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction", "sample"])
 def test_targets(prediction_type, tiny_vae, tmp_path):
     """Whatever is predicted, it and x_t together give back the noise and the picture."""
-    family = load_stable_diffusion(
+    family = load_family(
         str(save_pipeline(tmp_path, prediction_type=prediction_type, tiny_vae=tiny_vae)), device=CPU
     )
     clean = family.encode_images(torch.rand(1, 3, 16, 16) * 2 - 1)
     noise, timesteps = torch.randn_like(clean), torch.tensor([400])
-    square = family.schedule.alphas_cumprod[400]
+    square = family.noise.schedule.alphas_cumprod[400]
     alpha, sigma = square.sqrt(), (1 - square).sqrt()
     noisy, target = family.add_noise(clean, noise, timesteps), family.target(clean, noise, timesteps)
     recovered = {
@@ -76,13 +76,13 @@ def test_training_uses_the_samplers_noise(beta_schedule, rescale, tmp_path):
         rescale_betas_zero_snr=rescale,
         timestep_spacing="trailing",
     )
-    family = load_stable_diffusion(str(folder), device=CPU)
-    assert torch.equal(family.schedule.alphas_cumprod, family.pipeline.scheduler.alphas_cumprod)
-    assert (family.schedule.alphas_cumprod[-1] == 0) == rescale
+    family = load_family(str(folder), device=CPU)
+    assert torch.equal(family.noise.schedule.alphas_cumprod, family.pipeline.scheduler.alphas_cumprod)
+    assert (family.noise.schedule.alphas_cumprod[-1] == 0) == rescale
 
 
 def test_latents_are_in_the_scale_that_the_pipeline_decodes(pipeline):
-    family = load_stable_diffusion(str(pipeline), device=CPU)
+    family = load_family(str(pipeline), device=CPU)
     pixels = torch.rand(2, 3, 16, 16) * 2 - 1
     vae = family.pipeline.vae
     unscaled = family.encode_images(pixels) / vae.config.scaling_factor
@@ -92,10 +92,10 @@ def test_latents_are_in_the_scale_that_the_pipeline_decodes(pipeline):
 
 def test_errors_belong_to_their_group(pipeline):
     """Candidates of one group see its noise, timestep and prompt: one at a time gives the same errors."""
-    family = load_stable_diffusion(str(pipeline), device=CPU)
+    family = load_family(str(pipeline), device=CPU)
     together = batch(family)
     with torch.no_grad():
-        errors = denoising_errors(family, family.unet, together)
+        errors = denoising_errors(family, family.denoiser, together)
         for index in range(4):
             group = index // 2
             alone = NoisyGroups(
@@ -103,18 +103,20 @@ def test_errors_belong_to_their_group(pipeline):
                 owner=torch.tensor([0]),
                 noise=together.noise[group : group + 1],
                 timesteps=together.timesteps[group : group + 1],
-                embeddings=together.embeddings[group : group + 1],
+                conditioning={
+                    name: value[group : group + 1] for name, value in together.conditioning.items()
+                },
             )
-            error = denoising_errors(family, family.unet, alone)
+            error = denoising_errors(family, family.denoiser, alone)
             torch.testing.assert_close(error, errors[index : index + 1], atol=1e-6, rtol=1e-5)
     assert errors.dtype == torch.float32
 
 
 def test_errors_are_float32_under_bfloat16(pipeline):
-    family = load_stable_diffusion(str(pipeline), device=CPU)
+    family = load_family(str(pipeline), device=CPU)
     with torch.no_grad():
-        exact = denoising_errors(family, family.unet, batch(family))
-        rounded = denoising_errors(family, family.unet, batch(family), autocast=torch.bfloat16)
+        exact = denoising_errors(family, family.denoiser, batch(family))
+        rounded = denoising_errors(family, family.denoiser, batch(family), autocast=torch.bfloat16)
     assert rounded.dtype == torch.float32
     assert 0 < (rounded - exact).abs().max() < 0.05
 
@@ -124,14 +126,16 @@ def rewrite(path: Path, **changes: object) -> None:
 
 
 def test_another_pipeline_is_refused(broken):
-    rewrite(broken / "model_index.json", _class_name="FluxPipeline")
-    with pytest.raises(BadInput, match=r"FluxPipeline is not supported; supported: StableDiffusionPipeline"):
-        load_stable_diffusion(str(broken), device=CPU)
+    rewrite(broken / "model_index.json", _class_name="KolorsPipeline")
+    with pytest.raises(
+        BadInput, match=r"KolorsPipeline is not supported; supported: StableDiffusionPipeline"
+    ):
+        load_family(str(broken), device=CPU)
 
 
 def test_a_folder_that_is_no_pipeline_is_refused(tmp_path):
     with pytest.raises(BadInput, match=r"no model_index.json"):
-        load_stable_diffusion(str(tmp_path), device=CPU)
+        load_family(str(tmp_path), device=CPU)
 
 
 def test_pickled_weights_are_refused(broken):
@@ -139,19 +143,19 @@ def test_pickled_weights_are_refused(broken):
     torch.save(load_file(weights), weights.with_suffix(".bin"))
     weights.unlink()
     with pytest.raises(BadInput, match=r"diffusion_pytorch_model.bin: weights are a pickle"):
-        load_stable_diffusion(str(broken), device=CPU)
+        load_family(str(broken), device=CPU)
 
 
 def test_missing_weights_are_named(broken):
     (broken / "vae" / "diffusion_pytorch_model.safetensors").unlink()
     with pytest.raises(BadInput, match=r"vae: vae has no weights"):
-        load_stable_diffusion(str(broken), device=CPU)
+        load_family(str(broken), device=CPU)
 
 
 def test_missing_tokenizer_is_refused(broken):
     shutil.rmtree(broken / "tokenizer")
     with pytest.raises(BadInput, match="has no tokenizer"):
-        load_stable_diffusion(str(broken), device=CPU)
+        load_family(str(broken), device=CPU)
 
 
 def test_unknown_prediction_is_refused(broken):
@@ -159,45 +163,46 @@ def test_unknown_prediction_is_refused(broken):
     with pytest.raises(
         BadInput, match=r"prediction_type: 'flow_prediction' is none of epsilon, v_prediction, sample"
     ):
-        load_stable_diffusion(str(broken), device=CPU)
+        load_family(str(broken), device=CPU)
 
 
-def test_flow_matching_is_refused(broken):
-    rewrite(broken / "model_index.json", scheduler=["diffusers", "FlowMatchEulerDiscreteScheduler"])
-    with pytest.raises(BadInput, match="FlowMatchEulerDiscreteScheduler has no schedule of betas"):
-        load_stable_diffusion(str(broken), device=CPU)
+def test_a_schedule_of_neither_kind_is_refused(broken):
+    rewrite(broken / "model_index.json", scheduler=["diffusers", "KarrasVeScheduler"])
+    (broken / "scheduler" / "scheduler_config.json").write_text("{}")
+    with pytest.raises(BadInput, match="KarrasVeScheduler has neither a schedule of betas nor one of flow"):
+        load_family(str(broken), device=CPU)
 
 
 def test_a_unet_with_other_inputs_is_refused(tmp_path):
     folder = save_pipeline(tmp_path, in_channels=9)
     with pytest.raises(BadInput, match=r"unet: takes 9 channels, the latents have 4"):
-        load_stable_diffusion(str(folder), device=CPU)
+        load_family(str(folder), device=CPU)
 
 
 def test_fresh_adapter_changes_nothing(pipeline):
     policy = load_for_training(str(pipeline), lora=LORA, keep_copy=False, seed=0, device=CPU)
     inputs = batch(policy.family)
-    before = denoising_errors(policy.family, policy.unet, inputs)
-    with torch.no_grad(), policy.as_reference() as unet:
-        assert torch.equal(denoising_errors(policy.family, unet, inputs), before)
-    shift(policy.unet)
-    assert not torch.equal(denoising_errors(policy.family, policy.unet, inputs), before)
-    with torch.no_grad(), policy.as_reference() as unet:
-        assert torch.equal(denoising_errors(policy.family, unet, inputs), before)
+    before = denoising_errors(policy.family, policy.denoiser, inputs)
+    with torch.no_grad(), policy.as_reference() as denoiser:
+        assert torch.equal(denoising_errors(policy.family, denoiser, inputs), before)
+    shift(policy.denoiser)
+    assert not torch.equal(denoising_errors(policy.family, policy.denoiser, inputs), before)
+    with torch.no_grad(), policy.as_reference() as denoiser:
+        assert torch.equal(denoising_errors(policy.family, denoiser, inputs), before)
 
 
 def test_the_adapter_is_back_after_an_exception(pipeline):
     policy = load_for_training(str(pipeline), lora=LORA, keep_copy=False, seed=0, device=CPU)
-    shift(policy.unet)
+    shift(policy.denoiser)
     inputs = batch(policy.family)
-    before = denoising_errors(policy.family, policy.unet, inputs)
+    before = denoising_errors(policy.family, policy.denoiser, inputs)
     with pytest.raises(KeyError):
         fail_in_reference(policy)
-    assert torch.equal(denoising_errors(policy.family, policy.unet, inputs), before)
-    assert any(weight.requires_grad for weight in policy.unet.parameters())
+    assert torch.equal(denoising_errors(policy.family, policy.denoiser, inputs), before)
+    assert any(weight.requires_grad for weight in policy.denoiser.parameters())
 
 
-def fail_in_reference(policy: UnetPolicy) -> None:
+def fail_in_reference(policy: ImagePolicy) -> None:
     with policy.as_reference():
         raise KeyError
 
@@ -222,19 +227,19 @@ def test_unknown_target_modules_are_refused(pipeline):
 def adapter(pipeline: Path, tmp_path: Path) -> tuple[Path, torch.Tensor]:
     """A saved adapter whose alpha is not its rank, and the errors with it."""
     policy = load_for_training(str(pipeline), lora=LORA, keep_copy=False, seed=0, device=CPU)
-    shift(policy.unet)
+    shift(policy.denoiser)
     policy.save(tmp_path / "adapter")
     (tmp_path / "adapter" / "metadata.json").write_text(json.dumps({"base": str(pipeline)}))
     with torch.no_grad():
-        return tmp_path / "adapter", denoising_errors(policy.family, policy.unet, batch(policy.family))
+        return tmp_path / "adapter", denoising_errors(policy.family, policy.denoiser, batch(policy.family))
 
 
 def test_saved_adapter_loads_with_diffusers_alone(pipeline, adapter):
     folder, errors = adapter
-    family = load_stable_diffusion(str(pipeline), device=CPU)
+    family = load_family(str(pipeline), device=CPU)
     family.pipeline.load_lora_weights(folder, weight_name=LORA_FILE, local_files_only=True)
     with torch.no_grad():
-        assert torch.equal(denoising_errors(family, family.unet, batch(family)), errors)
+        assert torch.equal(denoising_errors(family, family.denoiser, batch(family)), errors)
 
 
 def test_an_adapter_is_trained_on_from_where_it_is(adapter):
@@ -243,18 +248,18 @@ def test_an_adapter_is_trained_on_from_where_it_is(adapter):
     policy = load_for_training(str(folder), lora=LORA, keep_copy=False, seed=0, device=CPU)
     inputs = batch(policy.family)
     with torch.no_grad():
-        assert torch.equal(denoising_errors(policy.family, policy.unet, inputs), errors)
-        shift(policy.unet)
-        moved = denoising_errors(policy.family, policy.unet, inputs)
+        assert torch.equal(denoising_errors(policy.family, policy.denoiser, inputs), errors)
+        shift(policy.denoiser)
+        moved = denoising_errors(policy.family, policy.denoiser, inputs)
         assert not torch.equal(moved, errors)
-        with policy.as_reference() as unet:
-            assert torch.equal(denoising_errors(policy.family, unet, inputs), errors)
-        assert torch.equal(denoising_errors(policy.family, policy.unet, inputs), moved)
+        with policy.as_reference() as denoiser:
+            assert torch.equal(denoising_errors(policy.family, denoiser, inputs), errors)
+        assert torch.equal(denoising_errors(policy.family, policy.denoiser, inputs), moved)
         again = folder.with_name("again")
         policy.save(again)
         (again / "metadata.json").write_text(json.dumps({"base": str(folder)}))
         family = load_for_sampling(str(again), device=CPU)
-        assert torch.equal(denoising_errors(family, family.unet, inputs), moved)
+        assert torch.equal(denoising_errors(family, family.denoiser, inputs), moved)
 
 
 def test_full_fine_tuning_of_an_adapter_is_refused(adapter):
@@ -281,24 +286,22 @@ def test_base_is_looked_up(adapter, pipeline):
         resolve_base(None)
 
 
-def test_generation_defaults(tmp_path):
-    assert generation_defaults("some/model")["num_inference_steps"] == 50
+def test_generation_config(tmp_path):
+    assert generation_config("some/model") == {}
     path = tmp_path / "generation_config.json"
     path.write_text('{"num_inference_steps": 12, "guidance_scale": 1.0}')
-    assert generation_defaults(str(tmp_path)) == {
+    assert generation_config(str(tmp_path)) == {
         "num_inference_steps": 12,
         "guidance_scale": 1.0,
-        "height": None,
-        "width": None,
     }
     path.write_text('{"steps": 12}')
     with pytest.raises(BadInput, match="steps: unknown key"):
-        generation_defaults(str(tmp_path))
+        generation_config(str(tmp_path))
 
 
 @pytest.mark.parametrize("guidance_scale", [1.0, 3.0])
 def test_pictures_do_not_depend_on_their_batch(pipeline, guidance_scale):
-    family = load_stable_diffusion(str(pipeline), device=CPU)
+    family = load_family(str(pipeline), device=CPU)
     sampling = Sampling(num_inference_steps=3, guidance_scale=guidance_scale)
     requests = [Request("a b", 1), Request("c", 2), Request("a b", 3)]
     together = [np.asarray(image, dtype=int) for image in generate_images(family, requests, sampling)]

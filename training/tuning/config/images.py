@@ -74,7 +74,7 @@ class DiffusionDPOConfig(ImageTrainConfig, PairKeys, SamplingKeys):
     lora: LoraConfig | None = Field(
         LoraConfig(r=8, alpha=8, target_modules=["to_q", "to_k", "to_v", "to_out.0"]),
         title="LoRA",
-        description="Train a low-rank adapter on the U-Net; null trains all its weights. Small models do "
+        description="Train a low-rank adapter on the denoiser; null trains all its weights. Small models do "
         'well with "all-linear".',
     )
     caption_dropout: float = Field(
@@ -202,7 +202,7 @@ class ImageGenerateConfig(SamplingKeys):
         16, ge=1, title="Batch size", description="Pictures made at once. Samples do not depend on it."
     )
     precision: Literal["fp32", "bf16"] = Field(
-        "fp32", title="Precision", description="Arithmetic of the U-Net."
+        "fp32", title="Precision", description="Arithmetic of the denoiser."
     )
 
 

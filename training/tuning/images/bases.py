@@ -64,25 +64,23 @@ def check_tokenizer(tokenizer: Any, *, vocabulary: int, base: str) -> None:
         raise BadInput(message, file=base, field="tokenizer")
 
 
-def generation_defaults(pipeline: str) -> dict[str, Any]:
-    """How a model likes to be sampled: its ``generation_config.json``, checked; diffusers' own values if
-    there is none.
+def generation_config(pipeline: str) -> dict[str, Any]:
+    """How a model says that it likes to be sampled: its ``generation_config.json``, checked, or nothing.
 
     Keys: num_inference_steps, guidance_scale, height, width.
     """
-    defaults = {"num_inference_steps": 50, "guidance_scale": 7.5, "height": None, "width": None}
     path = Path(pipeline) / GENERATION_FILE
     if not path.is_file():
-        return defaults
+        return {}
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise BadInput(f"not JSON: {error}", file=path) from None
     if unknown := sorted(set(found) - GENERATION_KEYS):
         raise BadInput(
             f"unknown key; known are {', '.join(sorted(GENERATION_KEYS))}", file=path, field=unknown[0]
         )
-    return defaults | found
+    return found
 
 
 def copy_generation_defaults(base: str | None, folder: Path) -> None:

@@ -10,11 +10,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from training.tuning.images.data import Frame, TensorCache, open_image, to_pixels, weights_hash
+from training.tuning.images.data import Frame, Named, TensorCache, open_image, to_pixels, weights_hash
 from training.tuning.images.errors import Draw, NoisyGroups, draw_for_group
+from training.tuning.images.families import Family
 from training.tuning.images.groups import ImageGroup
 from training.tuning.images.pair_index import PairIndex, index_pairs
-from training.tuning.images.pipelines import StableDiffusion
 
 ENCODE_PIXELS = 2**20  # pictures are encoded this many pixels at a time
 
@@ -37,7 +37,7 @@ class PreparedGroups:
     def __init__(
         self,
         groups: Sequence[ImageGroup],
-        family: StableDiffusion,
+        family: Family,
         *,
         draws: DrawSettings,
         folder: Path,
@@ -47,9 +47,9 @@ class PreparedGroups:
         self.family = family
         self.draws = draws
         self.latents = TensorCache(folder / "latents")
-        self.embeddings = TensorCache(folder / "prompts")
+        self.prompts = TensorCache(folder / "prompts")
         self.vae_hash = weights_hash(family.pipeline.vae)
-        self.text_hash = weights_hash(family.pipeline.text_encoder)
+        self.text_hash = _hash(*map(weights_hash, family.encoders))
         self._file_hashes: dict[Path, str] = {}
         self._encode_images(on_batch)
         self._encode_prompts(on_batch)
@@ -88,17 +88,17 @@ class PreparedGroups:
 
     def batch(self, indices: Sequence[int], *, epoch: int) -> NoisyGroups:
         """The groups of these positions as one micro-batch, with the noise that they have in this epoch."""
-        latents, owner, noise, timesteps, embeddings = [], [], [], [], []
+        latents, owner, noise, timesteps, conditioning = [], [], [], [], []
         for position, index in enumerate(indices):
             group = self.groups[index]
             draw = self._draw(group, epoch)
-            clean = [self.latents.load(self._image_key(file, group.frame, draw.flip)) for file in group.files]
+            clean = [self._latents(file, group.frame, draw.flip) for file in group.files]
             latents += clean
             owner += [position] * len(clean)
             noise.append(draw.noise)
             timesteps.append(draw.timestep)
-            embeddings.append(
-                self.embeddings.load(self._prompt_key("" if draw.drop_caption else group.prompt))
+            conditioning.append(
+                self.prompts.load(self._prompt_key("" if draw.drop_caption else group.prompt))
             )
         device = self.family.device
         return NoisyGroups(
@@ -106,11 +106,13 @@ class PreparedGroups:
             owner=torch.tensor(owner, device=device),
             noise=torch.stack(noise).to(device),
             timesteps=torch.tensor(timesteps, device=device),
-            embeddings=torch.stack(embeddings).to(device),
+            conditioning={
+                name: torch.stack([one[name] for one in conditioning]).to(device) for name in conditioning[0]
+            },
         )
 
     def _draw(self, group: ImageGroup, epoch: int) -> Draw:
-        shape = self.latents.load(self._image_key(group.files[0], group.frame, False)).shape
+        shape = self._latents(group.files[0], group.frame, False).shape
         return draw_for_group(
             seed=self.draws.seed,
             group=group.name,
@@ -121,6 +123,9 @@ class PreparedGroups:
             caption_dropout=self.draws.caption_dropout,
         )
 
+    def _latents(self, file: Path, frame: Frame, flip: bool) -> Float[Tensor, "C h w"]:
+        return self.latents.load(self._image_key(file, frame, flip))["latents"]
+
     def _encode_images(self, on_batch: Callable[[], None]) -> None:
         by_size: dict[tuple[int, int], list[tuple[Path, Frame, bool]]] = defaultdict(list)
         for group in self.groups:
@@ -129,10 +134,9 @@ class PreparedGroups:
                     by_size[group.frame.height, group.frame.width].append((file, group.frame, flip))
         for (height, width), pictures in by_size.items():
 
-            def compute(indices: list[int], pictures: list[tuple[Path, Frame, bool]] = pictures) -> Tensor:
-                return self.family.encode_images(
-                    torch.stack([_pixels(*pictures[index]) for index in indices])
-                )
+            def compute(indices: list[int], pictures: list[tuple[Path, Frame, bool]] = pictures) -> Named:
+                pixels = torch.stack([_pixels(*pictures[index]) for index in indices])
+                return {"latents": self.family.encode_images(pixels)}
 
             self.latents.fill(
                 [self._image_key(*picture) for picture in pictures],
@@ -143,7 +147,7 @@ class PreparedGroups:
 
     def _encode_prompts(self, on_batch: Callable[[], None]) -> None:
         prompts = [group.prompt for group in self.groups] + [""] * (self.draws.caption_dropout > 0)
-        self.embeddings.fill(
+        self.prompts.fill(
             [self._prompt_key(prompt) for prompt in prompts],
             lambda indices: self.family.encode_prompts([prompts[index] for index in indices]),
             batch_size=64,

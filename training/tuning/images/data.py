@@ -6,7 +6,7 @@ depend on: the file's bytes, the framing, and the weights that encode.
 
 import hashlib
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -75,8 +75,11 @@ def weights_hash(module: nn.Module) -> str:
     return digest.hexdigest()
 
 
+Named = Mapping[str, Tensor]
+
+
 class TensorCache:
-    """Tensors on disk under the hash of what they were computed from.
+    """Named tensors on disk under the hash of what they were computed from.
 
     Files appear by rename, so that one half-written at a kill is never read. The first ``memory``
     bytes that are loaded stay in memory too.
@@ -85,29 +88,31 @@ class TensorCache:
     def __init__(self, folder: Path, *, memory: int = 2**28) -> None:
         self.folder = folder
         self._room = memory
-        self._loaded: dict[str, Tensor] = {}
+        self._loaded: dict[str, Named] = {}
 
     def path(self, key: str) -> Path:
         return self.folder / key[:2] / f"{key}.safetensors"
 
-    def load(self, key: str) -> Tensor:
+    def load(self, key: str) -> Named:
         if key in self._loaded:
             return self._loaded[key]
-        value = load_file(self.path(key))["value"]
-        if value.nbytes <= self._room:
-            self._room -= value.nbytes
-            self._loaded[key] = value
-        return value
+        values: Named = load_file(self.path(key))
+        size = sum(value.nbytes for value in values.values())
+        if size <= self._room:
+            self._room -= size
+            self._loaded[key] = values
+        return values
 
     def fill(
         self,
         keys: Sequence[str],
-        compute: Callable[[list[int]], Tensor],
+        compute: Callable[[list[int]], Named],
         *,
         batch_size: int,
         on_batch: Callable[[], None],
     ) -> None:
-        """Compute what is missing: ``compute`` gets indices into ``keys``, at most ``batch_size``.
+        """Compute what is missing: ``compute`` gets indices into ``keys``, at most ``batch_size``, and gives
+        tensors with a row for each.
 
         Batches are cut from the whole list, whatever is there already: after an interruption every
         value comes from the same batch, and so to the same bits. ``on_batch`` is called before
@@ -120,12 +125,13 @@ class TensorCache:
             if all(self.path(keys[index]).exists() for index in indices):
                 continue
             on_batch()
-            for index, value in zip(indices, compute(indices), strict=True):
-                self._store(keys[index], value)
+            found = compute(indices)
+            for row, index in enumerate(indices):
+                self._store(keys[index], {name: value[row] for name, value in found.items()})
 
-    def _store(self, key: str, value: Tensor) -> None:
+    def _store(self, key: str, values: Named) -> None:
         path = self.path(key)
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_suffix(f".{os.getpid()}.part")
-        save_file({"value": value.detach().cpu().contiguous()}, partial)
+        save_file({name: value.detach().cpu().contiguous() for name, value in values.items()}, partial)
         partial.replace(path)

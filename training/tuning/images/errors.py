@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from training.tuning.images.pipelines import StableDiffusion
+from training.tuning.images.families import Conditioning, Family
 
 
 @dataclass(frozen=True)
@@ -59,31 +59,33 @@ def draw_for_group(
 
 @dataclass(frozen=True)
 class NoisyGroups:
-    """A micro-batch of G groups with N candidates in all, ready for the U-Net.
+    """A micro-batch of G groups with N candidates in all, ready for the denoiser.
 
     latents: (N, C, h, w), clean. owner: (N,), the group of each candidate. noise: (G, C, h, w).
-    timesteps: (G,). embeddings: (G, L, D), the prompts.
+    timesteps: (G,). conditioning: what
+    the denoiser is told about the prompts, tensors of G rows.
     """
 
     latents: Float[Tensor, "N C h w"]
     owner: Int[Tensor, " N"]
     noise: Float[Tensor, "G C h w"]
     timesteps: Int[Tensor, " G"]
-    embeddings: Float[Tensor, "G L D"]
+    conditioning: Conditioning
 
 
 def denoising_errors(
-    family: StableDiffusion, unet: nn.Module, batch: NoisyGroups, *, autocast: torch.dtype | None = None
+    family: Family, denoiser: nn.Module, batch: NoisyGroups, *, autocast: torch.dtype | None = None
 ) -> Float[Tensor, " N"]:
     """``mean((prediction - target)²)`` of each candidate, (N,), float32; Eq. 14 of arXiv:2311.12908.
 
     The target follows the family: the noise, the velocity or the clean latent. ``autocast`` is the
-    type the U-Net computes in, or None for that of its weights; noising, target and error are
+    type the denoiser computes in, or None for that of its weights; noising, target and error are
     float32 either way, since losses multiply differences of errors by thousands.
     """
     noise, timesteps = batch.noise[batch.owner], batch.timesteps[batch.owner]
+    conditioning = {name: value[batch.owner] for name, value in batch.conditioning.items()}
     noisy = family.add_noise(batch.latents, noise, timesteps)
     with torch.autocast(noisy.device.type, dtype=autocast, enabled=autocast is not None):
-        prediction = family.predict(unet, noisy, timesteps, batch.embeddings[batch.owner])
+        prediction = family.predict(denoiser, noisy, timesteps, conditioning)
     target = family.target(batch.latents, noise, timesteps)
     return (prediction.float() - target).square().flatten(1).mean(dim=1)

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from training.tuning.images.data import to_image
-from training.tuning.images.pipelines import StableDiffusion
+from training.tuning.images.families import Family
 
 
 @dataclass(frozen=True)
@@ -53,9 +53,7 @@ def plan_requests(prompts: Sequence[str], *, samples_per_prompt: int, seed: int)
 
 
 @torch.no_grad()
-def generate_images(
-    family: StableDiffusion, requests: Sequence[Request], sampling: Sampling
-) -> list[Image.Image]:
+def generate_images(family: Family, requests: Sequence[Request], sampling: Sampling) -> list[Image.Image]:
     """One picture per request, in order, drawn as one batch with the pipeline's own sampler.
 
     Each picture has a generator of its own, also for samplers that add noise on the way, so that

@@ -5,10 +5,10 @@ import torch
 from training.tuning.config import LoraConfig
 from training.tuning.errors import BadInput
 from training.tuning.images.bases import resolve_base
-from training.tuning.images.pipelines import StableDiffusion, load_stable_diffusion
+from training.tuning.images.families import Family, load_family
 from training.tuning.images.policies import (
     POLICY,
-    UnetPolicy,
+    ImagePolicy,
     load_adapter,
     train_all_weights,
     train_fresh_adapter,
@@ -16,10 +16,10 @@ from training.tuning.images.policies import (
 )
 
 
-def load_for_sampling(base: str | None, *, device: torch.device) -> StableDiffusion:
+def load_for_sampling(base: str | None, *, device: torch.device) -> Family:
     """The pipeline behind ``base``, with its adapter if it names one, ready to draw."""
     found = resolve_base(base)
-    family = load_stable_diffusion(found.pipeline, device=device)
+    family = load_family(found.pipeline, device=device)
     if found.adapter is not None:
         load_adapter(family, found.adapter)
     return family
@@ -27,13 +27,13 @@ def load_for_sampling(base: str | None, *, device: torch.device) -> StableDiffus
 
 def load_for_training(
     base: str | None, *, lora: LoraConfig | None, keep_copy: bool, seed: int, device: torch.device
-) -> UnetPolicy:
+) -> ImagePolicy:
     """The policy behind ``base``: a fresh adapter, the adapter that ``base`` names, or all weights.
 
     An adapter keeps its own layers; a rank or alpha in ``lora`` that it does not have is an error.
     """
     found = resolve_base(base)
-    family = load_stable_diffusion(found.pipeline, device=device)
+    family = load_family(found.pipeline, device=device)
     if lora is None:
         if found.adapter is not None:
             message = "full fine-tuning cannot start from an adapter; set lora, and it is trained on"
@@ -46,9 +46,9 @@ def load_for_training(
     return train_fresh_adapter(family, lora, seed=seed)
 
 
-def check_adapter(policy: UnetPolicy, lora: LoraConfig, *, base: str | None) -> None:
+def check_adapter(policy: ImagePolicy, lora: LoraConfig, *, base: str | None) -> None:
     """BadInput if the config asks for another rank or alpha than the adapter has."""
-    config = policy.unet.peft_config[POLICY]
+    config = policy.denoiser.peft_config[POLICY]
     if (config.r, config.lora_alpha) != (lora.r, lora.alpha):
         message = (
             f"the adapter has r = {config.r} and alpha = {config.lora_alpha:g}, which stay; set the same"

@@ -1,4 +1,4 @@
-"""The U-Net that is trained, and the way from it to its reference."""
+"""The denoiser (a U-Net or a transformer) that is trained, and the way from it to its reference."""
 
 import copy
 from collections.abc import Iterator
@@ -6,8 +6,6 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-from diffusers import StableDiffusionPipeline
-from diffusers.utils import convert_state_dict_to_diffusers
 from peft import LoraConfig as PeftLoraConfig
 from peft import get_peft_model_state_dict
 from torch import nn
@@ -15,13 +13,13 @@ from torch import nn
 from training.tuning.config import LoraConfig
 from training.tuning.errors import BadInput
 from training.tuning.images.bases import LORA_FILE
-from training.tuning.images.pipelines import StableDiffusion
+from training.tuning.images.families import Family
 
 POLICY, REFERENCE = "policy", "reference"
 
 
-class UnetPolicy:
-    """What is trained of a pipeline's U-Net: an adapter, or all of it.
+class ImagePolicy:
+    """What is trained of a pipeline's denoiser: an adapter, or all of it.
 
     The reference is
 
@@ -32,9 +30,9 @@ class UnetPolicy:
       training began, and the reference's errors must be computed before.
     """
 
-    def __init__(self, family: StableDiffusion, *, adapter: bool, copied: nn.Module | None = None) -> None:
+    def __init__(self, family: Family, *, adapter: bool, copied: nn.Module | None = None) -> None:
         self.family = family
-        self.unet = family.unet
+        self.denoiser = family.denoiser
         self.adapter = adapter
         self._copied = copied
 
@@ -51,73 +49,71 @@ class UnetPolicy:
             return
         if not self.adapter:
             raise RuntimeError("full fine-tuning without a copy has no live reference")
-        frozen = REFERENCE in self.unet.peft_config
+        frozen = REFERENCE in self.denoiser.peft_config
         try:
             if frozen:
-                self.unet.set_adapter(REFERENCE)
+                self.denoiser.set_adapter(REFERENCE)
             else:
-                self.unet.disable_adapters()
-            yield self.unet
+                self.denoiser.disable_adapters()
+            yield self.denoiser
         finally:
             if frozen:
-                self.unet.set_adapter(POLICY)
+                self.denoiser.set_adapter(POLICY)
             else:
-                self.unet.enable_adapters()
+                self.denoiser.enable_adapters()
 
     def save(self, folder: Path) -> None:
         """Write what diffusers loads: LoRA weights for ``load_lora_weights``, or the whole pipeline."""
         if not self.adapter:
             self.family.pipeline.save_pretrained(folder, safe_serialization=True)
             return
-        layers = get_peft_model_state_dict(self.unet, adapter_name=POLICY)
-        StableDiffusionPipeline.save_lora_weights(
+        layers = get_peft_model_state_dict(self.denoiser, adapter_name=POLICY)
+        self.family.save_adapter(
             folder,
-            unet_lora_layers=convert_state_dict_to_diffusers(
-                {name: value.detach().cpu().contiguous() for name, value in layers.items()}
-            ),
-            unet_lora_adapter_metadata=_adapter_metadata(self.unet.peft_config[POLICY]),
-            weight_name=LORA_FILE,
+            {name: value.detach().cpu().contiguous() for name, value in layers.items()},
+            _adapter_metadata(self.denoiser.peft_config[POLICY]),
+            file=LORA_FILE,
         )
 
 
-def train_fresh_adapter(family: StableDiffusion, lora: LoraConfig, *, seed: int) -> UnetPolicy:
-    """A new LoRA adapter on the U-Net: A random from ``seed``, B zero, so that it changes nothing yet."""
+def train_fresh_adapter(family: Family, lora: LoraConfig, *, seed: int) -> ImagePolicy:
+    """A new LoRA adapter on the denoiser: A random from ``seed``, B zero, so that it changes nothing yet."""
     targets = lora.target_modules
     if targets == "all-linear":
-        targets = [name for name, module in family.unet.named_modules() if isinstance(module, nn.Linear)]
+        targets = [name for name, module in family.denoiser.named_modules() if isinstance(module, nn.Linear)]
     config = PeftLoraConfig(r=lora.r, lora_alpha=lora.alpha, target_modules=targets)
     try:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            family.unet.add_adapter(config, adapter_name=POLICY)
+            family.denoiser.add_adapter(config, adapter_name=POLICY)
     except ValueError as error:
         raise BadInput(str(error), field="config.lora.target_modules") from error
-    return UnetPolicy(family, adapter=True)
+    return ImagePolicy(family, adapter=True)
 
 
-def train_saved_adapter(family: StableDiffusion, file: Path) -> UnetPolicy:
+def train_saved_adapter(family: Family, file: Path) -> ImagePolicy:
     """Train the adapter in ``file`` on; as it is now, it is its own reference."""
     for name in (REFERENCE, POLICY):
         load_adapter(family, file, name=name)
-    family.unet.set_adapter(POLICY)
-    for name, weight in family.unet.named_parameters():
+    family.denoiser.set_adapter(POLICY)
+    for name, weight in family.denoiser.named_parameters():
         weight.requires_grad_(f".{POLICY}." in name)
-    return UnetPolicy(family, adapter=True)
+    return ImagePolicy(family, adapter=True)
 
 
-def train_all_weights(family: StableDiffusion, *, keep_copy: bool) -> UnetPolicy:
-    """Full fine-tuning of the U-Net; the autoencoder and the text encoder stay as they are."""
-    copied = copy.deepcopy(family.unet) if keep_copy else None
-    family.unet.requires_grad_(True)
-    return UnetPolicy(family, adapter=False, copied=copied)
+def train_all_weights(family: Family, *, keep_copy: bool) -> ImagePolicy:
+    """Full fine-tuning of the denoiser; the autoencoder and the text encoders stay as they are."""
+    copied = copy.deepcopy(family.denoiser) if keep_copy else None
+    family.denoiser.requires_grad_(True)
+    return ImagePolicy(family, adapter=False, copied=copied)
 
 
-def load_adapter(family: StableDiffusion, file: Path, *, name: str = POLICY) -> None:
+def load_adapter(family: Family, file: Path, *, name: str = POLICY) -> None:
     """Put saved LoRA weights, in float32, on the pipeline, frozen."""
     family.pipeline.load_lora_weights(
         file.parent, weight_name=file.name, adapter_name=name, local_files_only=True, use_safetensors=True
     )
-    for weight_name, weight in family.unet.named_parameters():
+    for weight_name, weight in family.denoiser.named_parameters():
         if f".{name}." in weight_name:
             weight.data = weight.data.float()
             weight.requires_grad_(False)

@@ -14,9 +14,9 @@ from training.tuning.config import DiffusionDPOConfig
 from training.tuning.data import Group
 from training.tuning.images.batches import DrawSettings, PreparedGroups
 from training.tuning.images.errors import denoising_errors
+from training.tuning.images.families import Family
 from training.tuning.images.groups import Framing, ImageGroup, Limits, count_reasons, select_groups
-from training.tuning.images.pipelines import StableDiffusion
-from training.tuning.images.policies import UnetPolicy
+from training.tuning.images.policies import ImagePolicy
 from training.tuning.run import Run
 
 logger = logging.getLogger("training.tuning")
@@ -24,11 +24,11 @@ ReferenceErrors = dict[tuple[int, int], Float[Tensor, " N"]]
 
 
 def choose_groups(
-    run: Run, family: StableDiffusion, groups: list[Group], *, part: str
+    run: Run, family: Family, groups: list[Group], *, part: str
 ) -> tuple[list[ImageGroup], list[str | None]]:
     """The groups that Diffusion-DPO can train on, and for every row the reason if it cannot."""
     config: DiffusionDPOConfig = run.config
-    longest = family.pipeline.tokenizer.model_max_length
+    longest = family.reader[1]
     return select_groups(
         groups,
         part=part,
@@ -39,7 +39,7 @@ def choose_groups(
     )
 
 
-def prepare_groups(run: Run, family: StableDiffusion, groups: list[Group], *, part: str) -> PreparedGroups:
+def prepare_groups(run: Run, family: Family, groups: list[Group], *, part: str) -> PreparedGroups:
     """The groups that can be trained on, encoded. Latents and embeddings stay in the run's folder
     ``cache``.
     """
@@ -60,7 +60,7 @@ def prepare_groups(run: Run, family: StableDiffusion, groups: list[Group], *, pa
 
 def reference_errors(
     run: Run,
-    policy: UnetPolicy,
+    policy: ImagePolicy,
     groups: PreparedGroups,
     asked: Iterable[tuple[tuple[int, int], list[int], int]],
     *,
@@ -74,12 +74,14 @@ def reference_errors(
     file = run.dir.path / "cache" / f"reference-{part}-{run.fingerprint[:16]}.safetensors"
     if not file.exists():
         found: ReferenceErrors = {}
-        live = policy.as_reference() if policy.has_live_reference else nullcontext(policy.unet)
-        with torch.no_grad(), live as unet:
+        live = policy.as_reference() if policy.has_live_reference else nullcontext(policy.denoiser)
+        with torch.no_grad(), live as denoiser:
             for key, indices, epoch in asked:
                 run.check_stop()
                 batch = groups.batch(indices, epoch=epoch)
-                found[key] = denoising_errors(policy.family, unet, batch, autocast=autocast(run.config)).cpu()
+                found[key] = denoising_errors(
+                    policy.family, denoiser, batch, autocast=autocast(run.config)
+                ).cpu()
         file.parent.mkdir(parents=True, exist_ok=True)
         partial = file.with_suffix(".part")
         save_file({f"{first}-{second}": value for (first, second), value in found.items()}, partial)
@@ -94,5 +96,5 @@ def remove_cache(run: Run) -> None:
 
 
 def autocast(config: DiffusionDPOConfig) -> torch.dtype | None:
-    """The type that the U-Net computes in, or None for that of its weights, float32."""
+    """The type that the denoiser computes in, or None for that of its weights, float32."""
     return torch.bfloat16 if config.precision == "bf16" else None

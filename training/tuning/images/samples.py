@@ -1,24 +1,23 @@
 """Pictures drawn before and after training at the same prompts and seeds."""
 
 import json
-from typing import Any
 
 from training.tuning.config import SamplingKeys
 from training.tuning.data import plain_text
-from training.tuning.images.bases import generation_defaults, resolve_base
+from training.tuning.images.families import Family
 from training.tuning.images.generation import Sampling, generate_images, plan_requests
-from training.tuning.images.pipelines import StableDiffusion
 from training.tuning.run import Run
 
 
-def sampling_for(config: SamplingKeys, base: str | None) -> Sampling:
+def sampling_for(config: SamplingKeys, family: Family) -> Sampling:
     """The config's values, and where it leaves them empty the model's own."""
-    chosen: dict[str, Any] = generation_defaults(resolve_base(base).pipeline)
     given = config.model_dump(include={"num_inference_steps", "guidance_scale", "height", "width"})
-    return Sampling(**(chosen | {key: value for key, value in given.items() if value is not None}))
+    return Sampling(
+        **family.sampling_defaults | {key: value for key, value in given.items() if value is not None}
+    )
 
 
-def draw_samples(run: Run, family: StableDiffusion, *, step: int, when: str) -> None:
+def draw_samples(run: Run, family: Family, *, step: int, when: str) -> None:
     """Draw the first held-out prompts (without held-out data: training prompts) into ``samples/``.
 
     Rows: ``prompt``, ``seed`` and ``image``, a path in the run directory. Pictures that an earlier attempt
@@ -31,7 +30,7 @@ def draw_samples(run: Run, family: StableDiffusion, *, step: int, when: str) -> 
     names = [f"samples/{when}-{number}.png" for number in range(len(requests))]
     missing = [number for number, name in enumerate(names) if name not in known]
     (run.dir.path / "samples").mkdir(exist_ok=True)
-    sampling = sampling_for(run.config, run.base)
+    sampling = sampling_for(run.config, family)
     for number in missing:
         run.check_stop()
         request = requests[number]

@@ -2,9 +2,9 @@
 
 1. Judgements become weighted pairs; pictures become latents and prompts embeddings, once.
 2. Every group has, per epoch, one noise and one timestep for all its pictures.
-3. The U-Net (or an adapter on it) and its reference predict the noise; their errors are what the
+3. The denoiser (or an adapter on it) and its reference predict the noise; their errors are what the
    loss compares: being better than the reference on the chosen picture, and worse on the rejected.
-4. The reference is the U-Net before training: adapters off, a frozen copy, or its errors computed
+4. The reference is the denoiser before training: adapters off, a frozen copy, or its errors computed
    beforehand in the very same micro-batches.
 """
 
@@ -24,7 +24,7 @@ from training.tuning.images.batches import PreparedGroups
 from training.tuning.images.errors import denoising_errors
 from training.tuning.images.loading import load_for_sampling, load_for_training
 from training.tuning.images.pair_index import PairIndex
-from training.tuning.images.policies import UnetPolicy
+from training.tuning.images.policies import ImagePolicy
 from training.tuning.images.preparation import (
     ReferenceErrors,
     autocast,
@@ -53,7 +53,7 @@ def train(run: Run) -> None:
         run.base, lora=config.lora, keep_copy=config.reference == "live", seed=run.seed, device=run.device
     )
     if config.gradient_checkpointing:
-        policy.unet.enable_gradient_checkpointing()
+        policy.denoiser.enable_gradient_checkpointing()
     train_set = prepare_groups(run, policy.family, run.train, part="train")
     eval_set = prepare_groups(run, policy.family, run.eval, part="eval")
     if not train_set.groups:
@@ -76,8 +76,8 @@ def train(run: Run) -> None:
     )
     eval_reference = reference_errors(run, policy, eval_set, repeated(eval_plan), part="eval")
 
-    optimizer = make_optimizer(policy.unet.parameters(), config)
-    done = run.begin(policy.unet, optimizer, total_steps=plan.total_steps)
+    optimizer = make_optimizer(policy.denoiser.parameters(), config)
+    done = run.begin(policy.denoiser, optimizer, total_steps=plan.total_steps)
     if done == 0:
         draw_samples(run, policy.family, step=0, when="before")
     for step in run.steps(done):
@@ -86,12 +86,12 @@ def train(run: Run) -> None:
         total_weight = sum(train_set.weight(micro) for micro in plan.step(step))
         for number, micro in enumerate(plan.step(step)):
             batch, pairs = train_set.batch(micro, epoch=epoch_of(plan, step)), train_set.pairs(micro)
-            errors = denoising_errors(policy.family, policy.unet, batch, autocast=autocast(config))
+            errors = denoising_errors(policy.family, policy.denoiser, batch, autocast=autocast(config))
             if cached is not None:
                 reference = cached[step, number].to(errors.device)
             else:
-                with torch.no_grad(), policy.as_reference() as unet:
-                    reference = denoising_errors(policy.family, unet, batch, autocast=autocast(config))
+                with torch.no_grad(), policy.as_reference() as denoiser:
+                    reference = denoising_errors(policy.family, denoiser, batch, autocast=autocast(config))
             losses, values = pair_losses(errors, reference, pairs, beta=config.beta)
             ((losses * pairs.weight).sum() / total_weight).backward()
             means.add(values, pairs.weight)
@@ -151,7 +151,7 @@ def pair_losses(
 
 @torch.no_grad()
 def evaluate(
-    policy: UnetPolicy,
+    policy: ImagePolicy,
     groups: PreparedGroups,
     micro_batches: list[list[int]],
     reference: ReferenceErrors,
@@ -161,7 +161,7 @@ def evaluate(
     means = Means()
     for key, micro, draw in repeated(micro_batches):
         batch, pairs = groups.batch(micro, epoch=draw), groups.pairs(micro)
-        errors = denoising_errors(policy.family, policy.unet, batch, autocast=autocast(config))
+        errors = denoising_errors(policy.family, policy.denoiser, batch, autocast=autocast(config))
         _, values = pair_losses(errors, reference[key].to(errors.device), pairs, beta=config.beta)
         means.add(values, pairs.weight)
     return means.result()
@@ -187,13 +187,13 @@ def repeated(micro_batches: list[list[int]]) -> Iterator[tuple[tuple[int, int], 
 
 
 HOW_TO_LOAD_ADAPTER = """
-from diffusers import StableDiffusionPipeline
+from diffusers import DiffusionPipeline
 
-pipeline = StableDiffusionPipeline.from_pretrained(BASE)  # the base model named above
+pipeline = DiffusionPipeline.from_pretrained(BASE)  # the base model named above
 pipeline.load_lora_weights("result", weight_name="pytorch_lora_weights.safetensors")
 """
 HOW_TO_LOAD_PIPELINE = """
-from diffusers import StableDiffusionPipeline
+from diffusers import DiffusionPipeline
 
-pipeline = StableDiffusionPipeline.from_pretrained("result")
+pipeline = DiffusionPipeline.from_pretrained("result")
 """

@@ -25,7 +25,7 @@ from training.tuning.rundir import append_json_line
 def train(run: Run) -> None:
     config: ImageGenerateConfig = run.config
     family = load_for_sampling(run.base, device=run.device)
-    sampling = sampling_for(config, run.base)
+    sampling = sampling_for(config, family)
     prompts = [plain_text(group.prompt) for group in run.train]
     plan = plan_requests(prompts, samples_per_prompt=config.samples_per_prompt, seed=run.seed)
     drawn = run.dir.path / "drawn"

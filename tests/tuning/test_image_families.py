@@ -1,0 +1,187 @@
+"""SDXL, Stable Diffusion 3, FLUX: read as their pipelines read, exact at step 0, adapters for diffusers."""
+
+import inspect
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from tests.tuning.image_models import save_flux, save_picture, save_pipeline, save_sd3, save_sdxl
+from tests.tuning.image_runs import make_run
+from training.tuning.__main__ import main as train
+from training.tuning.config import LoraConfig
+from training.tuning.images.bases import LORA_FILE
+from training.tuning.images.errors import NoisyGroups, denoising_errors
+from training.tuning.images.families import Family, load_family
+from training.tuning.images.generation import Request, Sampling, generate_images
+from training.tuning.images.loading import load_for_training
+
+CPU = torch.device("cpu")
+SAVE = {"sd": save_pipeline, "sdxl": save_sdxl, "sd3": save_sd3, "flux": save_flux}
+FLOWS = ("sd3", "flux")
+PAIRS = [{"choice": 0}]
+
+
+@pytest.fixture(scope="module", params=SAVE)
+def saved(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
+    return request.param, SAVE[request.param](tmp_path_factory.mktemp(request.param))
+
+
+@pytest.fixture(scope="module")
+def family(saved: tuple[str, Path]) -> Family:
+    return load_family(str(saved[1]), device=CPU)
+
+
+def batch(family: Family) -> NoisyGroups:
+    generator = torch.Generator().manual_seed(0)
+    latents = family.encode_images(torch.rand(4, 3, 16, 16, generator=generator) * 2 - 1)
+    return NoisyGroups(
+        latents=latents,
+        owner=torch.tensor([0, 0, 1, 1]),
+        noise=torch.randn(2, *latents.shape[1:], generator=generator),
+        timesteps=torch.tensor([3, 700]),
+        conditioning=family.encode_prompts(["a b", "c"]),
+    )
+
+
+def test_the_denoiser_gets_what_the_pipeline_gives_it(saved, family, monkeypatch):
+    """A step of the pipeline's own sampler, recorded: our call with its latents and time is the same."""
+    recorded: list[tuple[tuple[object, ...], dict[str, object], torch.Tensor]] = []
+    forward = family.denoiser.forward
+    names = list(inspect.signature(type(family.denoiser).forward).parameters)[1:]
+
+    def record(*args, **kwargs):
+        output = forward(*args, **kwargs)
+        recorded.append((dict(zip(names, args, strict=False)) | kwargs, output[0]))
+        return output
+
+    monkeypatch.setattr(family.denoiser, "forward", record)
+    guidance = family.sampling_defaults["guidance_scale"] if saved[0] == "flux" else 1.0
+    generate_images(family, [Request("a b", 5)], Sampling(1, guidance, 16, 16))
+    (theirs, output) = recorded[0]
+    packed = theirs.get("sample", theirs.get("hidden_states"))
+    time = theirs["timestep"].reshape(-1)[0] * (1000 if saved[0] == "flux" else 1)
+    times = family.noise.read(torch.arange(family.train_timesteps)).float()
+    at = (times - time).abs().argmin()
+    assert (times[at] - time).abs() < 1e-2
+    latents = packed
+    if saved[0] == "flux":
+        latents = family.pipeline._unpack_latents(packed, 16, 16, family.pipeline.vae_scale_factor)
+        output = family.pipeline._unpack_latents(output, 16, 16, family.pipeline.vae_scale_factor)
+    with torch.no_grad():
+        ours = family.predict(family.denoiser, latents, at[None], family.encode_prompts(["a b"]))
+    torch.testing.assert_close(ours, output, atol=1e-5, rtol=1e-4)
+    mine = recorded[-1][0]
+    for name, value in theirs.items():
+        if isinstance(value, torch.Tensor):
+            torch.testing.assert_close(
+                mine[name].float().reshape(-1), value.float().reshape(-1), atol=1e-4, rtol=1e-4
+            )
+
+
+def test_what_is_predicted_and_the_noisy_give_back_the_picture(saved, family):
+    clean = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(2))
+    noise, timesteps = torch.randn_like(clean), torch.tensor([30, 800])
+    noisy, target = family.add_noise(clean, noise, timesteps), family.target(clean, noise, timesteps)
+    if saved[0] in FLOWS:
+        sigma = family.noise.sigmas[timesteps].view(-1, 1, 1, 1)
+        torch.testing.assert_close(noisy - sigma * target, clean, atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(noisy + (1 - sigma) * target, noise, atol=1e-5, rtol=1e-4)
+    else:
+        square = family.noise.schedule.alphas_cumprod[timesteps].view(-1, 1, 1, 1)
+        torch.testing.assert_close(
+            (noisy - (1 - square).sqrt() * target) / square.sqrt(), clean, atol=1e-4, rtol=1e-3
+        )
+
+
+def test_the_shift_of_the_flow_is_the_schedulers(tmp_path):
+    """Shift 3: σ = 3 s / (1 + 2 s) at s = t / 1000, so at s = ½ it is ¾."""
+    noise = load_family(str(save_sd3(tmp_path, shift=3.0)), device=CPU).noise
+    assert noise.sigmas[499].item() == pytest.approx(0.75, abs=1e-6)
+    assert noise.sigmas[999].item() == 1
+    assert noise.read(torch.tensor([499])).item() == pytest.approx(750, abs=1e-3)
+
+
+def test_latents_are_in_the_scale_that_the_pipeline_decodes(saved, family):
+    pixels = torch.rand(2, 3, 16, 16) * 2 - 1
+    vae = family.pipeline.vae
+    unscaled = family.encode_images(pixels) / vae.config.scaling_factor + (vae.config.shift_factor or 0)
+    with torch.no_grad():
+        torch.testing.assert_close(unscaled, vae.encode(pixels).latent_dist.mean)
+
+
+def test_errors_belong_to_their_group(family):
+    together = batch(family)
+    with torch.no_grad():
+        errors = denoising_errors(family, family.denoiser, together)
+        for index in range(4):
+            group = slice(index // 2, index // 2 + 1)
+            alone = NoisyGroups(
+                latents=together.latents[index : index + 1],
+                owner=torch.tensor([0]),
+                noise=together.noise[group],
+                timesteps=together.timesteps[group],
+                conditioning={name: value[group] for name, value in together.conditioning.items()},
+            )
+            error = denoising_errors(family, family.denoiser, alone)
+            torch.testing.assert_close(error, errors[index : index + 1], atol=1e-5, rtol=1e-4)
+
+
+def test_a_fresh_adapter_changes_nothing_and_a_moved_one_loads_with_diffusers(saved, tmp_path):
+    lora = LoraConfig(r=4, alpha=8, target_modules=["to_q", "to_k", "to_v", "to_out.0"])
+    policy = load_for_training(str(saved[1]), lora=lora, keep_copy=False, seed=0, device=CPU)
+    inputs = batch(policy.family)
+    with torch.no_grad():
+        before = denoising_errors(policy.family, policy.denoiser, inputs)
+        with policy.as_reference() as denoiser:
+            assert torch.equal(denoising_errors(policy.family, denoiser, inputs), before)
+        generator = torch.Generator().manual_seed(1)
+        for weight in policy.denoiser.parameters():
+            if weight.requires_grad:
+                weight.add_(0.2 * torch.randn(weight.shape, generator=generator))
+        moved = denoising_errors(policy.family, policy.denoiser, inputs)
+        assert not torch.allclose(moved, before, rtol=1e-4)
+        policy.save(tmp_path)
+        alone = load_family(str(saved[1]), device=CPU)
+        alone.pipeline.load_lora_weights(tmp_path, weight_name=LORA_FILE, local_files_only=True)
+        assert torch.equal(denoising_errors(alone, alone.denoiser, inputs), moved)
+
+
+def test_pictures_do_not_depend_on_their_batch(saved, family):
+    sampling = Sampling(2, 3.0, 16, 16)
+    requests = [Request("a b", 1), Request("c", 2)]
+    together = [np.asarray(image, dtype=int) for image in generate_images(family, requests, sampling)]
+    alone = [np.asarray(generate_images(family, [one], sampling)[0], dtype=int) for one in requests]
+    assert max(np.abs(a - b).max() for a, b in zip(together, alone, strict=True)) <= 1
+
+
+@pytest.mark.system("s002-056")
+@pytest.mark.parametrize("lora", [None, {"r": 4, "alpha": 4}])
+def test_dpo_of_every_family_starts_at_ln_2(saved, lora, tmp_path):
+    """Diffusion-DPO, and on flows Flow-DPO: -log σ(0) = ln 2 at step 1, less at the end; the result draws."""
+    media = tmp_path / "run" / "data" / "media"
+    rows = []
+    for number in range(2):
+        files = [f"{number}-{side}.png" for side in (0, 1)]
+        for side, file in enumerate(files):
+            save_picture(media / file, seed=2 * number + side)
+        rows.append(
+            {
+                "prompt": "a b c"[: 2 * number + 1],
+                "candidates": [{"image": file} for file in files],
+                "judgements": PAIRS,
+            }
+        )
+    config = {"epochs": 6, "batch_size": 2, "beta": 200.0, "learning_rate": 1e-2, "warmup": 0, "log_every": 1}
+    config |= {
+        "lora": lora and lora | {"target_modules": "all-linear"},
+        "samples": 1,
+        "num_inference_steps": 2,
+    }
+    folder = make_run(tmp_path / "run", "diffusion_dpo", base=saved[1], config=config, rows=rows)
+    assert train([str(folder)]) == 0
+    losses = [json.loads(line)["loss"] for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert losses[0] == pytest.approx(np.log(2), abs=1e-6)
+    assert min(losses) < 0.68

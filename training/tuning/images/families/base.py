@@ -1,0 +1,146 @@
+"""What differs between image models, behind one small interface: a class for each family."""
+
+import abc
+import inspect
+from collections.abc import Sequence
+from functools import cached_property
+from typing import Any, ClassVar
+
+import torch
+from diffusers import AutoencoderKL, AutoencoderTiny
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from training.tuning.errors import BadInput
+from training.tuning.images.bases import check_tokenizer, generation_config
+from training.tuning.images.families.noise import Noise, noise_of
+
+# What a denoiser is told about prompts, by name; the first dimension of each tensor counts prompts.
+Conditioning = dict[str, Tensor]
+
+
+class Family(abc.ABC):
+    """A loaded pipeline, frozen, in float32.
+
+    Latents are in the scale that the denoiser sees. What the scheduler's and the parts' configs say decides,
+    not the pipeline's name.
+    """
+
+    pipeline_class: ClassVar[str]
+    denoiser_name: ClassVar[str]  # the pipeline's part that is trained: "unet" or "transformer"
+    text_encoders: ClassVar[tuple[str, ...]]
+
+    def __init__(self, pipeline: Any, *, base: str, supported: str) -> None:
+        self.pipeline = pipeline
+        self.base = base
+        self.noise: Noise = noise_of(pipeline.scheduler, base=base, supported=supported)
+        self._check_vae(base, supported)
+        for name in self.text_encoders:
+            if (encoder := getattr(pipeline, name)) is not None:
+                tokenizer = getattr(pipeline, name.replace("text_encoder", "tokenizer"))
+                check_tokenizer(tokenizer, vocabulary=encoder.config.vocab_size, base=base)
+        self.check(base=base, supported=supported)
+        for part in (self.denoiser, pipeline.vae, *self.encoders):
+            part.requires_grad_(False)
+            part.eval()
+
+    @abc.abstractmethod
+    def check(self, *, base: str, supported: str) -> None:
+        """BadInput for variants that need inputs which this family does not give."""
+
+    @property
+    def denoiser(self) -> Any:
+        """The part that is trained."""
+        return getattr(self.pipeline, self.denoiser_name)
+
+    @property
+    def encoders(self) -> list[nn.Module]:
+        """The text encoders that the pipeline has."""
+        found = [getattr(self.pipeline, name) for name in self.text_encoders]
+        return [encoder for encoder in found if encoder is not None]
+
+    @property
+    def device(self) -> torch.device:
+        return self.pipeline.device
+
+    @property
+    def train_timesteps(self) -> int:
+        """How many timesteps the training schedule has; 0 is the least noisy."""
+        return self.noise.timesteps
+
+    @property
+    @abc.abstractmethod
+    def pixel_multiple(self) -> int:
+        """Height and width must be multiples of this."""
+
+    @property
+    def native_size(self) -> tuple[int, int]:
+        """Height and width that the model draws by itself, in pixels."""
+        size, factor = self.denoiser.config.sample_size, self.pipeline.vae_scale_factor
+        height, width = (size, size) if isinstance(size, int) else size
+        return height * factor, width * factor
+
+    @cached_property
+    def sampling_defaults(self) -> dict[str, Any]:
+        """How it is sampled unless a run says otherwise: its ``generation_config.json`` over diffusers' own
+        values.
+        """
+        own = inspect.signature(type(self.pipeline).__call__).parameters
+        defaults = {key: own[key].default for key in ("num_inference_steps", "guidance_scale")}
+        return defaults | {"height": None, "width": None} | generation_config(self.base)
+
+    @torch.no_grad()
+    def encode_images(self, pixels: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B C h w"]:
+        """Latents of pictures in -1..1; of a distribution (AutoencoderKL) its mode."""
+        vae = self.pipeline.vae
+        encoded = vae.encode(pixels.to(self.device, vae.dtype))
+        latents = encoded.latent_dist.mode() if isinstance(vae, AutoencoderKL) else encoded.latents
+        return (latents.float() - (vae.config.get("shift_factor") or 0.0)) * vae.config.scaling_factor
+
+    @abc.abstractmethod
+    def encode_prompts(self, prompts: Sequence[str]) -> Conditioning:
+        """Prompts as the pipeline itself encodes them (too long a prompt is cut in the same way), float32."""
+
+    @abc.abstractmethod
+    def predict(
+        self,
+        denoiser: nn.Module,
+        noisy: Float[Tensor, "N C h w"],
+        timesteps: Int[Tensor, " N"],
+        conditioning: Conditioning,
+    ) -> Float[Tensor, "N C h w"]:
+        """The denoiser's answer, in whatever it predicts. ``conditioning`` has N rows."""
+
+    @abc.abstractmethod
+    def save_adapter(
+        self, folder: Any, layers: dict[str, Tensor], metadata: dict[str, object], *, file: str
+    ) -> None:
+        """Write LoRA layers so that the pipeline's ``load_lora_weights`` takes them."""
+
+    @property
+    def reader(self) -> tuple[Any, int]:
+        """The tokenizer of the text encoder that reads the longest prompts, and how many tokens it reads."""
+        return self.pipeline.tokenizer, int(self.pipeline.tokenizer.model_max_length)
+
+    def count_tokens(self, prompt: str) -> int:
+        """Tokens of a prompt before any cut, with the special ones, as the ``reader`` counts."""
+        return len(self.reader[0](prompt, truncation=False, verbose=False).input_ids)
+
+    def add_noise(
+        self, latents: Float[Tensor, "N C h w"], noise: Float[Tensor, "N C h w"], timesteps: Int[Tensor, " N"]
+    ) -> Float[Tensor, "N C h w"]:
+        """x_t."""
+        return self.noise.add_noise(latents, noise, timesteps)
+
+    def target(
+        self, latents: Float[Tensor, "N C h w"], noise: Float[Tensor, "N C h w"], timesteps: Int[Tensor, " N"]
+    ) -> Float[Tensor, "N C h w"]:
+        """What the denoiser is asked for."""
+        return self.noise.target(latents, noise, timesteps)
+
+    def _check_vae(self, base: str, supported: str) -> None:
+        vae = self.pipeline.vae
+        if not isinstance(vae, AutoencoderKL | AutoencoderTiny):
+            raise BadInput(f"vae {type(vae).__name__} is not supported; {supported}", file=base, field="vae")
+        if vae.config.get("latents_mean") is not None:
+            raise BadInput("latents_mean is not supported", file=base, field="vae")

@@ -1,0 +1,155 @@
+"""Stable Diffusion 3 and FLUX: transformers that predict the velocity of a rectified flow."""
+
+import inspect
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from diffusers import FluxPipeline, StableDiffusion3Pipeline
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from training.tuning.errors import BadInput
+from training.tuning.images.families.base import Conditioning, Family
+
+
+class FlowTransformer(Family):
+    """What both have in common."""
+
+    denoiser_name = "transformer"
+
+    def check(self, *, base: str, supported: str) -> None:
+        """A transformer whose latents are the autoencoder's."""
+        channels, latents = self._latent_channels, self.pipeline.vae.config.latent_channels
+        if channels != latents:
+            message = f"takes {channels} channels, the latents have {latents}"
+            raise BadInput(f"{message}; {supported}", file=base, field="transformer")
+
+    @property
+    def _latent_channels(self) -> int:
+        return int(self.denoiser.config.in_channels)
+
+    def save_adapter(
+        self, folder: Any, layers: dict[str, Tensor], metadata: dict[str, object], *, file: str
+    ) -> None:
+        """As ``pytorch_lora_weights.safetensors``, with the transformer's prefix."""
+        type(self.pipeline).save_lora_weights(
+            folder,
+            transformer_lora_layers=layers,
+            transformer_lora_adapter_metadata=metadata,
+            weight_name=file,
+        )
+
+
+class StableDiffusion3(FlowTransformer):
+    """Stable Diffusion 3 and 3.5 (arXiv:2403.03206); the third text encoder, T5, may be missing."""
+
+    pipeline_class = "StableDiffusion3Pipeline"
+    text_encoders = ("text_encoder", "text_encoder_2", "text_encoder_3")
+    pipeline: StableDiffusion3Pipeline
+
+    @property
+    def reader(self) -> tuple[Any, int]:
+        """T5 if there is one, at the pipeline's own length."""
+        t5 = self.pipeline.tokenizer_3
+        return super().reader if t5 is None else (t5, _longest(self.pipeline))
+
+    @property
+    def pixel_multiple(self) -> int:
+        """The autoencoder's factor times the patch."""
+        return int(self.pipeline.vae_scale_factor * self.denoiser.config.patch_size)
+
+    @torch.no_grad()
+    def encode_prompts(self, prompts: Sequence[str]) -> Conditioning:
+        """``embeddings`` (B, L, D) and ``pooled`` (B, P)."""
+        embeddings, _, pooled, _ = self.pipeline.encode_prompt(
+            list(prompts), None, None, device=self.device, do_classifier_free_guidance=False
+        )
+        return {"embeddings": embeddings.float(), "pooled": pooled.float()}
+
+    def predict(
+        self,
+        denoiser: nn.Module,
+        noisy: Float[Tensor, "N C h w"],
+        timesteps: Int[Tensor, " N"],
+        conditioning: Conditioning,
+    ) -> Float[Tensor, "N C h w"]:
+        """The velocity."""
+        return denoiser(
+            hidden_states=noisy,
+            timestep=self.noise.read(timesteps),
+            encoder_hidden_states=conditioning["embeddings"],
+            pooled_projections=conditioning["pooled"],
+            return_dict=False,
+        )[0]
+
+
+class Flux(FlowTransformer):
+    """FLUX.1: latents packed in patches of 2 × 2; a model distilled with guidance is told what it is sampled
+    with.
+    """
+
+    pipeline_class = "FluxPipeline"
+    text_encoders = ("text_encoder", "text_encoder_2")
+    pipeline: FluxPipeline
+
+    @property
+    def _latent_channels(self) -> int:
+        return int(self.denoiser.config.in_channels) // 4
+
+    @property
+    def native_size(self) -> tuple[int, int]:
+        """Height and width that the pipeline draws by itself, in pixels."""
+        side = self.pipeline.default_sample_size * self.pipeline.vae_scale_factor
+        return side, side
+
+    @property
+    def reader(self) -> tuple[Any, int]:
+        """T5 at the pipeline's own length."""
+        return self.pipeline.tokenizer_2, _longest(self.pipeline)
+
+    @property
+    def pixel_multiple(self) -> int:
+        """The autoencoder's factor times the patch of two."""
+        return int(self.pipeline.vae_scale_factor * 2)
+
+    @torch.no_grad()
+    def encode_prompts(self, prompts: Sequence[str]) -> Conditioning:
+        """``embeddings`` (B, L, D) of T5 and ``pooled`` (B, P) of CLIP."""
+        embeddings, pooled, _ = self.pipeline.encode_prompt(list(prompts), None, device=self.device)
+        return {"embeddings": embeddings.float(), "pooled": pooled.float()}
+
+    def predict(
+        self,
+        denoiser: nn.Module,
+        noisy: Float[Tensor, "N C h w"],
+        timesteps: Int[Tensor, " N"],
+        conditioning: Conditioning,
+    ) -> Float[Tensor, "N C h w"]:
+        """The velocity, unpacked."""
+        count, channels, height, width = noisy.shape
+        factor = self.pipeline.vae_scale_factor
+        ids = self.pipeline._prepare_latent_image_ids(
+            count, height // 2, width // 2, noisy.device, noisy.dtype
+        )
+        guidance = None
+        if self.denoiser.config.guidance_embeds:
+            guidance = torch.full(
+                (count,), float(self.sampling_defaults["guidance_scale"]), device=noisy.device
+            )
+        packed = denoiser(
+            hidden_states=self.pipeline._pack_latents(noisy, count, channels, height, width),
+            timestep=self.noise.read(timesteps) / 1000,
+            guidance=guidance,
+            pooled_projections=conditioning["pooled"],
+            encoder_hidden_states=conditioning["embeddings"],
+            txt_ids=torch.zeros(conditioning["embeddings"].shape[1], 3, device=noisy.device),
+            img_ids=ids,
+            return_dict=False,
+        )[0]
+        return self.pipeline._unpack_latents(packed, height * factor, width * factor, factor)
+
+
+def _longest(pipeline: Any) -> int:
+    """Tokens that a pipeline's T5 reads unless it is told otherwise."""
+    return int(inspect.signature(type(pipeline).encode_prompt).parameters["max_sequence_length"].default)
