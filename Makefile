@@ -31,13 +31,10 @@ test-slow: .make/dev .make/browser
 screenshots: .make/dev .make/browser
 	$(RUN) -m pytest tests/functional/screenshots.py
 bench: .make/bench
-	$(RUN) -m benchmarks.dpo_vs_trl
-	$(RUN) -m benchmarks.dpo_vs_trl --shape long_prompt
-	$(RUN) -m benchmarks.reward_vs_trl
-	$(RUN) -m benchmarks.grpo_vs_trl
-	$(RUN) -m benchmarks.collect_throughput
-	$(RUN) -m benchmarks.collect_vs_label_studio
-	$(RUN) -m benchmarks.scale
+	@status=0; for each in dpo_vs_trl "dpo_vs_trl --shape long_prompt" reward_vs_trl grpo_vs_trl frontier \
+	  collect_throughput collect_vs_label_studio scale; do \
+	  $(RUN) -m benchmarks.$$each || { echo "benchmarks.$$each missed a target" >&2; status=1; }; \
+	done; exit $$status
 systems: .make/dev
 	$(RUN) -m tests.systems
 messages: .make/dev

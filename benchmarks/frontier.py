@@ -2,7 +2,7 @@
 
 The demo's base writes two answers to each of a few hundred prompts; a simulated person with the demo's hidden
 utility chooses (Bradley-Terry). DPO, IPO, KTO and SimPO learn from these pairs, GRPO and PPO from a reward
-model that was trained on them, TRL's DPO from the same rows; each at several strengths, one pass, the same
+model that was trained on them, TRL's DPO from the same rows; each at several strengths, with the same
 adapter. Measured on held-out prompts with fresh samples: the mean utility, and the KL divergence from the
 base in nats per answer (the mean log-ratio of the policy's own answers). A method that lies higher at equal
 KL gets more for the same departure.
@@ -306,19 +306,21 @@ def describe(
 
 
 def draw(path: Path, base: Point, found: dict[str, list[Point]]) -> None:
-    """The curves over the root of KL, each with its name at its end."""
+    """The curves over KL, which spans four orders of magnitude, above the line of the base."""
     import matplotlib as mpl
 
     mpl.use("svg")
     mpl.rcParams["svg.hashsalt"] = "frontier"
     from matplotlib import pyplot
 
-    figure, axes = pyplot.subplots(figsize=(8, 5), layout="constrained")
+    figure, axes = pyplot.subplots(figsize=(8, 5), layout="constrained", facecolor="white")
+    axes.axhline(base.utility, color="0.7", linewidth=1)
+    axes.annotate("base", (0, base.utility), xycoords=("axes fraction", "data"), va="bottom", color="0.4")
     for name, points in found.items():
-        curve = sorted([base, *points], key=lambda point: point.kl)
-        style = {"linestyle": "--", "color": "0.4"} if "TRL" in name else {}
+        curve = sorted(points, key=lambda point: point.kl)
+        style = {"linestyle": "--", "color": "0.3"} if "TRL" in name else {}
         axes.errorbar(
-            [math.sqrt(max(0.0, one.kl)) for one in curve],
+            [one.kl for one in curve],
             [one.utility for one in curve],
             yerr=[2 * one.utility_error for one in curve],
             marker="o",
@@ -327,10 +329,11 @@ def draw(path: Path, base: Point, found: dict[str, list[Point]]) -> None:
             label=name,
             **style,
         )
-    axes.set_xlabel("root of the KL divergence from the base, nats per answer")
-    axes.set_ylabel("hidden utility of held-out answers")
+    axes.set_xscale("log")
+    axes.set_xlabel("KL divergence from the base, nats per answer")
+    axes.set_ylabel("hidden utility of held-out answers, ± 2 standard errors")
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False, loc="lower right")
+    axes.legend(frameon=False, loc="upper left")
     figure.savefig(path, metadata={"Date": None})
 
 

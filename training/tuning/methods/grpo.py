@@ -19,11 +19,11 @@ from training.tuning.losses.advantages import (
 )
 from training.tuning.losses.policy_gradient import kl_estimate
 from training.tuning.optim import make_optimizer, update
-from training.tuning.plan import make_plan
 from training.tuning.processes import add_up, count, mine
 from training.tuning.run import Run
 from training.tuning.text.logprobs import per_candidate, token_divergence
 from training.tuning.text.models import TextModel
+from training.tuning.text.online import open_online
 from training.tuning.text.rehearsal import rehearsals, rehearse
 from training.tuning.text.rollouts import (
     Judge,
@@ -31,17 +31,11 @@ from training.tuning.text.rollouts import (
     Prompt,
     Rollout,
     Step,
-    evaluate,
     lay_out,
-    open_prompts,
     preview_prompts,
     roll_out,
     some_prompts,
 )
-from training.tuning.text.samples import write_samples
-from training.tuning.text.saving import how_to_load, save_result
-from training.tuning.text.setup import open_group_tokenizer, open_policy
-from training.tuning.text.tokens import how_joined
 from training.tuning.text.variants import VARIANTS, Part, Variant
 from training.tuning.throughput import Throughput
 
@@ -51,29 +45,20 @@ TOP_TOKENS = 64  # of the old policy, kept for the trust region
 def train(run: Run) -> None:
     """Train a policy on a reward. See the module for the steps."""
     config, variant = run.config, VARIANTS[run.config.loss]
-    tokenizer = open_group_tokenizer(run.base, max_length=config.max_length)
-    prompts = open_prompts(run.train, tokenizer, run=run)
-    held_out = open_prompts(run.eval, tokenizer, run=run)
-    policy = open_policy(run, kind="causal")
-    frozen = policy.frozen_start()
-    judge = Judge(run, policy, frozen, prompts + held_out, context=tokenizer.context)
+    online = open_online(run)
+    policy, frozen, judge = online.policy, online.frozen, online.judge
     stored: dict[int, Rollout] = {}
     if config.mastered != "none":
         with frozen():
-            stored = rehearsals(run, policy, judge, prompts, context=tokenizer.context)
-    plan = make_plan([1] * len(prompts), config=config, seed=run.seed, budget=config.batch_size)
+            stored = rehearsals(run, policy, judge, online.prompts, context=online.context)
 
     optimizer = make_optimizer(policy.model.parameters(), config)
-    done = run.begin(policy.model, optimizer, total_steps=plan.total_steps)
-    if done == 0:
-        write_samples(run, policy, tokenizer, step=0, when="before")
-
-    for step in run.steps(done):
+    for step in online.steps(policy.model, optimizer):
         speed = Throughput()
-        chosen = [index for micro in plan.step(step) for index in micro]
-        batch = [prompts[index] for index in chosen if index not in stored]
+        chosen = online.rows_of(step)
+        batch = [online.prompts[index] for index in chosen if index not in stored]
         rollouts, rewards, judged = sample_groups(
-            run, policy, judge, batch, prompts, step, context=tokenizer.context
+            run, policy, judge, batch, online.prompts, step, context=online.context
         )
         metrics: dict[str, float] = {}
         if rollouts:
@@ -92,19 +77,11 @@ def train(run: Run) -> None:
                 speed.add(laid.tokens)
             if rehearsed is not None:
                 metrics |= rehearse(policy, rehearsed, config)
-            metrics |= update(optimizer, config, step=step, total_steps=plan.total_steps)
+            metrics |= update(optimizer, config, step=step, total_steps=online.plan.total_steps)
         metrics |= laid.facts() if rollouts else {}
-        run.log(step, metrics | speed.result())
-        if held_out and run.due(config.eval_every, step):
-            run.log_eval(step, evaluate(run, policy, frozen, judge, held_out, context=tokenizer.context))
-        run.end_step(step)
+        online.end_step(step, metrics | speed.result())
 
-    write_samples(run, policy, tokenizer, step=run.total_steps, when="after")
-    run.publish(
-        save_result(policy, precision=config.precision, merged=config.merged),
-        how_to_load=how_to_load(policy, kind="causal"),
-        notes=[how_joined(policy.tokenizer, pair=False)],
-    )
+    online.publish()
 
 
 def sample_groups(

@@ -15,27 +15,20 @@ from torch import Tensor
 from training.tuning.losses.dpo import dpo_loss, ipo_loss
 from training.tuning.metrics import Means, pair_metrics
 from training.tuning.optim import make_optimizer, update
-from training.tuning.plan import make_plan
 from training.tuning.processes import mine
 from training.tuning.run import Run
 from training.tuning.text.logprobs import per_candidate
 from training.tuning.text.models import Frozen, TextModel
+from training.tuning.text.online import open_online
 from training.tuning.text.rollouts import (
-    Judge,
     Prompt,
     Rollout,
     Step,
-    evaluate,
     lay_out,
     make_rollout,
-    open_prompts,
     preview_prompts,
     roll_out,
 )
-from training.tuning.text.samples import write_samples
-from training.tuning.text.saving import how_to_load, save_result
-from training.tuning.text.setup import open_group_tokenizer, open_policy
-from training.tuning.text.tokens import how_joined
 from training.tuning.throughput import Throughput
 
 LOSSES = {"sigmoid": dpo_loss, "ipo": ipo_loss}
@@ -44,41 +37,23 @@ LOSSES = {"sigmoid": dpo_loss, "ipo": ipo_loss}
 def train(run: Run) -> None:
     """Train a policy on a reward. See the module for the steps."""
     config = run.config
-    tokenizer = open_group_tokenizer(run.base, max_length=config.max_length)
-    prompts = open_prompts(run.train, tokenizer, run=run)
-    held_out = open_prompts(run.eval, tokenizer, run=run)
-    policy = open_policy(run, kind="causal")
-    frozen = policy.frozen_start()
-    judge = Judge(run, policy, frozen, prompts + held_out, context=tokenizer.context)
-    plan = make_plan([1] * len(prompts), config=config, seed=run.seed, budget=config.batch_size)
+    online = open_online(run)
+    policy, frozen, judge = online.policy, online.frozen, online.judge
 
     optimizer = make_optimizer(policy.model.parameters(), config)
-    done = run.begin(policy.model, optimizer, total_steps=plan.total_steps)
-    if done == 0:
-        write_samples(run, policy, tokenizer, step=0, when="before")
-
-    for step in run.steps(done):
+    for step in online.steps(policy.model, optimizer):
         speed = Throughput()
-        run.check_stop()
-        batch = [prompts[index] for micro in plan.step(step) for index in micro]
-        rollouts = two_answers(run, policy, frozen, batch, step, context=tokenizer.context)
+        batch = online.prompts_of(step)
+        rollouts = two_answers(run, policy, frozen, batch, step, context=online.context)
         scored = judge.score(rollouts)
         wins = first_wins(scored.total.view(-1, 2), config, seed=f"{run.seed}/labels/{step}")
         laid = lay_out(policy, frozen, rollouts, config)
         metrics = judge.metrics(scored) | laid.facts() | backward(policy, laid, wins, config)
-        metrics |= update(optimizer, config, step=step, total_steps=plan.total_steps)
+        metrics |= update(optimizer, config, step=step, total_steps=online.plan.total_steps)
         speed.add(3 * laid.tokens)
-        run.log(step, metrics | speed.result())
-        if held_out and run.due(config.eval_every, step):
-            run.log_eval(step, evaluate(run, policy, frozen, judge, held_out, context=tokenizer.context))
-        run.end_step(step)
+        online.end_step(step, metrics | speed.result())
 
-    write_samples(run, policy, tokenizer, step=run.total_steps, when="after")
-    run.publish(
-        save_result(policy, precision=config.precision, merged=config.merged),
-        how_to_load=how_to_load(policy, kind="causal"),
-        notes=[how_joined(policy.tokenizer, pair=False)],
-    )
+    online.publish()
 
 
 def two_answers(

@@ -26,37 +26,25 @@ from training.tuning.losses.policy_gradient import (
     clipped_value_loss,
 )
 from training.tuning.optim import make_optimizer, update
-from training.tuning.plan import make_plan
 from training.tuning.processes import add_up, mine, shared
 from training.tuning.run import Run
 from training.tuning.text.models import TextModel
+from training.tuning.text.online import open_online
 from training.tuning.text.rollouts import (
-    Judge,
     Micro,
     Step,
-    evaluate,
     lay_out,
-    open_prompts,
     preview_prompts,
     roll_out,
 )
-from training.tuning.text.samples import write_samples
-from training.tuning.text.saving import how_to_load, save_result
-from training.tuning.text.setup import open_group_tokenizer, open_policy
-from training.tuning.text.tokens import how_joined
 from training.tuning.throughput import Throughput
 
 
 def train(run: Run) -> None:
     """Train a policy on a reward. See the module for the steps."""
     config = run.config
-    tokenizer = open_group_tokenizer(run.base, max_length=config.max_length)
-    prompts = open_prompts(run.train, tokenizer, run=run)
-    held_out = open_prompts(run.eval, tokenizer, run=run)
-    policy = open_policy(run, kind="causal")
-    frozen = policy.frozen_start()
-    judge = Judge(run, policy, frozen, prompts + held_out, context=tokenizer.context)
-    plan = make_plan([1] * len(prompts), config=config, seed=run.seed, budget=config.batch_size)
+    online = open_online(run)
+    policy, frozen, judge = online.policy, online.frozen, online.judge
     value = value_head(policy)
 
     optimizer = make_optimizer(
@@ -64,16 +52,11 @@ def train(run: Run) -> None:
     )
     trained = nn.ModuleDict({"policy": policy.model, "value": value})
     run.memory["beta"] = config.beta
-    done = run.begin(trained, optimizer, total_steps=plan.total_steps)
-    if done == 0:
-        write_samples(run, policy, tokenizer, step=0, when="before")
-
-    for step in run.steps(done):
+    for step in online.steps(trained, optimizer):
         speed = Throughput()
-        run.check_stop()
-        batch = [prompts[index] for micro in plan.step(step) for index in micro]
+        batch = online.prompts_of(step)
         key = f"{run.seed}/rollout/{step}"
-        rollouts = roll_out(policy, batch, config, key=key, count=1, context=tokenizer.context)
+        rollouts = roll_out(policy, batch, config, key=key, count=1, context=online.context)
         scored = judge.score(rollouts)
         laid = lay_out(policy, frozen, rollouts, config, with_kl=config.kl == "full")
         beta = run.memory["beta"]
@@ -85,22 +68,14 @@ def train(run: Run) -> None:
         for number in range(config.updates):
             for part in minibatches(laid, config.minibatches, seed=f"{run.seed}/pass/{step}/{number}"):
                 found = backward(policy, value, laid, part, advantages, returns, values, config)
-                metrics |= found | update(optimizer, config, step=step, total_steps=plan.total_steps)
+                metrics |= found | update(optimizer, config, step=step, total_steps=online.plan.total_steps)
         speed.add((3 + config.updates) * laid.tokens)
         if config.kl_target is not None:
             options = {"episodes": len(rollouts), "horizon": config.kl_horizon}
             run.memory["beta"] = adapted_kl_weight(beta, kl=metrics["kl"], target=config.kl_target, **options)
-        run.log(step, metrics | speed.result())
-        if held_out and run.due(config.eval_every, step):
-            run.log_eval(step, evaluate(run, policy, frozen, judge, held_out, context=tokenizer.context))
-        run.end_step(step)
+        online.end_step(step, metrics | speed.result())
 
-    write_samples(run, policy, tokenizer, step=run.total_steps, when="after")
-    run.publish(
-        save_result(policy, precision=config.precision, merged=config.merged),
-        how_to_load=how_to_load(policy, kind="causal"),
-        notes=[how_joined(policy.tokenizer, pair=False)],
-    )
+    online.publish()
 
 
 def value_head(policy: TextModel) -> nn.Linear:

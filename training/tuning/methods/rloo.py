@@ -18,54 +18,37 @@ from torch import Tensor
 from training.tuning.losses.advantages import leave_one_out
 from training.tuning.losses.policy_gradient import clipped_surrogate
 from training.tuning.optim import make_optimizer, update
-from training.tuning.plan import make_plan
 from training.tuning.processes import add_up, mine
 from training.tuning.run import Run
 from training.tuning.text.logprobs import per_candidate
 from training.tuning.text.models import TextModel
+from training.tuning.text.online import open_online
 from training.tuning.text.rollouts import (
-    Judge,
     Judged,
     Step,
-    evaluate,
     lay_out,
-    open_prompts,
     preview_prompts,
     roll_out,
 )
-from training.tuning.text.samples import write_samples
-from training.tuning.text.saving import how_to_load, save_result
-from training.tuning.text.setup import open_group_tokenizer, open_policy
-from training.tuning.text.tokens import how_joined
 from training.tuning.throughput import Throughput
 
 
 def train(run: Run) -> None:
     """Train a policy on a reward. See the module for the steps."""
     config = run.config
-    tokenizer = open_group_tokenizer(run.base, max_length=config.max_length)
-    prompts = open_prompts(run.train, tokenizer, run=run)
-    held_out = open_prompts(run.eval, tokenizer, run=run)
-    policy = open_policy(run, kind="causal")
-    frozen = policy.frozen_start()
-    judge = Judge(run, policy, frozen, prompts + held_out, context=tokenizer.context)
-    plan = make_plan([1] * len(prompts), config=config, seed=run.seed, budget=config.batch_size)
+    online = open_online(run)
+    policy, frozen, judge = online.policy, online.frozen, online.judge
 
     optimizer = make_optimizer(policy.model.parameters(), config)
-    done = run.begin(policy.model, optimizer, total_steps=plan.total_steps)
-    if done == 0:
-        write_samples(run, policy, tokenizer, step=0, when="before")
-
-    for step in run.steps(done):
+    for step in online.steps(policy.model, optimizer):
         speed = Throughput()
-        run.check_stop()
         rollouts = roll_out(
             policy,
-            [prompts[index] for micro in plan.step(step) for index in micro],
+            online.prompts_of(step),
             config,
             key=f"{run.seed}/rollout/{step}",
             count=config.num_generations,
-            context=tokenizer.context,
+            context=online.context,
         )
         scored = judge.score(rollouts)
         laid = lay_out(policy, frozen, rollouts, config)
@@ -73,19 +56,11 @@ def train(run: Run) -> None:
         metrics = judge.metrics(scored) | laid.facts()
         for _ in range(config.updates):
             metrics |= {"loss": backward(policy, laid, advantages, config)}
-            metrics |= update(optimizer, config, step=step, total_steps=plan.total_steps)
+            metrics |= update(optimizer, config, step=step, total_steps=online.plan.total_steps)
         speed.add((2 + config.updates) * laid.tokens)
-        run.log(step, metrics | speed.result())
-        if held_out and run.due(config.eval_every, step):
-            run.log_eval(step, evaluate(run, policy, frozen, judge, held_out, context=tokenizer.context))
-        run.end_step(step)
+        online.end_step(step, metrics | speed.result())
 
-    write_samples(run, policy, tokenizer, step=run.total_steps, when="after")
-    run.publish(
-        save_result(policy, precision=config.precision, merged=config.merged),
-        how_to_load=how_to_load(policy, kind="causal"),
-        notes=[how_joined(policy.tokenizer, pair=False)],
-    )
+    online.publish()
 
 
 def advantages_of(judged: Judged, step: Step, config: Any) -> Tensor:
