@@ -43,13 +43,13 @@ class GenerationRequestSerializer(JobRequestSerializer):
     )
 
 
-class AnswerSerializer(StrictSerializer):
+class WrittenAnswerSerializer(StrictSerializer):
     text = serializers.JSONField(help_text="a text, or a list of messages")
 
 
 class TextGroupSerializer(StrictSerializer):
     prompt = serializers.JSONField()
-    candidates = AnswerSerializer(many=True, allow_empty=False)
+    candidates = WrittenAnswerSerializer(many=True, allow_empty=False)
     reference = serializers.JSONField(required=False)
 
 

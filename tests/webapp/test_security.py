@@ -267,7 +267,7 @@ def test_unsafe_model_load(owner, tmp_path):
     for path in (ROOT / "training").rglob("*.py"):
         text = path.read_text()
         assert "trust_remote_code=True" not in text, path
-        assert "import pickle" not in text, path
+        assert not re.search(r"import pickle\b", text), path
         for call in re.findall(r"torch\.load\((?:[^()]|\([^()]*\))*\)", text):
             assert "weights_only=True" in call, (path, call)
 
