@@ -41,7 +41,9 @@ class Timed:
         return self.processor / (self.wall * (os.cpu_count() or 1))
 
     def percentile(self, share: float, part: str | None = None) -> float:
-        values = sorted(self.parts[part] if part else self.seconds)
+        values = sorted(self.parts.get(part, []) if part else self.seconds)
+        if not values:
+            raise SystemExit("No request was answered in time: give each round more seconds.")
         return values[int(share * (len(values) - 1))]
 
     def follow(self, later: "Timed") -> None:
