@@ -157,7 +157,6 @@ def test_pictures_do_not_depend_on_their_batch(saved, family):
     assert max(np.abs(a - b).max() for a, b in zip(together, alone, strict=True)) <= 1
 
 
-@pytest.mark.system("s002-056")
 @pytest.mark.parametrize("lora", [None, {"r": 4, "alpha": 4}])
 def test_dpo_of_every_family_starts_at_ln_2(saved, lora, tmp_path):
     """Diffusion-DPO, and on flows Flow-DPO: -log σ(0) = ln 2 at step 1, less at the end; the result draws."""
