@@ -142,7 +142,7 @@ def import_rows(post: Post, project: int, rows: list[dict[str, str]]) -> float:
 def annotate(project: int, post: Post, timed: Timed, until: float) -> None:
     """Submit, and get the next task: two requests."""
     shown = _next(post, project)
-    while shown is not None and time.monotonic() < until:
+    while shown is not None and (not timed.seconds or time.monotonic() < until):
         value = {"selected": ("left", "right")[len(timed.seconds) % 2]}
         result = {"from_name": "choice", "to_name": "left,right", "type": "pairwise", "value": value}
         began = time.perf_counter()

@@ -158,7 +158,7 @@ def _upload(port: int, token: str, path: str, file: bytes) -> Any:
 def annotate(project: int, post: Post, timed: Timed, until: float) -> None:
     """Answer, and be given the next comparison in the same reply."""
     status, shown = post(f"/api/v1/projects/{project}/next/")
-    while status == 200 and shown and time.monotonic() < until:
+    while status == 200 and shown and (not timed.seconds or time.monotonic() < until):
         body = {"client_id": str(uuid.uuid4()), "choice": len(timed.seconds) % 2, "strength": 2}
         began = time.perf_counter()
         answered, reply = post(f"/api/v1/leases/{shown['lease']}/judgement/?next=1", body)
