@@ -154,7 +154,8 @@ def test_states_of_pages(open_page, full, watch):
     for path in (*paths, "matches/", "schedules/", "imports/", "exports/", "gold/", "groups/", "skipped/"):
         walk.look(f"empty {path}", here + path)
     page.goto(f"{there}members/")
-    page.click("button:has-text('Make a link')")
+    with page.expect_navigation():
+        page.click("button:has-text('Make a link')")
     walk.look("invitation made")
     page.goto("/tokens/")
     page.fill("[name=name]", "script")
@@ -162,7 +163,8 @@ def test_states_of_pages(open_page, full, watch):
     page.wait_for_selector(".secret")
     walk.look("token made")
     page.goto("/projects/new/")
-    page.click("main button.primary:has-text('Create')")
+    with page.expect_navigation():
+        page.click("main button.primary:has-text('Create')")
     walk.look("refused form")
     page.goto(f"{there}withdraw/")
     page.check("input[value=keep]")
