@@ -5,7 +5,6 @@ of single judgements read those.
 """
 
 from collections.abc import Mapping
-from datetime import datetime
 from typing import Any, Final
 
 from django.db.models import Exists, F, OuterRef, Prefetch, Q, QuerySet
@@ -152,10 +151,6 @@ def _beside() -> tuple[Prefetch, Prefetch]:
         Prefetch("comparison__candidates", queryset=candidates),
         Prefetch("comparison__judgements", queryset=judgements),
     )
-
-
-def as_of_words(moment: datetime | None) -> str | None:
-    return moment.isoformat() if moment else None
 
 
 def pairs_of(report: Mapping[str, Any], annotator: int) -> list[dict[str, Any]]:

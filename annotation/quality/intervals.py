@@ -23,10 +23,6 @@ class Interval:
     def as_data(self) -> dict[str, float]:
         return {"value": self.value, "low": self.low, "high": self.high, "n": self.n}
 
-    @property
-    def leaves_out_half(self) -> bool:
-        return not self.low <= 0.5 <= self.high
-
 
 def wilson(successes: float, n: float) -> Interval:
     """Wilson's score interval (JASA 22, 1927, 209-212) at 95 % for a rate.

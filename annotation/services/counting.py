@@ -12,7 +12,7 @@ from typing import Final, NamedTuple
 
 import numpy as np
 from django.db import connection, transaction
-from django.db.models import Count, F, Max
+from django.db.models import F
 
 from annotation.models import (
     Comparison,
@@ -299,10 +299,3 @@ def read_counts(project: Project) -> dict[Key, float]:
 def read_results(project: Project) -> dict[Key, Floats]:
     rows = SourceResult.objects.filter(project=project).values_list("key", "sums")
     return {tuple(json.loads(key)): read_sums(sums) for key, sums in rows.iterator()}
-
-
-def backlog() -> int:
-    """How many judgements wait to be counted."""
-    last = Judgement.objects.aggregate(last=Max("pk"))["last"] or 0
-    seen = QualityCursor.objects.filter(pk=CURSOR).values_list("seen", flat=True).first() or 0
-    return max(0, last - seen) + QualityStale.objects.aggregate(n=Count("pk"))["n"]

@@ -94,7 +94,7 @@ def add_known_answers(*, project: Project, groups: list[dict[str, Any]], job: Im
     new = [key for key in by_key if key not in found]
     added = add_groups(
         project=project,
-        groups=[by_key[key] for key in new],
+        groups=[by_key[key] | {"content_key": key} for key in new],
         held_out=job.held_out,
         import_job=job,
         needed=0,

@@ -13,7 +13,7 @@ from annotation.quality.careless import find_careless
 from annotation.quality.leaderboard import as_data, leaderboard
 from annotation.quality.votes import Unit
 from annotation.services.comparisons import annotator_name
-from annotation.services.counting import count_again, count_judgements, read_counts, read_results
+from annotation.services.counting import count_judgements, read_counts, read_results
 
 FIT_SHARE: Final = 0.02  # of the comparisons have changed: time to fit again
 FIT_LOST_AFTER: Final = timedelta(minutes=15)
@@ -121,10 +121,3 @@ def reliabilities(project: Project) -> dict[str, float]:
     }
     users = User.objects.filter(pk__in=known).values_list("pk", "username")
     return {annotator_name(username): share for pk, username in users if (share := known[pk]) is not None}
-
-
-def recount_quality(*, project: Project, now: datetime) -> None:
-    """Count one project from the start, as if nothing had been counted yet."""
-    count_again(project)
-    summary = summarise(project)
-    QualityReport.objects.update_or_create(pk=project.pk, defaults={"summary": summary, "summary_at": now})

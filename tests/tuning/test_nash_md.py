@@ -12,7 +12,7 @@ from tests.tuning.test_grpo import QUICK, VOWELS, make
 from tests.tuning.text_runs import metrics, result_weights, run
 from training.tuning.__main__ import main
 from training.tuning.config import LoraConfig
-from training.tuning.losses.nash import geometric_mixture, nash_advantages, win_probabilities
+from training.tuning.losses.nash import nash_advantages, win_probabilities
 from training.tuning.losses.policy_gradient import policy_gradient
 from training.tuning.methods.nash_md import opponent
 from training.tuning.text.attention import ordinary_attention
@@ -28,6 +28,12 @@ BETA = 0.2
 @pytest.fixture(scope="module")
 def llama(learner: Callable[[str], Path]) -> Path:
     return learner("llama")
+
+
+def geometric_mixture(policy: Tensor, reference: Tensor, *, share: float) -> Tensor:
+    """log of π^(1−share) π_ref^share, normalised: the opponent of Nash-MD, from logits of both."""
+    mixed = (1 - share) * policy.log_softmax(dim=1) + share * reference.log_softmax(dim=1)
+    return mixed.log_softmax(dim=1)
 
 
 def equilibrium() -> Tensor:

@@ -4,6 +4,7 @@ Four answers of one token, logits as the only parameters, answers sampled from t
 """
 
 from collections.abc import Callable
+from functools import partial
 
 import pytest
 import torch
@@ -14,9 +15,9 @@ from training.tuning.losses.dpo import dpo_loss
 from training.tuning.losses.policy_gradient import (
     clipped_surrogate,
     kl_estimate,
-    pair_regression,
     policy_gradient,
 )
+from training.tuning.methods.copg import group_loss
 
 REWARDS = torch.tensor([1.0, 0.2, -0.5, 0.4], dtype=torch.float64)
 REFERENCE = torch.tensor([0.1, 0.4, 0.3, 0.2], dtype=torch.float64).log()
@@ -85,7 +86,8 @@ def online_dpo(logp: Tensor, taken: Tensor, generator: torch.Generator) -> Tenso
 
 def contrastive(logp: Tensor, taken: Tensor, generator: torch.Generator) -> Tensor:
     groups = taken.view(-1, 8)
-    return pair_regression(REWARDS[groups], (logp - REFERENCE)[groups], beta=BETA).mean()
+    copg = torch.vmap(partial(group_loss, beta=BETA))
+    return copg((logp - REFERENCE)[groups], REWARDS[groups]).mean()
 
 
 @pytest.mark.parametrize("loss", [rloo, grpo, ppo, online_dpo, contrastive], ids=lambda loss: loss.__name__)

@@ -1,13 +1,17 @@
 """Objectives of online methods, by hand."""
 
 import math
+from functools import partial
 
 import pytest
 import torch
 from torch import Tensor
 
+from training.tuning.config import OnlineDPOConfig
 from training.tuning.losses import advantages, trust_region
 from training.tuning.losses import policy_gradient as losses
+from training.tuning.methods.copg import group_loss
+from training.tuning.methods.online_dpo import pair_losses
 
 LN2 = math.log(2)
 
@@ -132,18 +136,21 @@ def test_pair_regression_is_zero_at_the_tilted_policy() -> None:
     """R = (1, 0), beta 1: .5 at the start, 0 at softmax(R); a constant added to R changes nothing."""
     start = torch.tensor([[0.5, 0.5]], dtype=torch.float64).log()
     scores = torch.tensor([[1.0, 0.0]], dtype=torch.float64)
-    at_start = losses.pair_regression(scores, start - start, beta=1.0)
+    copg = torch.vmap(partial(group_loss, beta=1.0))
+    at_start = copg(start - start, scores)
     torch.testing.assert_close(at_start, tensor(0.5))
-    tilted = losses.pair_regression(scores + 7, scores.log_softmax(1) - start, beta=1.0)
+    tilted = copg(scores.log_softmax(1) - start, scores + 7)
     torch.testing.assert_close(tilted, tensor(0))
 
 
 def test_exploratory_preference() -> None:
-    """beta .1, gap 5: .4741; alpha adds its share of the reference's answer, slope alpha."""
+    """beta .1, gap 5: .4741; alpha adds its share of the reference's answer, and alpha to its slope."""
     own = torch.tensor([-3.0], dtype=torch.float64, requires_grad=True)
-    loss = losses.exploratory_preference(tensor(5), tensor(0), own, beta=0.1, alpha=0.01)
+    config = OnlineDPOConfig(beta=0.1, alpha=0.01, second="reference")
+    now, start = torch.stack([tensor(5), own], dim=1), torch.stack([tensor(0), own.detach()], dim=1)
+    loss = pair_losses(now, start, tensor(1), config)
     torch.testing.assert_close(loss, tensor(math.log1p(math.exp(-0.5)) - 0.03))
-    assert slope(loss, own) == pytest.approx([0.01])
+    assert slope(loss, own) == pytest.approx([0.01 + 0.1 / (1 + math.exp(0.5))])
 
 
 def test_leave_one_out() -> None:

@@ -11,10 +11,11 @@ from training.tuning.losses import ties
 from training.tuning.losses.attributes import rating_loss, steerlm2_coefficients
 from training.tuning.losses.bradley_terry import bradley_terry_loss, centring
 from training.tuning.losses.general_preference import general_preference_loss, preference_scores
-from training.tuning.losses.noise import min_norm_weights, peer_choice, strength_of
+from training.tuning.losses.noise import min_norm_weights, peer_choice
 from training.tuning.losses.ordinal import ordinal_loss
 from training.tuning.losses.rankings import best_of_k_loss, plackett_luce_loss
 from training.tuning.losses.steps import step_loss
+from training.tuning.rewards.transforms import disagreement, ensemble_mean
 
 UTILITIES = torch.tensor([0.0, 0.8, -0.5, 1.5], dtype=torch.float64)
 FIRST, SECOND = torch.combinations(torch.arange(4)).unbind(1)
@@ -237,7 +238,8 @@ def test_peers_choose_for_each_other() -> None:
 @pytest.mark.system("s001-042")
 def test_strength_of_an_ensemble_by_hand() -> None:
     """d = (1, 2, 3): μ = 2, σ = .8165; with μ as the lead a gap of 2 costs ln 2."""
-    mean, spread = strength_of(torch.tensor([[1.0, 2.0, 3.0]]))
+    margins = torch.tensor([[1.0, 2.0, 3.0]])
+    mean, spread = ensemble_mean(margins), disagreement(margins)
     assert (mean.item(), spread.item()) == (2, pytest.approx(0.8165, abs=5e-5))
     loss = bradley_terry_loss(torch.tensor([2.0]), torch.tensor([0.0]), torch.ones(1), lead=mean)
     assert loss.item() == pytest.approx(math.log(2))

@@ -16,14 +16,6 @@ def nash_advantages(
     return wins - 0.5 - beta * log_ratios.detach()
 
 
-def geometric_mixture(
-    policy: Float[Tensor, "B V"], reference: Float[Tensor, "B V"], *, share: float
-) -> Float[Tensor, "B V"]:
-    """log of π^(1−share) π_ref^share, normalised: the opponent of Nash-MD, from logits of both."""
-    mixed = (1 - share) * policy.log_softmax(dim=1) + share * reference.log_softmax(dim=1)
-    return mixed.log_softmax(dim=1)
-
-
 def win_probabilities(scores: Float[Tensor, "B 2"], *, are_probabilities: bool) -> Float[Tensor, " B"]:
     """P(first ≻ second) (B,): Bradley-Terry's of two rewards, or what scores say that are P and 1 − P."""
     gap = scores[:, 0] - scores[:, 1]

@@ -17,11 +17,6 @@ def peer_choice(margins: Float[Tensor, "B 2"], noise_rate: float) -> Float[Tenso
     return weights.flip(1)
 
 
-def strength_of(margins: Float[Tensor, "B M"]) -> tuple[Float[Tensor, " B"], Float[Tensor, " B"]]:
-    """Mean μ and standard deviation σ of the members' margins, divided by M (arXiv:2401.06080)."""
-    return margins.mean(dim=1), margins.std(dim=1, unbiased=False)
-
-
 def min_norm_weights(gradients: Float[Tensor, "T D"], *, rounds: int = 250) -> Float[Tensor, " T"]:
     """argmin_{λ in the simplex} ‖Σ_t λ_t g_t‖², by Frank-Wolfe with exact line search (MGDA).
 

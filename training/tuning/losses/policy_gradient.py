@@ -6,7 +6,6 @@ to be minimised.
 """
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor
 
@@ -148,32 +147,3 @@ def clipped_value_loss(
     """
     near = torch.minimum(torch.maximum(values, old - clip), old + clip)
     return 0.5 * torch.maximum((values - returns) ** 2, (near - returns) ** 2)
-
-
-def pair_regression(
-    scores: Float[Tensor, "G K"], logratios: Float[Tensor, "G K"], *, beta: float
-) -> Float[Tensor, " G"]:
-    """CoPG (contrastive policy gradient, arXiv:2406.19185): regularised rewards of all answers made equal.
-
-    With R_beta = R - beta log(pi / pi_ref): the sum over pairs of half (R_beta_i - R_beta_j)^2, over K - 1.
-    Any sampling distribution will do; zero for every pair exactly at pi_ref exp(R / beta) / Z.
-    """
-    regularised = scores - beta * logratios
-    gaps = regularised[:, :, None] - regularised[:, None, :]
-    return 0.25 * (gaps**2).sum(dim=(1, 2)) / (scores.shape[1] - 1)
-
-
-def exploratory_preference(
-    chosen: Float[Tensor, " B"],
-    rejected: Float[Tensor, " B"],
-    sampled_by_reference: Float[Tensor, " B"],
-    *,
-    beta: float,
-    alpha: float,
-) -> Float[Tensor, " B"]:
-    """XPO (arXiv:2405.21046, Algorithm 1): DPO's loss on log-ratios, plus alpha log pi of the reference's
-    own answer, which pushes the policy away from what the reference says.
-
-    ``chosen`` and ``rejected`` are log(pi / pi_ref) of the pair.
-    """
-    return -F.logsigmoid(beta * (chosen - rejected)) + alpha * sampled_by_reference

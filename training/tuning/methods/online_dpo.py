@@ -7,6 +7,7 @@
 """
 
 import random
+from functools import partial
 from typing import Any
 
 import torch
@@ -82,9 +83,17 @@ def first_wins(rewards: Tensor, config: Any, *, seed: str) -> Tensor:
     return (drawn < torch.sigmoid(gap)).to(gap.dtype)
 
 
+def pair_losses(now: Tensor, start: Tensor, target: Tensor, config: Any) -> Tensor:
+    """Losses (G,) of pairs, from log-probabilities (G, 2) of policy and start: DPO's in both directions by
+    ``target`` (G,), plus alpha log pi of the second answer (XPO, arXiv:2405.21046, Algorithm 1: the start's).
+    """
+    loss = partial(LOSSES[config.loss], beta=config.beta)
+    first, second = (now - start).unbind(dim=1)
+    return target * loss(first, second) + (1 - target) * loss(second, first) + config.alpha * now[:, 1]
+
+
 def backward(policy: TextModel, step: Step, wins: Tensor, config: Any) -> dict[str, float]:
     """Gradients of the mean loss over a step's pairs, and what DPO logs of them."""
-    loss = LOSSES[config.loss]
     means = Means()
     for micro in mine(step.micros):
         logps = policy.token_logprobs(micro.batch, temperature=config.temperature)
@@ -93,10 +102,7 @@ def backward(policy: TextModel, step: Step, wins: Tensor, config: Any) -> dict[s
             for values in (logps, step.reference[micro.tokens])
         )
         target = wins[micro.answers.start // 2 : micro.answers.stop // 2].to(now.dtype)
-        first, second = (now - start).unbind(dim=1)
-        losses = target * loss(first, second, beta=config.beta)
-        losses = losses + (1 - target) * loss(second, first, beta=config.beta)
-        losses = losses + config.alpha * now[:, 1]
+        losses = pair_losses(now, start, target, config)
         (losses.sum() / len(wins)).backward()
         rewards = config.beta * (now - start).detach()
         chosen = torch.where(target[:, None] >= 0.5, rewards, rewards.flip(1))
