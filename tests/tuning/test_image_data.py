@@ -14,7 +14,14 @@ from training.tuning.images.batches import DrawSettings, PreparedGroups
 from training.tuning.images.data import Frame, TensorCache, open_image, to_image, to_pixels
 from training.tuning.images.errors import draw_for_group
 from training.tuning.images.families import Family, load_family
-from training.tuning.images.groups import Framing, ImageGroup, Limits, select_groups, upright_size
+from training.tuning.images.groups import (
+    Framing,
+    ImageGroup,
+    Limits,
+    preferred,
+    select_groups,
+    upright_size,
+)
 from training.tuning.images.pair_index import index_pairs
 from training.tuning.pairs import Pair
 
@@ -111,7 +118,7 @@ def select(groups: list[Group], media: Path, framing: Framing) -> tuple[list[Ima
         groups,
         part="train",
         media=media,
-        keys=DiffusionDPOConfig(),
+        choose=preferred(DiffusionDPOConfig()),
         limits=Limits(None, len),
         framing=framing,
     )

@@ -6,12 +6,19 @@ from training.tuning.config.direct import (
 )
 from training.tuning.config.distillation import DistillationConfig
 from training.tuning.config.images import (
-    DiffusionDPOConfig,
     ImageGenerateConfig,
     ImageRewardModelConfig,
     ImageScoreConfig,
     ImageTrainConfig,
     SamplingKeys,
+)
+from training.tuning.config.images_direct import (
+    BetaScheduleKeys,
+    DiffusionDPOConfig,
+    DiffusionKTOConfig,
+    ImageDirectConfig,
+    ImageReferenceKeys,
+    ImageSFTConfig,
 )
 from training.tuning.config.jobs import (
     GenerateConfig,
@@ -56,18 +63,23 @@ __all__ = [
     "PRIMARY",
     "BestKeys",
     "BestOfNConfig",
+    "BetaScheduleKeys",
     "CPOConfig",
     "CoPGConfig",
     "Config",
     "DPOConfig",
     "DiffusionDPOConfig",
+    "DiffusionKTOConfig",
     "DistillationConfig",
     "EarlyStopConfig",
     "GRPOConfig",
     "GenerateConfig",
     "GoalDPOConfig",
+    "ImageDirectConfig",
     "ImageGenerateConfig",
+    "ImageReferenceKeys",
     "ImageRewardModelConfig",
+    "ImageSFTConfig",
     "ImageScoreConfig",
     "ImageTrainConfig",
     "KTOConfig",

@@ -14,7 +14,6 @@ from training.tuning.images.data import Frame, Named, TensorCache, open_image, t
 from training.tuning.images.errors import Draw, NoisyGroups, draw_for_group
 from training.tuning.images.families import Family
 from training.tuning.images.groups import ImageGroup
-from training.tuning.images.pair_index import PairIndex, index_pairs
 
 ENCODE_PIXELS = 2**20  # pictures are encoded this many pixels at a time
 
@@ -67,15 +66,6 @@ class PreparedGroups:
     def weight(self, indices: Sequence[int]) -> float:
         """The sum of the weights of these groups' pairs."""
         return sum(pair.weight for index in indices for pair in self.groups[index].pairs)
-
-    def pairs(self, indices: Sequence[int]) -> PairIndex:
-        """The pairs of these groups, as positions among the candidates of ``batch``."""
-        groups = [self.groups[index] for index in indices]
-        return index_pairs(
-            [group.pairs for group in groups],
-            [len(group.files) for group in groups],
-            device=self.family.device,
-        )
 
     def speed(self, micro_batches: Sequence[Sequence[int]], *, seconds: float) -> dict[str, float]:
         """Pictures per second, and positions of their latents, which are what an image model has for

@@ -3,22 +3,38 @@
 import hashlib
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from PIL import Image
 
-from training.tuning.config import PairKeys
+from training.tuning.config import PairKeys, VoteKeys
 from training.tuning.data import Group, plain_text
 from training.tuning.images.data import Frame
+from training.tuning.labels import make_labels
 from training.tuning.pairs import Pair, make_pairs, why_no_pairs
 
 
 @dataclass(frozen=True)
-class ImageGroup:
-    """One prompt, the pictures that its pairs name, and the pairs, as positions in ``files``.
+class Chosen:
+    """What a method uses of a row: positions of candidates, rising, and pairs between positions of the
+    row.
+    """
 
-    ``name`` is unique in a run (part and line). ``frame`` is the size that all pictures are brought to.
+    candidates: list[int]
+    pairs: list[Pair]
+
+
+# What a method uses of a row, or why nothing.
+Choose = Callable[[Group], Chosen | str]
+
+
+@dataclass(frozen=True)
+class ImageGroup:
+    """One prompt, the pictures of a row that a method uses, and the pairs, as positions in ``files``.
+
+    ``name`` is unique in a run (part and line), and decides about its noise. ``frame`` is the size that all
+    pictures are brought to. ``used`` are the pictures' positions among the candidates of the ``row``.
     """
 
     name: str
@@ -26,11 +42,34 @@ class ImageGroup:
     files: list[Path]
     pairs: list[Pair]
     frame: Frame
+    row: Group
+    used: list[int]
 
     @property
     def pixels(self) -> int:
         """Of all pictures together."""
         return len(self.files) * self.frame.height * self.frame.width
+
+
+def preferred(keys: PairKeys) -> Choose:
+    """The pairs of a row, and the candidates that they name."""
+
+    def choose(group: Group) -> Chosen | str:
+        pairs = make_pairs(group, keys)
+        used = sorted({index for pair in pairs for index in (pair.chosen, pair.rejected)})
+        return Chosen(used, pairs) if pairs else why_no_pairs(group)
+
+    return choose
+
+
+def labelled(keys: VoteKeys) -> Choose:
+    """The candidates that somebody called good or bad."""
+
+    def choose(group: Group) -> Chosen | str:
+        used = [label.candidate for label in make_labels(group, keys)]
+        return Chosen(used, []) if used else "no thumb, choice or ranking"
+
+    return choose
 
 
 @dataclass(frozen=True)
@@ -52,14 +91,14 @@ class Framing:
 
 
 def select_groups(
-    groups: Sequence[Group], *, part: str, media: Path, keys: PairKeys, limits: Limits, framing: Framing
+    groups: Sequence[Group], *, part: str, media: Path, choose: Choose, limits: Limits, framing: Framing
 ) -> tuple[list[ImageGroup], list[str | None]]:
     """The groups that can be trained on, and for every row the reason if it cannot."""
     kept: list[ImageGroup] = []
     reasons: list[str | None] = []
     for group in groups:
         found = _select(
-            group, name=f"{part}:{group.line}", media=media, keys=keys, limits=limits, framing=framing
+            group, name=f"{part}:{group.line}", media=media, choose=choose, limits=limits, framing=framing
         )
         reasons.append(found if isinstance(found, str) else None)
         if isinstance(found, ImageGroup):
@@ -73,22 +112,21 @@ def count_reasons(reasons: Sequence[str | None]) -> dict[str, int]:
 
 
 def _select(
-    group: Group, *, name: str, media: Path, keys: PairKeys, limits: Limits, framing: Framing
+    group: Group, *, name: str, media: Path, choose: Choose, limits: Limits, framing: Framing
 ) -> ImageGroup | str:
-    pairs = make_pairs(group, keys)
-    if not pairs:
-        return why_no_pairs(group)
+    found = choose(group)
+    if isinstance(found, str):
+        return found
     prompt = plain_text(group.prompt)
     if limits.longest_prompt is not None and limits.count_tokens(prompt) > limits.longest_prompt:
         return f"prompt longer than {limits.longest_prompt} tokens"
-    used = sorted({index for pair in pairs for index in (pair.chosen, pair.rejected)})
-    files = [media / str(group.candidates[index].image) for index in used]
+    files = [media / str(group.candidates[index].image) for index in found.candidates]
     frame = _frame(files, name=name, framing=framing)
     if isinstance(frame, str):
         return frame
-    place = {index: position for position, index in enumerate(used)}
-    moved = [Pair(place[pair.chosen], place[pair.rejected], pair.weight, pair.target) for pair in pairs]
-    return ImageGroup(name, prompt, files, moved, frame)
+    place = {index: position for position, index in enumerate(found.candidates)}
+    moved = [replace(pair, chosen=place[pair.chosen], rejected=place[pair.rejected]) for pair in found.pairs]
+    return ImageGroup(name, prompt, files, moved, frame, group, found.candidates)
 
 
 def _frame(files: Sequence[Path], *, name: str, framing: Framing) -> Frame | str:

@@ -1,6 +1,5 @@
 """The denoiser (a U-Net or a transformer) that is trained, and the way from it to its reference."""
 
-import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -8,7 +7,7 @@ from pathlib import Path
 import torch
 from peft import LoraConfig as PeftLoraConfig
 from peft import get_peft_model_state_dict
-from torch import nn
+from torch import Tensor, nn
 
 from training.tuning.config import LoraConfig
 from training.tuning.errors import BadInput
@@ -25,27 +24,27 @@ class ImagePolicy:
 
     - adapters off, for a fresh adapter;
     - the adapter as it was, for one that is trained on;
-    - a frozen copy of the weights, for full fine-tuning, if one was kept. Without it there is no way back
-    once
+    - the weights as they were, for full fine-tuning, if a copy was kept. Without it there is no way back once
       training began, and the reference's errors must be computed before.
     """
 
-    def __init__(self, family: Family, *, adapter: bool, copied: nn.Module | None = None) -> None:
+    def __init__(self, family: Family, *, adapter: bool, keep_copy: bool = False) -> None:
         self.family = family
         self.denoiser = family.denoiser
         self.adapter = adapter
-        self._copied = copied
+        self._start = self.copy_trained() if keep_copy else None
 
     @property
     def has_live_reference(self) -> bool:
         """Whether ``as_reference`` works at any time."""
-        return self.adapter or self._copied is not None
+        return self.adapter or self._start is not None
 
     @contextmanager
     def as_reference(self) -> Iterator[nn.Module]:
         """The module that computes the reference. Afterwards, also after an exception, the policy is back."""
-        if self._copied is not None:
-            yield self._copied
+        if self._start is not None:
+            with self.as_trained(self._start) as denoiser:
+                yield denoiser
             return
         if not self.adapter:
             raise RuntimeError("full fine-tuning without a copy has no live reference")
@@ -61,6 +60,38 @@ class ImagePolicy:
                 self.denoiser.set_adapter(POLICY)
             else:
                 self.denoiser.enable_adapters()
+
+    @property
+    def trained(self) -> dict[str, nn.Parameter]:
+        """The weights that are trained, by name."""
+        return {name: value for name, value in self.denoiser.named_parameters() if value.requires_grad}
+
+    def copy_trained(self) -> dict[str, Tensor]:
+        """A copy of the weights that are trained: a moving reference, an earlier policy."""
+        return {name: value.detach().clone() for name, value in self.trained.items()}
+
+    @torch.no_grad()
+    def mix_trained(self, into: dict[str, Tensor], *, share: float) -> None:
+        """Move such a copy, in place, by ``share`` of the way to the weights as they are now."""
+        for name, value in self.trained.items():
+            into[name].lerp_(value, share)
+
+    @contextmanager
+    def as_trained(self, values: dict[str, Tensor]) -> Iterator[nn.Module]:
+        """The denoiser with such a copy as its weights. Afterwards, also after an exception, the policy is
+        back.
+
+        To read with, not to train: gradients would go to the policy's own weights.
+        """
+        trained = self.trained
+        now = {name: value.data for name, value in trained.items()}
+        try:
+            for name, value in trained.items():
+                value.data = values[name]
+            yield self.denoiser
+        finally:
+            for name, value in trained.items():
+                value.data = now[name]
 
     def save(self, folder: Path) -> None:
         """Write what diffusers loads: LoRA weights for ``load_lora_weights``, or the whole pipeline."""
@@ -103,9 +134,8 @@ def train_saved_adapter(family: Family, file: Path) -> ImagePolicy:
 
 def train_all_weights(family: Family, *, keep_copy: bool) -> ImagePolicy:
     """Full fine-tuning of the denoiser; the autoencoder and the text encoders stay as they are."""
-    copied = copy.deepcopy(family.denoiser) if keep_copy else None
     family.denoiser.requires_grad_(True)
-    return ImagePolicy(family, adapter=False, copied=copied)
+    return ImagePolicy(family, adapter=False, keep_copy=keep_copy)
 
 
 def load_adapter(family: Family, file: Path, *, name: str = POLICY) -> None:

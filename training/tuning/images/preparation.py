@@ -1,61 +1,113 @@
 """What an image run does before its first step: choose groups, encode them, and ask the reference."""
 
 import logging
+import math
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import nullcontext
+from statistics import NormalDist
+from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from training.tuning.config import DiffusionDPOConfig
+from training.tuning.config import ImageDirectConfig, ImageTrainConfig
 from training.tuning.data import Group
+from training.tuning.errors import BadInput
 from training.tuning.images.batches import DrawSettings, PreparedGroups
 from training.tuning.images.errors import denoising_errors
 from training.tuning.images.families import Family
-from training.tuning.images.groups import Framing, ImageGroup, Limits, count_reasons, select_groups
+from training.tuning.images.families.noise import FlowNoise
+from training.tuning.images.groups import (
+    Choose,
+    Framing,
+    ImageGroup,
+    Limits,
+    count_reasons,
+    select_groups,
+)
 from training.tuning.images.policies import ImagePolicy
 from training.tuning.run import Run
 
 logger = logging.getLogger("training.tuning")
+QUANTILES = 10_000  # entries of a table of timesteps that are not equally likely
 ReferenceErrors = dict[tuple[int, int], Float[Tensor, " N"]]
 
 
 def choose_groups(
-    run: Run, family: Family, groups: list[Group], *, part: str
+    run: Run, family: Family, groups: list[Group], choose: Choose, *, part: str
 ) -> tuple[list[ImageGroup], list[str | None]]:
-    """The groups that Diffusion-DPO can train on, and for every row the reason if it cannot."""
-    config: DiffusionDPOConfig = run.config
+    """The groups that ``choose`` finds a use for, and for every row the reason if it cannot be used."""
+    config: ImageDirectConfig = run.config
     longest = family.reader[1]
     return select_groups(
         groups,
         part=part,
         media=run.dir.media,
-        keys=config,
+        choose=choose,
         limits=Limits(min(longest, config.max_length or longest), family.count_tokens),
         framing=Framing(config.resolution, config.random_crop, family.pixel_multiple, run.seed),
     )
 
 
-def prepare_groups(run: Run, family: Family, groups: list[Group], *, part: str) -> PreparedGroups:
-    """The groups that can be trained on, encoded. Latents and embeddings stay in the run's folder
-    ``cache``.
-    """
-    config: DiffusionDPOConfig = run.config
-    kept, reasons = choose_groups(run, family, groups, part=part)
+def usable_groups(
+    run: Run, family: Family, groups: list[Group], choose: Choose, *, part: str
+) -> list[ImageGroup]:
+    """The groups that can be trained on; the log says why others cannot."""
+    kept, reasons = choose_groups(run, family, groups, choose, part=part)
     for reason, count in count_reasons(reasons).items():
         logger.info("%s data: %d rows dropped: %s", part, count, reason)
-    first = int(config.timestep_low * family.train_timesteps)
-    last = max(first + 1, round(config.timestep_high * family.train_timesteps))
+    return kept
+
+
+def prepare_groups(run: Run, family: Family, groups: list[ImageGroup], *, part: str) -> PreparedGroups:
+    """The groups, encoded. Latents and embeddings stay in the run's folder ``cache``. Held-out pictures are
+    never mirrored, nor are their prompts left out.
+    """
+    config: ImageDirectConfig = run.config
     draws = DrawSettings(
         seed=run.seed,
-        timesteps=range(first, last),
+        timesteps=timestep_table(config, family.train_timesteps),
         flip=config.random_flip and part == "train",
         caption_dropout=config.caption_dropout if part == "train" else 0.0,
     )
-    return PreparedGroups(kept, family, draws=draws, folder=run.dir.path / "cache", on_batch=run.check_stop)
+    return PreparedGroups(groups, family, draws=draws, folder=run.dir.path / "cache", on_batch=run.check_stop)
+
+
+def timestep_table(config: ImageDirectConfig, count: int) -> Sequence[int]:
+    """The timesteps of 0..count-1 that training draws from, each entry with the same probability."""
+    if config.timesteps is not None:
+        if max(config.timesteps) >= count:
+            problem = f"the model's timesteps end at {count - 1}"
+            raise BadInput(problem, field="config.timesteps")
+        return config.timesteps
+    first = int(config.timestep_low * count)
+    last = max(first + 1, round(config.timestep_high * count))
+    if config.timestep_sampling == "uniform":
+        return range(first, last)
+    places = [int(count * _logit_normal((entry + 0.5) / QUANTILES)) for entry in range(QUANTILES)]
+    return [place for place in places if first <= place < last]
+
+
+def _logit_normal(quantile: float) -> float:
+    """σ(Φ⁻¹(quantile)): logit-normal with location 0 and scale 1 (arXiv:2403.03206, Sec. 3.1)."""
+    return 1 / (1 + math.exp(-NormalDist().inv_cdf(quantile)))
+
+
+def betas(config: Any, family: Family, timesteps: Int[Tensor, " G"]) -> Float[Tensor, " G"]:
+    """The strength of the reference's pull at these timesteps, (G,), as ``beta_schedule`` says.
+
+    flow: β (1 − t)², Eq. 11 of arXiv:2501.13918.
+    """
+    constant = torch.full(timesteps.shape, config.beta, device=timesteps.device)
+    if config.beta_schedule == "constant":
+        return constant
+    if not isinstance(family.noise, FlowNoise):
+        problem = "flow is for flow models; this model mixes noise by betas"
+        raise BadInput(problem, field="config.beta_schedule")
+    return constant * (1 - family.noise.read(timesteps).to(timesteps.device) / family.noise.scale).square()
 
 
 def reference_errors(
@@ -95,6 +147,6 @@ def remove_cache(run: Run) -> None:
     shutil.rmtree(run.dir.path / "cache")
 
 
-def autocast(config: DiffusionDPOConfig) -> torch.dtype | None:
+def autocast(config: ImageTrainConfig) -> torch.dtype | None:
     """The type that the denoiser computes in, or None for that of its weights, float32."""
     return torch.bfloat16 if config.precision == "bf16" else None

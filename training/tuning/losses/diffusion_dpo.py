@@ -13,14 +13,14 @@ def diffusion_dpo_loss(
     reference_chosen: Float[Tensor, " B"],
     reference_rejected: Float[Tensor, " B"],
     *,
-    beta: float,
+    beta: Float[Tensor, " B"] | float,
 ) -> Float[Tensor, " B"]:
     """Per-pair Diffusion-DPO loss: Eq. 14 of arXiv:2311.12908, in the form of the authors' code.
 
     Arguments, all (B,): denoising errors ``mean((prediction - target)²)`` over all dimensions of one
     latent, at one noise and one timestep that the two images of a pair and both models share.
     They are averages over dimensions, so ``beta`` (published: 2000 to 5000) stands for the paper's
-    ``beta · T`` times the number of dimensions, and its timestep weight ω is 1.
+    ``beta · T`` times the number of dimensions; its timestep weight ω is 1, or goes into ``beta`` (B,).
 
     Returns (B,); the caller reduces: the mean of -log σ over draws, never -log σ of the mean.
     """
@@ -31,7 +31,7 @@ def diffusion_dpo_loss(
 
 
 def implicit_reward(
-    policy: Float[Tensor, " B"], reference: Float[Tensor, " B"], *, beta: float
+    policy: Float[Tensor, " B"], reference: Float[Tensor, " B"], *, beta: Float[Tensor, " B"] | float
 ) -> Float[Tensor, " B"]:
     """What the policy's errors say of each image, (B,): ``-(beta / 2) (e - e_ref)``.
 
