@@ -112,6 +112,22 @@ def test_latents_are_in_the_scale_that_the_pipeline_decodes(saved, family):
         torch.testing.assert_close(unscaled, vae.encode(pixels).latent_dist.mean)
 
 
+def test_latents_are_decoded_as_by_the_pipeline(saved, family):
+    """Its picture from its own latents, to the rounding; and pixels have a gradient to the latents."""
+    sampling = {"prompt": "a b", "num_inference_steps": 1, "guidance_scale": 1.0, "height": 16, "width": 16}
+    latents, pixels = (
+        family.pipeline(**sampling, output_type=kind, generator=torch.Generator().manual_seed(3)).images
+        for kind in ("latent", "pt")
+    )
+    if saved[0] == "flux":
+        latents = family.pipeline._unpack_latents(latents, 16, 16, family.pipeline.vae_scale_factor)
+    latents.requires_grad_()
+    decoded = family.decode_latents(latents)
+    torch.testing.assert_close((decoded.detach() + 1) / 2, pixels, atol=1e-5, rtol=1e-4)
+    (gradient,) = torch.autograd.grad(decoded.sum(), latents)
+    assert gradient.abs().max() > 0
+
+
 def test_errors_belong_to_their_group(family):
     together = batch(family)
     with torch.no_grad():

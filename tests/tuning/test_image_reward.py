@@ -18,7 +18,7 @@ from tests.tuning.image_runs import make_run, metrics, pair_rows, read_rows, run
 from training.tuning.config import ImageRewardModelConfig
 from training.tuning.errors import EXIT_BAD_INPUT, EXIT_CANCELLED, EXIT_DONE, BadInput
 from training.tuning.images.data import open_image
-from training.tuning.images.reward import RewardHead
+from training.tuning.images.reward import RewardHead, prepare
 from training.tuning.images.reward_files import (
     load_clip,
     load_image_reward,
@@ -82,9 +82,7 @@ def test_head_by_hand():
 def test_a_fresh_clip_reward_is_clips_own_score(clip):
     """PickScore's form: before training, the score is CLIP's logit of picture and prompt."""
     model = reward_for_training(str(clip), ImageRewardModelConfig(), seed=0)
-    pixels = torch.stack(
-        [model.backbone.prepare(Image.new("RGB", (20, 30), colour)) for colour in COLOURS.values()]
-    )
+    pixels = prepare(model.backbone, [Image.new("RGB", (20, 30), colour) for colour in COLOURS.values()])
     prompts = ["a red", "blue"]
     tokens = model.backbone.tokenizer(prompts, padding=True, return_tensors="pt")
     with torch.no_grad():
@@ -103,7 +101,7 @@ def test_a_score_does_not_depend_on_its_batch(base, clip):
         Image.fromarray(np.random.default_rng(n).integers(0, 256, (16, 16, 3), dtype=np.uint8))
         for n in range(4)
     ]
-    pixels = torch.stack([model.backbone.prepare(image) for image in images])
+    pixels = prepare(model.backbone, images)
     prompts = ["a b", "a much longer one"]
     with torch.no_grad():
         together = model(pixels, torch.tensor([0, 1, 1, 0]), prompts).tolist()
@@ -336,7 +334,7 @@ def test_scores_by_rules(tmp_path, capsys):
         pytest.approx([38 / 255, 14.5 / 255], abs=1e-3), [], pytest.approx([38 / 255], abs=1e-3),
     ]  # fmt: skip
     assert found[0]["parts"]["brightness"] == pytest.approx([38 / 255, 14.5 / 255], abs=1e-3)
-    assert found[0]["parts"]["contrast"] == pytest.approx([0, 0])
+    assert found[0]["parts"]["contrast"] == pytest.approx([0, 0], abs=1e-6)
     both = make_run(tmp_path / "both", "image_score", base="x", rows=[pair], **given)
     assert run(both) == EXIT_BAD_INPUT
     assert "or give a reward list" in capsys.readouterr().err

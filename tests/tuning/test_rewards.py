@@ -151,7 +151,11 @@ def test_image_rules() -> None:
     assert score("saturation", red) == pytest.approx(1)
     assert score("brightness", half) == pytest.approx(0.5)
     assert score("contrast", half) == pytest.approx(0.5)
-    assert score("sharpness", noise) > score("sharpness", red)
+    assert score("sharpness", noise) > score("sharpness", red) == 0
+    assert score("colourfulness", half) == 0
+    # A 2 × 1 picture is twice as wide as it is high.
+    assert score("aspect:2", half) == 0
+    assert score("aspect:0.5", half) == pytest.approx(-math.log(4))
     file = io.BytesIO()
     noise.save(file, format="JPEG", quality=95)
     assert score("jpeg_size", noise) == len(file.getvalue()) / 1000 > score("jpeg_size", red)

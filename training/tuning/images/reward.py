@@ -24,7 +24,8 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from transformers import CLIPModel
 
-from training.tuning.images.data import Frame, to_pixels
+from training.tuning.images.data import to_pixels
+from training.tuning.images.resampling import cover, resize
 
 WORD = re.compile(r"\w+")
 
@@ -55,12 +56,10 @@ class SmallBackbone(nn.Module):
         self.text_projection = nn.Sequential(nn.Linear(width, width), nn.SiLU(), nn.Linear(width, width))
         nn.init.normal_(self.words.weight, std=1 / math.sqrt(width))
 
-    def prepare(self, image: Image.Image) -> Float[Tensor, "3 H W"]:
-        """The picture as this backbone takes it."""
+    def prepare_pixels(self, pixels: Float[Tensor, "N 3 H W"]) -> Float[Tensor, "N 3 h w"]:
+        """Pictures in -1..1 as this backbone takes them, with a gradient."""
         size = self.settings["image_size"]
-        return to_pixels(
-            image.resize((size, size), Image.Resampling.BICUBIC) if image.size != (size, size) else image
-        )
+        return resize(pixels.float(), size, size, kernel="bicubic")
 
     def enable_gradient_checkpointing(self) -> None:
         """Recompute the convolutions' activations in the backward pass."""
@@ -112,10 +111,13 @@ class ClipBackbone(nn.Module):
         self.width = clip.config.projection_dim
         self.mean, self.std = torch.tensor(mean).view(3, 1, 1), torch.tensor(std).view(3, 1, 1)
 
-    def prepare(self, image: Image.Image) -> Float[Tensor, "3 H W"]:
-        """Scaled until the model's square is covered, cropped in the middle, normalised."""
+    def prepare_pixels(self, pixels: Float[Tensor, "N 3 H W"]) -> Float[Tensor, "N 3 h w"]:
+        """Pictures in -1..1, with a gradient: scaled until the model's square is covered, cropped in the
+        middle, normalised.
+        """
         size = self.clip.config.vision_config.image_size
-        return ((to_pixels(Frame(size, size).apply(image)) + 1) / 2 - self.mean) / self.std
+        seen = cover(pixels.float(), size, size)
+        return ((seen + 1) / 2 - self.mean.to(seen)) / self.std.to(seen)
 
     def enable_gradient_checkpointing(self) -> None:
         """Recompute the layers' activations in the backward pass.
@@ -149,6 +151,11 @@ class ClipBackbone(nn.Module):
 
 
 Backbone = SmallBackbone | ClipBackbone
+
+
+def prepare(backbone: Backbone, images: Sequence[Image.Image]) -> Float[Tensor, "N 3 H W"]:
+    """RGB pictures, of whatever sizes, as a backbone takes them."""
+    return torch.cat([backbone.prepare_pixels(to_pixels(image)[None]) for image in images])
 
 
 class RewardHead(nn.Module):
@@ -186,5 +193,5 @@ class ImageReward(nn.Module):
     def scores(self, prompt: str, images: Sequence[Image.Image]) -> list[float]:
         """One score per RGB picture; higher is better."""
         device = self.head.log_scale.device
-        pixels = torch.stack([self.backbone.prepare(image) for image in images]).to(device)
+        pixels = prepare(self.backbone, images).to(device)
         return self(pixels, torch.zeros(len(images), dtype=torch.long, device=device), [prompt]).tolist()

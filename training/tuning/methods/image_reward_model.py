@@ -22,7 +22,7 @@ from training.tuning.images.data import open_image
 from training.tuning.images.groups import upright_size
 from training.tuning.images.pair_index import PairIndex, index_pairs
 from training.tuning.images.preview import preview
-from training.tuning.images.reward import ImageReward
+from training.tuning.images.reward import ImageReward, prepare
 from training.tuning.images.reward_files import merge_adapter, reward_for_training, save_image_reward
 from training.tuning.losses.bradley_terry import bradley_terry_loss
 from training.tuning.metrics import Means, accuracy, pair_metrics, wilson
@@ -106,7 +106,7 @@ def reasons(run: Run, model: ImageReward) -> list[str | None]:
 def score(run: Run, model: ImageReward, groups: Sequence[Group]) -> Float[Tensor, " N"]:
     """The scores of all candidates of these groups, one group after another, (N,)."""
     files = [run.dir.media / str(candidate.image) for group in groups for candidate in group.candidates]
-    pixels = torch.stack([model.backbone.prepare(open_image(file)) for file in files])
+    pixels = prepare(model.backbone, [open_image(file) for file in files])
     owner = [number for number, group in enumerate(groups) for _ in group.candidates]
     with torch.autocast(run.device.type, dtype=torch.bfloat16, enabled=run.config.precision == "bf16"):
         return model(

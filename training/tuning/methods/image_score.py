@@ -16,7 +16,7 @@ from training.tuning.data import plain_text
 from training.tuning.errors import BadInput
 from training.tuning.images.data import open_image
 from training.tuning.images.preview import preview
-from training.tuning.images.reward import ImageReward
+from training.tuning.images.reward import ImageReward, prepare
 from training.tuning.images.reward_files import load_image_reward
 from training.tuning.rewards.compose import open_rewards
 from training.tuning.rewards.sources import Measured, join
@@ -98,7 +98,7 @@ def score_rows(run: Run, model: ImageReward, start: int) -> list[list[float]]:
     if not files:
         return [[] for _ in groups]
     owner = [number for number, group in enumerate(groups) for _ in group.candidates]
-    pixels = torch.stack([model.backbone.prepare(open_image(file)) for file in files])
+    pixels = prepare(model.backbone, [open_image(file) for file in files])
     with torch.autocast(run.device.type, dtype=torch.bfloat16, enabled=run.config.precision == "bf16"):
         flat = model(
             pixels.to(run.device),

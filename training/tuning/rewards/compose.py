@@ -14,8 +14,15 @@ from training.tuning.errors import BadInput
 from training.tuning.rewards import spec
 from training.tuning.rewards.credited import Credited, Sampled, open_credited
 from training.tuning.rewards.implicit import ImplicitReward, is_policy
-from training.tuning.rewards.rules import find_rule
-from training.tuning.rewards.sources import LearnedReward, Measured, Precision, RuleReward, Source
+from training.tuning.rewards.rules import RULES
+from training.tuning.rewards.sources import (
+    LearnedReward,
+    Measured,
+    PixelSource,
+    Precision,
+    RuleReward,
+    Source,
+)
 from training.tuning.rewards.transforms import aggregate, log_sigmoid_centred, sigmoid_centred, standardise
 
 
@@ -33,13 +40,11 @@ class Scored:
     def metrics(self, labels: Sequence[str]) -> dict[str, float]:
         """Means for ``metrics.jsonl``: ``reward``, ``reward_std``, and ``reward/<label>`` of every entry."""
         kept = ~self.total.isnan()
-        values = {
-            "reward": float(self.total[kept].mean()),
-            "reward_std": float(self.total[kept].std(unbiased=False)),
-        }
+        total = self.total.detach()[kept]
+        values = {"reward": float(total.mean()), "reward_std": float(total.std(unbiased=False))}
         return values | {
             f"reward/{label}": float(column[kept].mean())
-            for label, column in zip(labels, self.scores.unbind(dim=1), strict=True)
+            for label, column in zip(labels, self.scores.detach().unbind(dim=1), strict=True)
         }
 
 
@@ -107,6 +112,27 @@ class Rewards:
         measured = [source.measure(prompts, candidates) for source in self.uncredited()]
         centres = self.reference_scores(prompts, references) if self.needs_references else None
         return self.combine(measured, prompts, centres)
+
+    def score_pixels(self, prompts: Sequence[Text], pixels: Float[Tensor, "N 3 H W"]) -> Scored:
+        """``parts`` of pictures in -1..1 that are being drawn: the totals have a gradient to them."""
+        measured = [source.measure_pixels(prompts, pixels) for source in self.differentiable()]
+        return self.combine(measured, prompts, None)
+
+    def differentiable(self) -> list[PixelSource]:
+        """The sources, if pictures can be measured by all of them with a gradient. Raises BadInput."""
+        if self.needs_references:
+            raise BadInput("a comparison with reference answers has no gradient to a picture", field="reward")
+        found = []
+        for number, source in enumerate(self.sources):
+            if not isinstance(source, PixelSource) or not source.differentiable:
+                able = ", ".join(rule.name for rule in RULES if rule.of_pixels)
+                raise BadInput(
+                    f"{self.labels[number]} has no gradient; image reward models have one, the rules {able}, "
+                    "and functions that say differentiable = True",
+                    field=f"reward.{number}",
+                )
+            found.append(source)
+        return found
 
     def credit(
         self, answers: Sequence[Sampled], *, references: Sequence[Sequence[Any]] | None = None
@@ -219,7 +245,7 @@ class Rewards:
         for number in self.multipliers:
             gate = self.entries[number].gate
             assert isinstance(gate, spec.Constraint)
-            mean = float(scores[number].nanmean())
+            mean = float(scores[number].detach().nanmean())
             self.multipliers[number] = max(0.0, self.multipliers[number] + gate.rate * (gate.least - mean))
 
 
@@ -292,7 +318,7 @@ def open_source(
 ) -> Source:
     """The source of one entry."""
     if entry.rule is not None:
-        return RuleReward.of_rule(find_rule(entry.rule, modality=modality), entry.rule)
+        return RuleReward.of_rule(entry.rule, modality=modality)
     if entry.python is not None:
         return RuleReward.of_function(entry.python)
     assert entry.model is not None

@@ -5,10 +5,12 @@ from itertools import groupby
 from typing import Any
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from training.tuning.data import Text, plain_text
 from training.tuning.errors import BadInput
+from training.tuning.images.reward import prepare
 from training.tuning.images.reward_files import load_image_reward
 from training.tuning.rewards.sources import Measured, Precision
 
@@ -18,8 +20,10 @@ BATCH = 32
 class PictureReward:
     """A result of ``image_reward_model``; candidates are PIL images."""
 
+    differentiable = True
+
     def __init__(self, folder: str, *, device: torch.device, precision: Precision = "fp32") -> None:
-        self.model = load_image_reward(folder).to(device)
+        self.model = load_image_reward(folder).to(device).requires_grad_(False)
         self.device = device
         self.half = precision == "bf16"
 
@@ -28,21 +32,20 @@ class PictureReward:
         """One output per picture; pictures of one prompt that stand together share its features."""
         parts = []
         for start in range(0, len(candidates), BATCH):
-            texts = [plain_text(prompt) for prompt in prompts[start : start + BATCH]]
-            runs = [(text, len(list(run))) for text, run in groupby(texts)]
-            owner = [number for number, (_, count) in enumerate(runs) for _ in range(count)]
-            pixels = torch.stack(
-                [self.model.backbone.prepare(image) for image in candidates[start : start + BATCH]]
-            )
-            with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.half):
-                parts.append(
-                    self.model(
-                        pixels.to(self.device),
-                        torch.tensor(owner, device=self.device),
-                        [text for text, _ in runs],
-                    ).float()
-                )
-        return Measured(torch.cat(parts)[:, None])
+            pixels = prepare(self.model.backbone, candidates[start : start + BATCH]).to(self.device)
+            parts.append(self._outputs(prompts[start : start + BATCH], pixels))
+        return Measured(torch.cat(parts))
+
+    def measure_pixels(self, prompts: Sequence[Text], pixels: Float[Tensor, "N 3 H W"]) -> Measured:
+        """The same of pictures in -1..1, with a gradient to them and to nothing else."""
+        return Measured(self._outputs(prompts, self.model.backbone.prepare_pixels(pixels)))
+
+    def _outputs(self, prompts: Sequence[Text], pixels: Float[Tensor, "N 3 h w"]) -> Float[Tensor, "N 1"]:
+        runs = [(text, len(list(run))) for text, run in groupby(plain_text(prompt) for prompt in prompts)]
+        owner = [number for number, (_, count) in enumerate(runs) for _ in range(count)]
+        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.half):
+            scores = self.model(pixels, torch.tensor(owner, device=self.device), [text for text, _ in runs])
+        return scores.float()[:, None]
 
     def measure_prompt(self, prompt: Text) -> Measured:
         """Always BadInput: there is nothing to see."""

@@ -5,6 +5,7 @@ A rule is named in a ``reward`` list as ``"words"``, or with its argument after 
 
 import io
 import json
+import math
 import re
 from collections import Counter
 from collections.abc import Callable
@@ -12,18 +13,23 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 Score = Callable[[Any, Any], float]
+PixelScore = Callable[[Any], Any]  # of pictures (N, 3, H, W) in -1..1, (N,), with a gradient
 SENTENCE = re.compile(r"[^.!?]+[.!?]*")
 
 
 @dataclass(frozen=True)
 class Rule:
-    """One entry of the list. ``make(argument)`` gives the function of prompt and candidate."""
+    """One entry of the list. ``make(argument)`` gives the function of prompt and candidate.
+
+    A rule that is differentiable has ``of_pixels(argument)`` too: the same measure of pictures as tensors.
+    """
 
     name: str
     modality: Literal["text", "image"]
     summary: str
     make: Callable[[str], Score]
     argument: str | None = None  # what stands after the colon, in a word; None: nothing
+    of_pixels: Callable[[str], PixelScore] | None = None
 
 
 def _plain(measure: Callable[[Any], float]) -> Callable[[str], Score]:
@@ -74,33 +80,56 @@ def _jpeg_kilobytes(image: Any) -> float:
     return len(target.getvalue()) / 1000
 
 
-def _channel(image: Any, mode: str, which: int, statistic: str) -> float:
-    from PIL import ImageStat
-
-    values: list[float] = getattr(ImageStat.Stat(image.convert("RGB").convert(mode)), statistic)
-    return values[which] / 255
+def _aspect(argument: str) -> Score:
+    wanted = _number(argument)
+    return lambda prompt, image: -abs(math.log(image.width / image.height / wanted))
 
 
-def _sharpness(image: Any) -> float:
-    from PIL import ImageFilter, ImageStat
+def _measure(name: str) -> Callable[[str], PixelScore]:
+    def of_pixels(argument: str) -> PixelScore:
+        def measure(pixels: Any) -> Any:
+            from training.tuning.images import measures
 
-    edges = image.convert("RGB").convert("L").filter(ImageFilter.FIND_EDGES)
-    return ImageStat.Stat(edges).stddev[0] / 255
+            return getattr(measures, name)(pixels)
+
+        return measure
+
+    return of_pixels
 
 
-def _colour(argument: str) -> Score:
+def _closeness(argument: str) -> PixelScore:
     if not re.fullmatch(r"#[0-9a-fA-F]{6}", argument):
         raise ValueError(f'"{argument}" is no colour; write it as #ff8800')
-    wanted = [int(argument[at : at + 2], 16) for at in (1, 3, 5)]
+    wanted = [int(argument[at : at + 2], 16) / 255 for at in (1, 3, 5)]
 
-    def closeness(prompt: Any, image: Any) -> float:
-        from PIL import ImageStat
+    def measure(pixels: Any) -> Any:
+        from training.tuning.images import measures
 
-        mean = ImageStat.Stat(image.convert("RGB")).mean
-        distance = sum((one - other) ** 2 for one, other in zip(mean, wanted, strict=True)) ** 0.5
-        return 1 - float(distance) / (255 * 3**0.5)
+        return measures.closeness(pixels, wanted)
 
-    return closeness
+    return measure
+
+
+def _of_image(of_pixels: Callable[[str], PixelScore]) -> Callable[[str], Score]:
+    """The measure of tensors, of one picture."""
+
+    def make(argument: str) -> Score:
+        measure = of_pixels(argument)
+
+        def score(prompt: Any, image: Any) -> float:
+            from training.tuning.images.data import to_pixels
+
+            return float(measure(to_pixels(image.convert("RGB"))[None]))
+
+        return score
+
+    return make
+
+
+def _differentiable(
+    name: str, summary: str, of_pixels: Callable[[str], PixelScore], *, argument: str | None = None
+) -> Rule:
+    return Rule(name, "image", summary, _of_image(of_pixels), argument, of_pixels)
 
 
 def _number(argument: str) -> float:
@@ -129,30 +158,36 @@ RULES = [
     Rule("copied", "text", "Share of the answer's words that stand in the prompt.", _copied),
     Rule("jpeg_size", "image", "Kilobytes as JPEG: how hard it is to compress.", _plain(_jpeg_kilobytes)),
     Rule(
-        "brightness",
+        "aspect",
         "image",
-        "Mean brightness, 0 to 1.",
-        _plain(lambda image: _channel(image, "L", 0, "mean")),
+        "0 at this width over height, lower by the distance of logarithms.",
+        _aspect,
+        "ratio",
     ),
-    Rule(
-        "contrast",
-        "image",
-        "Spread of the brightness, 0 to ½.",
-        _plain(lambda image: _channel(image, "L", 0, "stddev")),
+    _differentiable("brightness", "Mean brightness, 0 to 1.", _measure("brightness")),
+    _differentiable("contrast", "Spread of the brightness, 0 to ½.", _measure("contrast")),
+    _differentiable("saturation", "Mean saturation, 0 to 1.", _measure("saturation")),
+    _differentiable("colourfulness", "How colourful, by Hasler and Süsstrunk.", _measure("colourfulness")),
+    _differentiable("sharpness", "Variance of the Laplacian.", _measure("sharpness")),
+    _differentiable(
+        "colour", "Closeness of the mean colour to this one, 0 to 1.", _closeness, argument="#rrggbb"
     ),
-    Rule(
-        "saturation",
-        "image",
-        "Mean saturation, 0 to 1.",
-        _plain(lambda image: _channel(image, "HSV", 1, "mean")),
-    ),
-    Rule("sharpness", "image", "Strength of edges.", _plain(_sharpness)),
-    Rule("colour", "image", "Closeness of the mean colour to this one, 0 to 1.", _colour, "#rrggbb"),
 ]
 
 
 def find_rule(text: str, *, modality: str) -> Score:
     """The function that ``name`` or ``name:argument`` stands for. ValueError if there is none."""
+    rule, argument = _look_up(text, modality=modality)
+    return rule.make(argument)
+
+
+def find_pixel_rule(text: str) -> PixelScore | None:
+    """The same of pictures as tensors, or None for a rule without a gradient. ValueError if there is none."""
+    rule, argument = _look_up(text, modality="image")
+    return rule.of_pixels(argument) if rule.of_pixels else None
+
+
+def _look_up(text: str, *, modality: str) -> tuple[Rule, str]:
     name, colon, argument = text.partition(":")
     fitting = {rule.name: rule for rule in RULES if rule.modality == modality}
     if name not in fitting:
@@ -162,4 +197,4 @@ def find_rule(text: str, *, modality: str) -> Score:
         raise ValueError(f"{name} takes no argument")
     if rule.argument is not None and not argument:
         raise ValueError(f"{name} needs an argument, {name}:{rule.argument}")
-    return rule.make(argument)
+    return rule, argument

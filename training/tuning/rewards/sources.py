@@ -16,9 +16,11 @@ from torch import Tensor
 
 from training.tuning.data import Text, plain_text
 from training.tuning.errors import BadInput
+from training.tuning.images.data import to_pixels
 from training.tuning.plan import split
 from training.tuning.rewards.info import RewardInfo, read_info
-from training.tuning.rewards.rules import Score
+from training.tuning.rewards.rules import find_pixel_rule, find_rule
+from training.tuning.rewards.spec import Modality
 from training.tuning.rewards.transforms import aggregate
 from training.tuning.text.batches import GroupBatch, make_batch
 from training.tuning.text.loading import load_for_use
@@ -58,6 +60,16 @@ class Source(Protocol):
     def measure_prompt(self, prompt: Text) -> Measured: ...
 
     def reduce(self, outputs: Tensor, prompts: Sequence[Text]) -> Tensor: ...
+
+
+@runtime_checkable
+class PixelSource(Source, Protocol):
+    """A source of images; where it is ``differentiable``, pictures can be measured with a gradient."""
+
+    @property
+    def differentiable(self) -> bool: ...
+
+    def measure_pixels(self, prompts: Sequence[Text], pixels: Float[Tensor, "N 3 H W"]) -> Measured: ...
 
 
 class LearnedReward:
@@ -209,21 +221,38 @@ def mean_preference(vectors: Float[Tensor, "N D"], prompts: Sequence[Text], *, t
 
 
 class RuleReward:
-    """A rule of ``rules.py``, or a function ``score(prompts, candidates) -> list[float]``."""
+    """A rule of ``rules.py``, or a function ``score(prompts, candidates) -> list[float]``.
 
-    def __init__(self, score: Callable[[Sequence[Any], Sequence[Any]], Sequence[float]], name: str) -> None:
+    A function of pictures that has the attribute ``differentiable = True`` is called as
+    ``score(prompts, pixels)`` instead, with a tensor (N, 3, H, W) in -1..1, and returns a tensor (N,).
+    """
+
+    def __init__(
+        self,
+        score: Callable[[Sequence[Any], Sequence[Any]], Sequence[float]],
+        name: str,
+        of_pixels: Callable[[Sequence[Any], Tensor], Tensor] | None = None,
+    ) -> None:
         self.score = score
         self.name = name
+        self.of_pixels = of_pixels
+
+    @property
+    def differentiable(self) -> bool:
+        """Whether ``measure_pixels`` works."""
+        return self.of_pixels is not None
 
     @classmethod
-    def of_rule(cls, rule: Score, name: str) -> "RuleReward":
+    def of_rule(cls, name: str, *, modality: Modality) -> "RuleReward":
         """A rule's function, one candidate after the other."""
+        rule = find_rule(name, modality=modality)
+        pixel_rule = find_pixel_rule(name) if modality == "image" else None
 
         def score(prompts: Sequence[Any], candidates: Sequence[Any]) -> list[float]:
             pairs = zip(prompts, candidates, strict=True)
             return [rule(_plain(prompt), _plain(candidate)) for prompt, candidate in pairs]
 
-        return cls(score, name)
+        return cls(score, name, pixel_rule and (lambda prompts, pixels: pixel_rule(pixels)))
 
     @classmethod
     def of_function(cls, name: str) -> "RuleReward":
@@ -233,7 +262,14 @@ class RuleReward:
             score = getattr(importlib.import_module(module), function)
         except (ImportError, AttributeError) as error:
             raise BadInput(f"{name} cannot be imported: {error}", file="run.json", field="reward") from None
-        return cls(score, name)
+        if not getattr(score, "differentiable", False):
+            return cls(score, name)
+
+        def one_by_one(prompts: Sequence[Any], images: Sequence[Any]) -> list[float]:
+            pairs = zip(prompts, images, strict=True)
+            return [float(score([prompt], to_pixels(image)[None])) for prompt, image in pairs]
+
+        return cls(one_by_one, name, score)
 
     def measure(self, prompts: Sequence[Text], candidates: Sequence[Any]) -> Measured:
         """One output per candidate."""
@@ -243,6 +279,12 @@ class RuleReward:
                 f"{self.name} gave {len(values)} scores for {len(candidates)} candidates", field="reward"
             )
         return Measured(torch.tensor([float(value) for value in values], dtype=torch.float32)[:, None])
+
+    def measure_pixels(self, prompts: Sequence[Text], pixels: Float[Tensor, "N 3 H W"]) -> Measured:
+        """The same of pictures in -1..1, with a gradient. BadInput where there is none."""
+        if self.of_pixels is None:
+            raise BadInput(f"{self.name} has no gradient", field="reward")
+        return Measured(self.of_pixels(list(prompts), pixels).float()[:, None])
 
     def measure_prompt(self, prompt: Text) -> Measured:
         """The output of an empty answer."""

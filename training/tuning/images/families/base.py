@@ -97,6 +97,12 @@ class Family(abc.ABC):
         latents = encoded.latent_dist.mode() if isinstance(vae, AutoencoderKL) else encoded.latents
         return (latents.float() - (vae.config.get("shift_factor") or 0.0)) * vae.config.scaling_factor
 
+    def decode_latents(self, latents: Float[Tensor, "B C h w"]) -> Float[Tensor, "B 3 H W"]:
+        """Pictures in -1..1 as the pipeline shows them: what lies beyond is cut off. Has a gradient."""
+        vae = self.pipeline.vae
+        unscaled = latents / vae.config.scaling_factor + (vae.config.get("shift_factor") or 0.0)
+        return vae.decode(unscaled.to(vae.dtype), return_dict=False)[0].float().clamp(-1, 1)
+
     @abc.abstractmethod
     def encode_prompts(self, prompts: Sequence[str]) -> Conditioning:
         """Prompts as the pipeline itself encodes them (too long a prompt is cut in the same way), float32."""
