@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 import torch
 from diffusers import AutoencoderKL, AutoencoderTiny
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Real
 from torch import Tensor, nn
 
 from training.tuning.errors import BadInput
@@ -103,6 +103,24 @@ class Family(abc.ABC):
         unscaled = latents / vae.config.scaling_factor + (vae.config.get("shift_factor") or 0.0)
         return vae.decode(unscaled.to(vae.dtype), return_dict=False)[0].float().clamp(-1, 1)
 
+    @property
+    def reads_guidance(self) -> bool:
+        """Whether guidance is an input of the denoiser (``conditioning["guidance"]``), or was distilled
+        into it: then there is no second pass without prompt.
+        """
+        return False
+
+    def sampling_sigmas(self, steps: int) -> list[float] | None:
+        """The σ of a flow before any shift, as the pipeline gives them to its scheduler; None: the
+        scheduler's own.
+        """
+        return None
+
+    def latent_shape(self, height: int, width: int) -> tuple[int, int, int]:
+        """Channels, height and width of the latents of a picture of this size in pixels."""
+        factor = int(self.pipeline.vae_scale_factor)
+        return int(self.pipeline.vae.config.latent_channels), height // factor, width // factor
+
     @abc.abstractmethod
     def encode_prompts(self, prompts: Sequence[str]) -> Conditioning:
         """Prompts as the pipeline itself encodes them (too long a prompt is cut in the same way), float32."""
@@ -112,10 +130,13 @@ class Family(abc.ABC):
         self,
         denoiser: nn.Module,
         noisy: Float[Tensor, "N C h w"],
-        timesteps: Int[Tensor, " N"],
+        timesteps: Real[Tensor, " N"],
         conditioning: Conditioning,
     ) -> Float[Tensor, "N C h w"]:
-        """The denoiser's answer, in whatever it predicts. ``conditioning`` has N rows."""
+        """The denoiser's answer, in whatever it predicts. ``conditioning`` has N rows.
+
+        Whole ``timesteps`` are of the training schedule; floats are times as the denoiser reads them.
+        """
 
     @abc.abstractmethod
     def save_adapter(

@@ -4,9 +4,10 @@ import inspect
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from diffusers import FluxPipeline, StableDiffusion3Pipeline
-from jaxtyping import Float, Int
+from jaxtyping import Float, Real
 from torch import Tensor, nn
 
 from training.tuning.errors import BadInput
@@ -71,7 +72,7 @@ class StableDiffusion3(FlowTransformer):
         self,
         denoiser: nn.Module,
         noisy: Float[Tensor, "N C h w"],
-        timesteps: Int[Tensor, " N"],
+        timesteps: Real[Tensor, " N"],
         conditioning: Conditioning,
     ) -> Float[Tensor, "N C h w"]:
         """The velocity."""
@@ -104,6 +105,15 @@ class Flux(FlowTransformer):
         return side, side
 
     @property
+    def reads_guidance(self) -> bool:
+        """FLUX never draws without a prompt: guidance is an input, or was distilled away."""
+        return True
+
+    def sampling_sigmas(self, steps: int) -> list[float]:
+        """As the pipeline spaces them."""
+        return [float(one) for one in np.linspace(1.0, 1 / steps, steps)]
+
+    @property
     def reader(self) -> tuple[Any, int]:
         """T5 at the pipeline's own length."""
         return self.pipeline.tokenizer_2, _longest(self.pipeline)
@@ -123,7 +133,7 @@ class Flux(FlowTransformer):
         self,
         denoiser: nn.Module,
         noisy: Float[Tensor, "N C h w"],
-        timesteps: Int[Tensor, " N"],
+        timesteps: Real[Tensor, " N"],
         conditioning: Conditioning,
     ) -> Float[Tensor, "N C h w"]:
         """The velocity, unpacked."""
@@ -134,9 +144,8 @@ class Flux(FlowTransformer):
         )
         guidance = None
         if self.denoiser.config.guidance_embeds:
-            guidance = torch.full(
-                (count,), float(self.sampling_defaults["guidance_scale"]), device=noisy.device
-            )
+            usual = torch.tensor(float(self.sampling_defaults["guidance_scale"]), device=noisy.device)
+            guidance = conditioning.get("guidance", usual.expand(count))
         packed = denoiser(
             hidden_states=self.pipeline._pack_latents(noisy, count, channels, height, width),
             timestep=self.noise.read(timesteps) / 1000,

@@ -6,7 +6,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import torch
 from diffusers import DDPMScheduler
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Real
 from torch import Tensor
 
 from training.tuning.errors import BadInput
@@ -29,8 +29,8 @@ class Noise(Protocol):
     def target(self, latents: Latents, noise: Latents, timesteps: Int[Tensor, " N"]) -> Latents:
         """What the denoiser is asked for."""
 
-    def read(self, timesteps: Int[Tensor, " N"]) -> Tensor:
-        """The timesteps as the denoiser reads them, (N,)."""
+    def read(self, timesteps: Real[Tensor, " N"]) -> Tensor:
+        """The timesteps as the denoiser reads them, (N,); floats are read so already."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class BetaNoise:
             return self.schedule.get_velocity(latents, noise, timesteps)
         return latents
 
-    def read(self, timesteps: Int[Tensor, " N"]) -> Tensor:
+    def read(self, timesteps: Real[Tensor, " N"]) -> Tensor:
         """Timesteps as they are."""
         return timesteps
 
@@ -87,8 +87,10 @@ class FlowNoise:
         """The velocity ε - x_0."""
         return noise - latents
 
-    def read(self, timesteps: Int[Tensor, " N"]) -> Tensor:
+    def read(self, timesteps: Real[Tensor, " N"]) -> Tensor:
         """σ_t times the number of training timesteps, as the schedulers give it."""
+        if timesteps.is_floating_point():
+            return timesteps
         return self._sigma(timesteps)[:, 0, 0, 0] * self.scale
 
     def _sigma(self, timesteps: Tensor, like: Tensor | None = None) -> Tensor:

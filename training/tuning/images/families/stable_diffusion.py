@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 import torch
 from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline, UNet2DConditionModel
 from diffusers.utils import convert_state_dict_to_diffusers
-from jaxtyping import Float, Int
+from jaxtyping import Float, Real
 from torch import Tensor, nn
 
 from training.tuning.errors import BadInput
@@ -62,7 +62,7 @@ class StableDiffusion(Family):
         self,
         denoiser: nn.Module,
         noisy: Float[Tensor, "N C h w"],
-        timesteps: Int[Tensor, " N"],
+        timesteps: Real[Tensor, " N"],
         conditioning: Conditioning,
     ) -> Float[Tensor, "N C h w"]:
         """The U-Net's answer."""
@@ -113,7 +113,7 @@ class StableDiffusionXL(StableDiffusion):
         self,
         denoiser: nn.Module,
         noisy: Float[Tensor, "N C h w"],
-        timesteps: Int[Tensor, " N"],
+        timesteps: Real[Tensor, " N"],
         conditioning: Conditioning,
     ) -> Float[Tensor, "N C h w"]:
         """The U-Net's answer, told that the picture has its own size and was not cropped."""
