@@ -27,7 +27,36 @@ def offer(form: forms.Form, name: str, choices: Sequence[Any]) -> None:
     field.choices = choices
 
 
-class RunForm(PageForm):
+class MethodForm(PageForm):
+    """A method's keys from its schema, rewards, and a seed."""
+
+    def __init__(self, *args: Any, project: Project, method: Method, like: Run | None = None) -> None:
+        self.schema = method.config.model_json_schema()
+        config = like.config if like else None
+        given = (
+            schema_forms.initial_of(self.schema, config) | _initial_of(like) | reward_forms.initial_of(like)
+        )
+        super().__init__(*args, initial=given)
+        self.fields |= schema_forms.fields_of(self.schema) | reward_forms.fields_of(project, method)
+
+    @property
+    def rewards(self) -> list[forms.BoundField]:
+        """What the method is to maximise, or a job scores with."""
+        return [self[name] for name in self.fields if name.startswith("reward_")]
+
+    @property
+    def more(self) -> list[forms.BoundField]:
+        """The keys that do not stand first, and the seed."""
+        shown = schema_forms.primary_names(self.schema)
+        names = [name for name in schema_forms.fields_of(self.schema) if name not in shown]
+        return [*(self[name] for name in names), self["seed"]]
+
+    @property
+    def more_is_wrong(self) -> bool:
+        return any(bound.errors for bound in self.more)
+
+
+class RunForm(MethodForm):
     """A training run: what to start from, the method's keys from its schema, and which data."""
 
     base = forms.ChoiceField(label=_("Start from"))
@@ -68,13 +97,7 @@ class RunForm(PageForm):
     )
 
     def __init__(self, *args: Any, project: Project, method: Method, like: Run | None = None) -> None:
-        self.schema = method.config.model_json_schema()
-        config = like.config if like else None
-        given = (
-            schema_forms.initial_of(self.schema, config) | _initial_of(like) | reward_forms.initial_of(like)
-        )
-        super().__init__(*args, initial=given)
-        self.fields |= schema_forms.fields_of(self.schema) | reward_forms.fields_of(project, method)
+        super().__init__(*args, project=project, method=method, like=like)
         bases = browsing.base_choices(project, scorers=method.name in REWARD_MODELS)
         self.has_base = bool(bases)
         offer(self, "base", bases)
@@ -87,29 +110,13 @@ class RunForm(PageForm):
         return [self[name] for name in schema_forms.primary_names(self.schema)]
 
     @property
-    def rewards(self) -> list[forms.BoundField]:
-        """What the method is to maximise."""
-        return [self[name] for name in self.fields if name.startswith("reward_")]
-
-    @property
     def data_fields(self) -> list[forms.BoundField]:
         names = ("eval_fraction", "annotators", "min_agreement", "min_seconds", "shuffle_labels")
         return [self[name] for name in names]
 
     @property
-    def more(self) -> list[forms.BoundField]:
-        """The method's other keys, and the seed."""
-        shown = {bound.name for bound in self.primary}
-        names = [name for name in schema_forms.fields_of(self.schema) if name not in shown]
-        return [*(self[name] for name in names), self["seed"]]
-
-    @property
     def data_is_wrong(self) -> bool:
         return any(bound.errors for bound in self.data_fields)
-
-    @property
-    def more_is_wrong(self) -> bool:
-        return any(bound.errors for bound in self.more)
 
     @property
     def request(self) -> dict[str, Any]:
@@ -132,7 +139,7 @@ class RunForm(PageForm):
         super().refuse(reward_forms.place_errors(plain, self.cleaned_data))
 
 
-class JobForm(PageForm):
+class JobForm(MethodForm):
     """Answers written or candidates scored: the model, the job's keys from its schema, and rewards."""
 
     base = forms.ChoiceField(label=_("Model"))
@@ -148,9 +155,7 @@ class JobForm(PageForm):
     )
 
     def __init__(self, *args: Any, project: Project, method: Method) -> None:
-        self.schema = method.config.model_json_schema()
-        super().__init__(*args, initial=schema_forms.initial_of(self.schema))
-        self.fields |= schema_forms.fields_of(self.schema) | reward_forms.fields_of(project, method)
+        super().__init__(*args, project=project, method=method)
         bases = browsing.base_choices(project, scorers=method.name in SCORERS)
         self.has_base = bool(bases)
         if method.name in SCORERS:
@@ -165,21 +170,6 @@ class JobForm(PageForm):
         """What stands first: the model, the prompts, and the keys that the schema marks."""
         names = [name for name in ("base", "prompts") if name in self.fields]
         return [self[name] for name in [*names, *schema_forms.primary_names(self.schema)]]
-
-    @property
-    def rewards(self) -> list[forms.BoundField]:
-        return [self[name] for name in self.fields if name.startswith("reward_")]
-
-    @property
-    def more(self) -> list[forms.BoundField]:
-        """The job's other keys, and the seed."""
-        shown = {bound.name for bound in self.main}
-        names = [name for name in schema_forms.fields_of(self.schema) if name not in shown]
-        return [*(self[name] for name in names), self["seed"]]
-
-    @property
-    def more_is_wrong(self) -> bool:
-        return any(bound.errors for bound in self.more)
 
     @property
     def request(self) -> dict[str, Any]:

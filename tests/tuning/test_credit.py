@@ -20,8 +20,9 @@ from training.tuning.run import Run
 from training.tuning.rundir import RunDir
 from training.tuning.text.attention import ordinary_attention
 from training.tuning.text.generation import Answer, generate
+from training.tuning.text.judging import Judge, Judged
 from training.tuning.text.rewrites import CRITIQUE, REWRITE, about_answer
-from training.tuning.text.rollouts import Judge, Judged, Rollout, lay_out, make_rollout, open_prompts
+from training.tuning.text.rollouts import Rollout, lay_out, make_rollout, open_prompts
 from training.tuning.text.setup import open_group_tokenizer, open_policy
 from training.tuning.text.steps import Step, labelled_segments, segments_of
 from training.tuning.text.tokens import answer_offsets

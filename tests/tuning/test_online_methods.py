@@ -14,7 +14,8 @@ from training.tuning.rewards.spec import parse_rewards
 from training.tuning.run import Run
 from training.tuning.rundir import RunDir
 from training.tuning.text.generation import Answer
-from training.tuning.text.rollouts import Judge, lay_out, make_rollout, open_prompts
+from training.tuning.text.judging import Judge
+from training.tuning.text.rollouts import lay_out, make_rollout, open_prompts
 from training.tuning.text.setup import open_group_tokenizer, open_policy
 
 SETTINGS: dict[str, dict[str, Any]] = {

@@ -16,6 +16,7 @@ from training.tuning.optim import make_optimizer, update
 from training.tuning.processes import add_up, mine
 from training.tuning.rewards.selection import best_of, best_share
 from training.tuning.run import Run
+from training.tuning.text.judging import open_judge
 from training.tuning.text.models import TextModel
 from training.tuning.text.online import open_online
 from training.tuning.text.rollouts import (
@@ -33,7 +34,7 @@ def train(run: Run) -> None:
     """Train a policy on a reward. See the module for the steps."""
     config = run.config
     online = open_online(run)
-    policy, frozen, judge = online.policy, online.frozen, online.judge
+    policy, frozen, judge = online.policy, online.frozen, open_judge(online)
 
     optimizer = make_optimizer(policy.model.parameters(), config)
     for step in online.steps(policy.model, optimizer):
@@ -59,7 +60,7 @@ def train(run: Run) -> None:
         metrics["loss"] = backward(policy, best, config)
         metrics |= update(optimizer, config, step=step, total_steps=online.plan.total_steps)
         speed.add(3 * best.tokens)
-        online.end_step(step, metrics | speed.result())
+        online.end_step(step, metrics | speed.result(), judge.measure)
 
     online.publish()
 

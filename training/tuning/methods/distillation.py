@@ -10,6 +10,7 @@ Divergences are at temperature 1, whatever the temperature of sampling.
 """
 
 import random
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -21,7 +22,6 @@ from training.tuning.errors import BadInput
 from training.tuning.losses.distillation import generalised_jsd
 from training.tuning.methods.sft import choose_answers
 from training.tuning.optim import make_optimizer, update
-from training.tuning.plan import make_plan
 from training.tuning.processes import add_up, mine
 from training.tuning.run import Run
 from training.tuning.text.batches import GroupBatch
@@ -31,19 +31,16 @@ from training.tuning.text.guided import check_same_tokens
 from training.tuning.text.loading import load_for_use
 from training.tuning.text.logprobs import token_divergence
 from training.tuning.text.models import TextModel
+from training.tuning.text.online import open_online
 from training.tuning.text.rollouts import (
     Prompt,
     Rollout,
     Step,
     lay_out,
-    open_prompts,
     preview_prompts,
     roll_out,
 )
-from training.tuning.text.samples import write_samples
-from training.tuning.text.saving import how_to_load, save_result
-from training.tuning.text.setup import open_group_tokenizer, open_policy
-from training.tuning.text.tokens import GroupTokenizer, how_joined
+from training.tuning.text.setup import open_group_tokenizer
 from training.tuning.throughput import Throughput
 
 NEEDS = "an answer for the steps that do not learn on the student's own (on_policy below 1)"
@@ -52,48 +49,30 @@ NEEDS = "an answer for the steps that do not learn on the student's own (on_poli
 def train(run: Run) -> None:
     """Train a student on a teacher. See the module for the steps."""
     config = run.config
-    tokenizer = open_group_tokenizer(run.base, max_length=config.max_length)
-    given = given_answers(run, tokenizer) if config.on_policy < 1 else {}
-    prompts = open_prompts(run.train, tokenizer, run=run)
-    if given:
-        prompts = [prompt for prompt in prompts if str(prompt.text) in given]
-    held_out = open_prompts(run.eval, tokenizer, run=run)
-    student = open_policy(run, kind="causal")
-    frozen = student.frozen_start()
+    given = given_answers(run) if config.on_policy < 1 else {}
+    online = open_online(run, only=given or None)
+    student, frozen = online.policy, online.frozen
     teacher = open_teacher(run, student)
-    plan = make_plan([1] * len(prompts), config=config, seed=run.seed, budget=config.batch_size)
+
+    def measure(_rollouts: Sequence[Rollout], laid: Step) -> dict[str, float]:
+        return divergence_of(student, teacher, laid, config) | facts(laid)
 
     optimizer = make_optimizer(student.model.parameters(), config)
-    done = run.begin(student.model, optimizer, total_steps=plan.total_steps)
-    if done == 0:
-        write_samples(run, student, tokenizer, step=0, when="before")
-
-    for step in run.steps(done):
+    for step in online.steps(student.model, optimizer):
         speed = Throughput()
-        run.check_stop()
-        batch = [prompts[index] for micro in plan.step(step) for index in micro]
+        batch = online.prompts_of(step)
         if writes_itself(run, step):
             key = f"{run.seed}/rollout/{step}"
-            rollouts = roll_out(student, batch, config, key=key, count=1, context=tokenizer.context)
+            rollouts = roll_out(student, batch, config, key=key, count=1, context=online.context)
         else:
             rollouts = [given[str(prompt.text)] for prompt in batch]
         laid = lay_out(student, frozen, rollouts, config)
         metrics = backward(student, teacher, laid, config) | facts(laid)
-        metrics |= update(optimizer, config, step=step, total_steps=plan.total_steps)
+        metrics |= update(optimizer, config, step=step, total_steps=online.plan.total_steps)
         speed.add(4 * laid.tokens)
-        run.log(step, metrics | speed.result())
-        if held_out and run.due(config.eval_every, step):
-            write = partial(roll_out, student, held_out, config, count=1, context=tokenizer.context)
-            own = lay_out(student, frozen, write(key=f"{run.seed}/eval"), config)
-            run.log_eval(step, measure(student, teacher, own, config) | facts(own))
-        run.end_step(step)
+        online.end_step(step, metrics | speed.result(), measure)
 
-    write_samples(run, student, tokenizer, step=run.total_steps, when="after")
-    run.publish(
-        save_result(student, precision=config.precision, merged=config.merged),
-        how_to_load=how_to_load(student, kind="causal"),
-        notes=[how_joined(student.tokenizer, pair=False)],
-    )
+    online.publish()
 
 
 def open_teacher(run: Run, student: TextModel) -> TextModel:
@@ -122,8 +101,9 @@ def writes_itself(run: Run, step: int) -> bool:
     return random.Random(f"{run.seed}/on-policy/{step}").random() < run.config.on_policy
 
 
-def given_answers(run: Run, tokenizer: GroupTokenizer) -> dict[str, Rollout]:
+def given_answers(run: Run) -> dict[str, Rollout]:
     """The rows' answers, as ``sft`` would choose them, by prompt."""
+    tokenizer = open_group_tokenizer(run.base, max_length=run.config.max_length)
     data = prepare(run.train, tokenizer, choose_answers(SFTConfig()), file=run.dir.train_file, needs=NEEDS)
     found = {}
     for example in data.examples:
@@ -145,7 +125,7 @@ def backward(student: TextModel, teacher: TextModel, step: Step, config: Any) ->
 
 
 @torch.no_grad()
-def measure(student: TextModel, teacher: TextModel, step: Step, config: Any) -> dict[str, float]:
+def divergence_of(student: TextModel, teacher: TextModel, step: Step, config: Any) -> dict[str, float]:
     """The same without gradients."""
     total = sum(
         float(divergences(student, teacher, micro.batch, config).sum()) for micro in mine(step.micros)

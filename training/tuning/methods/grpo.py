@@ -21,12 +21,12 @@ from training.tuning.losses.policy_gradient import kl_estimate
 from training.tuning.optim import make_optimizer, update
 from training.tuning.processes import add_up, count, mine
 from training.tuning.run import Run
+from training.tuning.text.judging import Judge, open_judge
 from training.tuning.text.logprobs import per_candidate, token_divergence
 from training.tuning.text.models import TextModel
 from training.tuning.text.online import open_online
 from training.tuning.text.rehearsal import rehearsals, rehearse
 from training.tuning.text.rollouts import (
-    Judge,
     Micro,
     Prompt,
     Rollout,
@@ -46,7 +46,7 @@ def train(run: Run) -> None:
     """Train a policy on a reward. See the module for the steps."""
     config, variant = run.config, VARIANTS[run.config.loss]
     online = open_online(run)
-    policy, frozen, judge = online.policy, online.frozen, online.judge
+    policy, frozen, judge = online.policy, online.frozen, open_judge(online)
     stored: dict[int, Rollout] = {}
     if config.mastered != "none":
         with frozen():
@@ -79,7 +79,7 @@ def train(run: Run) -> None:
                 metrics |= rehearse(policy, rehearsed, config)
             metrics |= update(optimizer, config, step=step, total_steps=online.plan.total_steps)
         metrics |= laid.facts() if rollouts else {}
-        online.end_step(step, metrics | speed.result())
+        online.end_step(step, metrics | speed.result(), judge.measure)
 
     online.publish()
 

@@ -21,6 +21,7 @@ from training.tuning.processes import add_up, mine
 from training.tuning.run import Run
 from training.tuning.text.generation import Guided
 from training.tuning.text.guided import Guide
+from training.tuning.text.judging import open_judge
 from training.tuning.text.logprobs import per_candidate
 from training.tuning.text.models import Frozen, TextModel
 from training.tuning.text.online import open_online
@@ -38,7 +39,7 @@ def train(run: Run) -> None:
     """Train a policy on preferences. See the module for the steps."""
     config = run.config
     online = open_online(run)
-    policy, frozen, judge = online.policy, online.frozen, online.judge
+    policy, frozen, judge = online.policy, online.frozen, open_judge(online)
 
     optimizer = make_optimizer(policy.model.parameters(), config)
     for step in online.steps(policy.model, optimizer):
@@ -62,7 +63,7 @@ def train(run: Run) -> None:
         metrics |= {"loss": backward(policy, laid, advantages, config)}
         metrics |= update(optimizer, config, step=step, total_steps=online.plan.total_steps)
         speed.add(3 * laid.tokens)
-        online.end_step(step, metrics | speed.result())
+        online.end_step(step, metrics | speed.result(), judge.measure)
 
     online.publish()
 

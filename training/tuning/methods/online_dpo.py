@@ -18,6 +18,7 @@ from training.tuning.metrics import Means, pair_metrics
 from training.tuning.optim import make_optimizer, update
 from training.tuning.processes import mine
 from training.tuning.run import Run
+from training.tuning.text.judging import open_judge
 from training.tuning.text.logprobs import per_candidate
 from training.tuning.text.models import Frozen, TextModel
 from training.tuning.text.online import open_online
@@ -39,7 +40,7 @@ def train(run: Run) -> None:
     """Train a policy on a reward. See the module for the steps."""
     config = run.config
     online = open_online(run)
-    policy, frozen, judge = online.policy, online.frozen, online.judge
+    policy, frozen, judge = online.policy, online.frozen, open_judge(online)
 
     optimizer = make_optimizer(policy.model.parameters(), config)
     for step in online.steps(policy.model, optimizer):
@@ -52,7 +53,7 @@ def train(run: Run) -> None:
         metrics = judge.metrics(scored) | laid.facts() | backward(policy, laid, wins, config)
         metrics |= update(optimizer, config, step=step, total_steps=online.plan.total_steps)
         speed.add(3 * laid.tokens)
-        online.end_step(step, metrics | speed.result())
+        online.end_step(step, metrics | speed.result(), judge.measure)
 
     online.publish()
 

@@ -28,6 +28,7 @@ from training.tuning.losses.policy_gradient import (
 from training.tuning.optim import make_optimizer, update
 from training.tuning.processes import add_up, mine, shared
 from training.tuning.run import Run
+from training.tuning.text.judging import open_judge
 from training.tuning.text.models import TextModel
 from training.tuning.text.online import open_online
 from training.tuning.text.rollouts import (
@@ -44,7 +45,7 @@ def train(run: Run) -> None:
     """Train a policy on a reward. See the module for the steps."""
     config = run.config
     online = open_online(run)
-    policy, frozen, judge = online.policy, online.frozen, online.judge
+    policy, frozen, judge = online.policy, online.frozen, open_judge(online)
     value = value_head(policy)
 
     optimizer = make_optimizer(
@@ -73,7 +74,7 @@ def train(run: Run) -> None:
         if config.kl_target is not None:
             options = {"episodes": len(rollouts), "horizon": config.kl_horizon}
             run.memory["beta"] = adapted_kl_weight(beta, kl=metrics["kl"], target=config.kl_target, **options)
-        online.end_step(step, metrics | speed.result())
+        online.end_step(step, metrics | speed.result(), judge.measure)
 
     online.publish()
 

@@ -20,11 +20,11 @@ from training.tuning.losses.policy_gradient import clipped_surrogate
 from training.tuning.optim import make_optimizer, update
 from training.tuning.processes import add_up, mine
 from training.tuning.run import Run
+from training.tuning.text.judging import Judged, open_judge
 from training.tuning.text.logprobs import per_candidate
 from training.tuning.text.models import TextModel
 from training.tuning.text.online import open_online
 from training.tuning.text.rollouts import (
-    Judged,
     Step,
     lay_out,
     preview_prompts,
@@ -37,7 +37,7 @@ def train(run: Run) -> None:
     """Train a policy on a reward. See the module for the steps."""
     config = run.config
     online = open_online(run)
-    policy, frozen, judge = online.policy, online.frozen, online.judge
+    policy, frozen, judge = online.policy, online.frozen, open_judge(online)
 
     optimizer = make_optimizer(policy.model.parameters(), config)
     for step in online.steps(policy.model, optimizer):
@@ -58,7 +58,7 @@ def train(run: Run) -> None:
             metrics |= {"loss": backward(policy, laid, advantages, config)}
             metrics |= update(optimizer, config, step=step, total_steps=online.plan.total_steps)
         speed.add((2 + config.updates) * laid.tokens)
-        online.end_step(step, metrics | speed.result())
+        online.end_step(step, metrics | speed.result(), judge.measure)
 
     online.publish()
 

@@ -1,6 +1,6 @@
 """What every method that writes answers as it trains does around its updates."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Container, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,16 +10,18 @@ from torch import nn
 from training.tuning.plan import Plan, make_plan
 from training.tuning.run import Run
 from training.tuning.text.models import Frozen, TextModel
-from training.tuning.text.rollouts import Judge, Prompt, evaluate, open_prompts
+from training.tuning.text.rollouts import Prompt, Rollout, Step, lay_out, open_prompts, roll_out
 from training.tuning.text.samples import write_samples
 from training.tuning.text.saving import how_to_load, save_result
 from training.tuning.text.setup import open_group_tokenizer, open_policy
 from training.tuning.text.tokens import GroupTokenizer, how_joined
 
+Measure = Callable[[Sequence[Rollout], Step], dict[str, float]]
+
 
 @dataclass
 class Online:
-    """Prompts, a policy that answers them, what it started from, and who judges the answers."""
+    """Prompts, a policy that answers them, and what it started from."""
 
     run: Run
     tokenizer: GroupTokenizer
@@ -27,7 +29,6 @@ class Online:
     held_out: list[Prompt]
     policy: TextModel
     frozen: Frozen
-    judge: Judge
     plan: Plan
 
     @property
@@ -52,14 +53,20 @@ class Online:
         """The prompts of a step."""
         return [self.prompts[index] for index in self.rows_of(step)]
 
-    def end_step(self, step: int, metrics: dict[str, Any]) -> None:
-        """Log, evaluate on held-out prompts if it is time, save if it is time."""
+    def end_step(self, step: int, metrics: dict[str, Any], measure: Measure) -> None:
+        """Log, ``measure`` answers to held-out prompts if it is time, save if it is time."""
         run = self.run
         run.log(step, metrics)
         if self.held_out and run.due(run.config.eval_every, step):
-            found = evaluate(run, self.policy, self.frozen, self.judge, self.held_out, context=self.context)
-            run.log_eval(step, found)
+            run.log_eval(step, self._evaluate(measure))
         run.end_step(step)
+
+    @torch.no_grad()
+    def _evaluate(self, measure: Measure) -> dict[str, float]:
+        """One answer to every held-out prompt, by the same random numbers each time."""
+        config, key = self.run.config, f"{self.run.seed}/eval"
+        rollouts = roll_out(self.policy, self.held_out, config, key=key, count=1, context=self.context)
+        return measure(rollouts, lay_out(self.policy, self.frozen, rollouts, config))
 
     def publish(self) -> None:
         """Samples after training, and the policy as the result."""
@@ -72,14 +79,17 @@ class Online:
         )
 
 
-def open_online(run: Run) -> Online:
-    """Everything loaded and read, as the run says. The reference is the model as it starts."""
+def open_online(run: Run, *, only: Container[str] | None = None) -> Online:
+    """Everything loaded and read, as the run says. The reference is the model as it starts.
+
+    With ``only``, prompts to train on whose text is in it.
+    """
     config = run.config
     tokenizer = open_group_tokenizer(run.base, max_length=config.max_length)
     prompts = open_prompts(run.train, tokenizer, run=run)
+    if only is not None:
+        prompts = [prompt for prompt in prompts if str(prompt.text) in only]
     held_out = open_prompts(run.eval, tokenizer, run=run)
     policy = open_policy(run, kind="causal")
-    frozen = policy.frozen_start()
-    judge = Judge(run, policy, frozen, prompts + held_out, context=tokenizer.context)
     plan = make_plan([1] * len(prompts), config=config, seed=run.seed, budget=config.batch_size)
-    return Online(run, tokenizer, prompts, held_out, policy, frozen, judge, plan)
+    return Online(run, tokenizer, prompts, held_out, policy, policy.frozen_start(), plan)

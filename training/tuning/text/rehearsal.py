@@ -9,8 +9,9 @@ from typing import Any
 from training.tuning.losses.policy_gradient import generator_divergence
 from training.tuning.processes import add_up, mine
 from training.tuning.run import Run
+from training.tuning.text.judging import Judge
 from training.tuning.text.models import TextModel
-from training.tuning.text.rollouts import Judge, Prompt, Rollout, Step, roll_out
+from training.tuning.text.rollouts import Prompt, Rollout, Step, roll_out
 
 MASTERED = 0.9  # mean reward of the start's answers
 

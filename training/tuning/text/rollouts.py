@@ -5,10 +5,9 @@ log-probabilities before the first update are computed by the same code and in t
 with a gradient, so that every ratio starts at exactly one.
 """
 
-import json
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -20,11 +19,8 @@ from training.tuning.data import Group, Text
 from training.tuning.errors import BadInput
 from training.tuning.plan import MicroBatch, halved, split
 from training.tuning.processes import count as process_count
-from training.tuning.processes import leads, shared
-from training.tuning.rewards.compose import Rewards, Scored, open_rewards
-from training.tuning.rewards.credited import Credited, Sampled
+from training.tuning.processes import shared
 from training.tuning.run import Run
-from training.tuning.rundir import whole_rows, write_text
 from training.tuning.text.batches import GroupBatch, make_batch
 from training.tuning.text.dataset import PREVIEW_ROWS, summary
 from training.tuning.text.generation import Answer, Guided, batches_of, sample_answers, text_of
@@ -33,15 +29,7 @@ from training.tuning.text.models import Frozen, TextModel
 from training.tuning.text.pictures import Picture
 from training.tuning.text.samples import as_json
 from training.tuning.text.setup import TOKEN_BUDGET, open_group_tokenizer
-from training.tuning.text.tokens import (
-    EncodedGroup,
-    GroupTokenizer,
-    Unusable,
-    answer_offsets,
-    how_joined,
-)
-
-REFERENCE_ANSWERS = 10  # of the start, for every prompt, where a reward is centred on them
+from training.tuning.text.tokens import EncodedGroup, GroupTokenizer, Unusable, how_joined
 
 
 @dataclass(frozen=True)
@@ -277,115 +265,6 @@ def _top(
     others = torch.where(likeliest == sampled[:, None], likeliest[:, -1:], likeliest)[:, :-1]
     columns = torch.cat([sampled[:, None], others], dim=1)
     return columns, policy.logprobs_of(states, columns, temperature=temperature).log_softmax(dim=1)
-
-
-@dataclass(frozen=True)
-class Judged:
-    """Rewards of N answers with C tokens in all. ``total`` is what to maximise; it is the sum of ``whole``,
-    which belongs to an answer as a whole, and of the answer's ``tokens``.
-    """
-
-    total: Float[Tensor, " N"]
-    whole: Float[Tensor, " N"]
-    tokens: Float[Tensor, " C"]
-    scored: Scored
-
-
-class Judge:
-    """The rewards of a run, with what they need besides the answers themselves."""
-
-    def __init__(
-        self, run: Run, policy: TextModel, frozen: Frozen, prompts: Sequence[Prompt], *, context: int
-    ) -> None:
-        config = run.config
-        self.rewards: Rewards = open_rewards(
-            run.reward, modality="text", device=run.device, precision=config.precision, max_length=None
-        )
-        self.tokenizer, self.device = policy.tokenizer, policy.device
-        self._check_vocabularies()
-        self.missing_end_penalty = config.missing_end_penalty
-        self.references: dict[str, list[str]] | None = None
-        if self.rewards.needs_references:
-            with frozen():
-                self.references = _reference_answers(run, policy, prompts, context=context)
-
-    def _check_vocabularies(self) -> None:
-        """Sampled tokens that are read by other models must mean the same to them."""
-        own = self.tokenizer.get_vocab()
-        for source in self.rewards.sources:
-            for model in source.models if isinstance(source, Credited) else ():
-                if model.tokenizer.get_vocab() != own:
-                    raise BadInput(
-                        "a model that gives tokens their rewards needs the policy's own tokenizer",
-                        file=model.base,
-                    )
-
-    def score(self, rollouts: Sequence[Rollout]) -> Judged:
-        """Every answer in the order of the rollouts. An answer that cannot be read is worth the worst of its
-        batch; one that did not end costs ``missing_end_penalty``.
-        """
-        flat = [
-            (one, text, answer)
-            for one in rollouts
-            for text, answer in zip(one.texts, one.answers, strict=True)
-        ]
-        with_offsets = any(isinstance(source, Credited) for source in self.rewards.sources)
-        answers = [
-            Sampled(
-                prompt=one.prompt.text,
-                prompt_ids=one.prompt.ids,
-                text=text,
-                ids=answer.ids,
-                offsets=answer_offsets(self.tokenizer, answer.ids, text) if with_offsets else [],
-            )
-            for one, text, answer in flat
-        ]
-        references = self.references
-        found = self.rewards.credit(
-            answers,
-            references=[references[str(one.prompt)] for one in answers] if references else None,
-        )
-        scored, sums = found.scored, found.scored.total - found.whole
-        kept = scored.total[~scored.total.isnan()]
-        ended = torch.tensor([answer.ended for _, _, answer in flat], device=scored.total.device)
-        total = scored.total.nan_to_num(nan=float(kept.min()) if len(kept) else 0.0)
-        total = total - self.missing_end_penalty * ~ended
-        whole = total - sums.nan_to_num()
-        return Judged(total.to(self.device), whole.to(self.device), found.tokens.to(self.device), scored)
-
-    def metrics(self, judged: Judged) -> dict[str, float]:
-        """Means for the log: of the rewards, and of every entry's scores."""
-        scored = replace(judged.scored, total=judged.total.to(judged.scored.total))
-        return scored.metrics(self.rewards.labels)
-
-
-def _reference_answers(
-    run: Run, policy: TextModel, prompts: Sequence[Prompt], *, context: int
-) -> dict[str, list[str]]:
-    """Answers of the start to every prompt, by its text; kept in ``references.jsonl`` for a run that "
-    "resumes."""
-    path = run.dir.path / "references.jsonl"
-    found = {row["prompt"]: row["texts"] for row in whole_rows(path)} if path.exists() else {}
-    missing = [prompt for prompt in prompts if str(prompt.text) not in found]
-    if missing:
-        written = roll_out(
-            policy, prompts, run.config, key=f"{run.seed}/reference", count=REFERENCE_ANSWERS, context=context
-        )
-        found = {str(one.prompt.text): [text or " " for text in one.texts] for one in written}
-        rows = [{"prompt": prompt, "texts": texts} for prompt, texts in found.items()]
-        if leads():
-            write_text(path, "".join(json.dumps(row) + "\n" for row in rows))
-    return found
-
-
-@torch.no_grad()
-def evaluate(
-    run: Run, policy: TextModel, frozen: Frozen, judge: Judge, prompts: Sequence[Prompt], *, context: int
-) -> dict[str, float]:
-    """Reward, KL and length of one answer to every held-out prompt, the same random numbers each time."""
-    rollouts = roll_out(policy, prompts, run.config, key=f"{run.seed}/eval", count=1, context=context)
-    facts = lay_out(policy, frozen, rollouts, run.config).facts()
-    return judge.metrics(judge.score(rollouts)) | facts
 
 
 def some_prompts(prompts: Sequence[Prompt], count: int, *, seed: str) -> list[Prompt]:
