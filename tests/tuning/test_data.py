@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from training.tuning.data import Group, load_groups, plain_text
+from training.tuning.data import Group, plain_text
 from training.tuning.errors import BadInput
+from training.tuning.reading import load_groups
 
 GROUP = {
     "prompt": "Why?",

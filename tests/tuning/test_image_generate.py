@@ -10,8 +10,8 @@ from PIL import Image
 
 from tests.tuning.image_models import save_pipeline
 from tests.tuning.image_runs import make_run, metrics, read_rows, run
-from training.tuning.data import load_groups
 from training.tuning.errors import EXIT_CANCELLED, EXIT_DONE
+from training.tuning.reading import load_groups
 
 ROWS: list[dict[str, Any]] = [{"prompt": "a b", "meta": {"number": 1}}, {"prompt": "c"}, {"prompt": "a b"}]
 QUICK = {"num_inference_steps": 2, "guidance_scale": 1.0, "samples_per_prompt": 2, "batch_size": 4}

@@ -15,8 +15,8 @@ from tests.tuning.text_models import save_causal
 from tests.tuning.text_runs import make_run, metrics, read_rows, run
 from tests.tuning.vision_models import pictured_rows, save_llava
 from training.tuning.config import LoraConfig
-from training.tuning.data import load_groups
 from training.tuning.errors import BadInput
+from training.tuning.reading import load_groups
 from training.tuning.text.attention import ordinary_attention
 from training.tuning.text.batches import make_batch
 from training.tuning.text.dataset import texts_of

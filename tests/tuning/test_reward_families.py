@@ -12,7 +12,7 @@ from peft import AutoPeftModelForSequenceClassification
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from tests.tuning.text_runs import make_run, metrics, pair_rows, read_rows, result_weights, run
-from training.tuning.data import load_groups
+from training.tuning.reading import load_groups
 from training.tuning.rewards.compose import open_rewards
 from training.tuning.rewards.info import read_info
 from training.tuning.rewards.spec import parse_rewards

@@ -92,7 +92,7 @@ def test_score_writes_what_to_train_on(tmp_path: Path) -> None:
 
 def test_selected_rows_are_data(tmp_path: Path) -> None:
     """What ``rejection`` wrote is read by ``load_groups``."""
-    from training.tuning.data import load_groups
+    from training.tuning.reading import load_groups
 
     selected(tmp_path, select="rejection", keep=2)
     groups = load_groups(tmp_path / "run" / "result" / "selected.jsonl", modality="text")

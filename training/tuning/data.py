@@ -1,19 +1,12 @@
-"""Rows of data: the group, and the public preference formats that become one. Torch-free.
-
-``load_groups`` reads a JSONL file and checks every row; the first thing wrong is a :class:`BadInput` that
-names file, line and field. Line numbers start at 1.
-"""
+"""Rows of data: the group, its candidates, and what people said about them. Torch-free."""
 
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-from training.tuning.errors import BadInput
-
-MAX_PIXELS = 50_000_000
 Modality = Literal["text", "image"]
 Kind = Literal["regular", "gold", "repeat", "review", "qualification", "judge"]
 
@@ -37,27 +30,88 @@ class ImagePart(Row):
     path: Path | None = Field(None, exclude=True)
 
 
+def _is_missing(value: object) -> bool:
+    return not value
+
+
+def _parsed(arguments: object) -> object:
+    """Arguments that somebody wrote as JSON in a string, as OpenAI's servers do."""
+    try:
+        return json.loads(arguments) if isinstance(arguments, str) else arguments
+    except json.JSONDecodeError as error:
+        raise ValueError(f"not JSON: {error.msg} at column {error.colno}") from None
+
+
+class Function(Row):
+    """Which tool is called, and with what."""
+
+    name: str = Field(min_length=1)
+    arguments: Annotated[dict[str, Any], BeforeValidator(_parsed)]
+
+
+class ToolCall(Row):
+    """A call of a tool by the assistant."""
+
+    type: Literal["function"] = "function"
+    id: str | None = Field(None, exclude_if=_is_missing)
+    function: Function
+
+
 class Message(Row):
-    """One turn of a chat: words, or, in prompts for vision-language models, parts of words and pictures."""
+    """One turn of a chat: words, or, in prompts for vision-language models, parts of words and pictures.
+
+    An assistant's turn may call tools; the role ``tool`` says what came of a call. ``tools``, the JSON
+    schemas of what may be called, stand on a prompt's first message.
+    """
 
     role: str = Field(min_length=1)
     content: str | list[TextPart | ImagePart]
+    name: str | None = Field(None, exclude_if=_is_missing)
+    tool_calls: list[ToolCall] | None = Field(None, exclude_if=_is_missing)
+    tool_call_id: str | None = Field(None, exclude_if=_is_missing)
+    tools: list[dict[str, Any]] | None = Field(None, exclude_if=_is_missing)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _calls_need_no_words(cls, row: Any) -> Any:
+        if isinstance(row, dict) and row.get("tool_calls") and row.get("content") is None:
+            return row | {"content": ""}
+        return row
+
+    @model_validator(mode="after")
+    def _assistants_call(self) -> Self:
+        if self.tool_calls and self.role != "assistant":
+            raise ValueError("the assistant alone calls tools")
+        return self
 
     @property
     def words(self) -> str:
-        """What it says, without pictures."""
+        """What it says, without pictures; calls of tools as JSON, a line each."""
         if isinstance(self.content, str):
-            return self.content
-        return "\n".join(part.text for part in self.content if isinstance(part, TextPart))
+            said = [self.content] if self.content or not self.tool_calls else []
+        else:
+            said = [part.text for part in self.content if isinstance(part, TextPart)]
+        calls = [call.function.model_dump_json() for call in self.tool_calls or []]
+        return "\n".join([*said, *calls])
 
     def opened_with(self, words: str) -> "Message":
         """The message with words before all else."""
         if isinstance(self.content, str):
-            return Message(role=self.role, content=words + self.content)
-        return Message(role=self.role, content=[TextPart(type="text", text=words), *self.content])
+            return self.model_copy(update={"content": words + self.content})
+        return self.model_copy(update={"content": [TextPart(type="text", text=words), *self.content]})
 
 
 Text = str | list[Message]
+
+
+def turns_of(prompt: Text) -> list[Message]:
+    """A prompt as messages: a text is what the user says."""
+    return [Message(role="user", content=prompt)] if isinstance(prompt, str) else prompt
+
+
+def tools_of(prompt: Text) -> list[dict[str, Any]] | None:
+    """The JSON schemas of the tools that may be called; None if there are none."""
+    return None if isinstance(prompt, str) or not prompt else prompt[0].tools or None
 
 
 def pictures_of(prompt: Text) -> list[ImagePart]:
@@ -151,14 +205,26 @@ class Judgement(Row):
 
 
 class Group(Row):
-    """One prompt, its candidates, and what people said about them. ``line`` is where it was read."""
+    """One prompt, its candidates, and what people said about them. ``line`` is where it was read.
+
+    ``tools`` of a row are put on its prompt's first message, where everything else finds them.
+    """
 
     prompt: Text
     candidates: list[Candidate] = Field(default_factory=list)
     judgements: list[Judgement] = Field(default_factory=list)
+    tools: list[dict[str, Any]] | None = Field(None, exclude_if=_is_missing)
     reference: Any = None
     meta: dict[str, Any] = Field(default_factory=dict)
     line: int = Field(0, exclude=True)
+
+    @model_validator(mode="after")
+    def _tools_stand_once(self) -> Self:
+        turns = [] if isinstance(self.prompt, str) else self.prompt
+        answers = [turn for one in self.candidates if isinstance(one.text, list) for turn in one.text]
+        if any(turn.tools for turn in [*turns[1:], *answers]) or (self.tools and tools_of(self.prompt)):
+            raise ValueError("tools stand once: in the row, or on the prompt's first message")
+        return self
 
     @model_validator(mode="after")
     def _indices_exist(self) -> Self:
@@ -192,184 +258,15 @@ def _choices(judgement: Judgement) -> Iterator[tuple[str, int | str | None]]:
         yield f"turns.{number}.choice", turn.choice
 
 
+def with_tools(group: Group) -> Group:
+    """The group with its row's tools on the prompt's first message."""
+    if not group.tools:
+        return group
+    first, *others = turns_of(group.prompt)
+    prompt = [first.model_copy(update={"tools": group.tools}), *others]
+    return group.model_copy(update={"prompt": prompt, "tools": None})
+
+
 def plain_text(text: Text) -> str:
     """The words of a text or of messages, one turn per line."""
     return text if isinstance(text, str) else "\n".join(message.words for message in text)
-
-
-def load_groups(path: Path, *, modality: Modality, media: Path | None = None) -> list[Group]:
-    """Every row of a JSONL file as a group, in the file's order.
-
-    ``media`` is the folder of the images; when it is given every image is opened, measured before it is
-    decoded, and decoded. Raises BadInput for the first row that cannot be used, and for a file without rows.
-    """
-    groups = []
-    for line, row in _read_rows(path):
-        group = _group_of(row, path=path, line=line, modality=modality)
-        for number, candidate in enumerate(group.candidates):
-            field = f"candidates.{number}.{modality}"
-            if getattr(candidate, modality) is None:
-                raise BadInput(f"this method works on {modality}s", file=path, line=line, field=field)
-            if candidate.image is not None and media is not None:
-                check_image(media, candidate.image, file=path, line=line, field=field)
-        if media is not None and pictures_of(group.prompt):
-            group = _with_pictures(group, media, file=path)
-        groups.append(group)
-    if not groups:
-        raise BadInput("the file holds no rows", file=path)
-    return groups
-
-
-def read_json_lines(path: Path) -> Iterator[tuple[int, Any]]:
-    """(line number, value) of every line that is not blank. Raises BadInput where a line is not JSON."""
-    try:
-        handle = path.open(encoding="utf-8")
-    except FileNotFoundError:
-        raise BadInput("the file is missing", file=path) from None
-    with handle:
-        line = 0
-        try:
-            for line, text in enumerate(handle, start=1):
-                if text.strip():
-                    yield line, json.loads(text)
-        except json.JSONDecodeError as error:
-            raise BadInput(f"not JSON: {error.msg} at column {error.colno}", file=path, line=line) from None
-        except UnicodeDecodeError:
-            raise BadInput("not UTF-8 text", file=path, line=line + 1) from None
-
-
-def _read_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    for line, row in read_json_lines(path):
-        if not isinstance(row, dict):
-            raise BadInput("a row must be a JSON object", file=path, line=line)
-        yield line, row
-
-
-# The public formats, by their columns: what each becomes.
-_COLUMNS = {
-    frozenset({"prompt", "chosen", "rejected"}): (["chosen", "rejected"], {"choice": 0}),
-    frozenset({"prompt", "completion", "label"}): (["completion"], "label"),
-    frozenset({"prompt", "completion"}): (["completion"], None),
-    frozenset({"prompt"}): ([], None),
-}
-
-
-def _group_of(row: dict[str, Any], *, path: Path, line: int, modality: Modality) -> Group:
-    if "prompt" not in row:
-        raise BadInput('the column "prompt" is missing', file=path, line=line, field="prompt")
-    columns = frozenset(row) - {"meta"}
-    if "candidates" not in row:
-        row = _from_columns(row, columns, path=path, line=line, modality=modality)
-    if modality == "image":
-        _refuse_parts(row["prompt"], path=path, line=line)
-    if "line" in row:
-        raise BadInput(
-            'unknown key; put what the trainer should ignore under "meta"', file=path, line=line, field="line"
-        )
-    try:
-        return Group.model_validate({**row, "line": line})
-    except ValidationError as error:
-        first = error.errors()[0]
-        field = ".".join(str(part) for part in first["loc"]) or None
-        raise BadInput(_plain(first), file=path, line=line, field=_public_name(field, columns)) from None
-
-
-def _with_pictures(group: Group, media: Path, *, file: Path) -> Group:
-    """The group with the places of its prompt's pictures, all of which can be read."""
-    for number, part in enumerate(pictures_of(group.prompt)):
-        check_image(media, part.image, file=file, line=group.line, field=f"prompt (picture {number + 1})")
-    assert not isinstance(group.prompt, str)
-    prompt = [
-        message
-        if isinstance(message.content, str)
-        else message.model_copy(
-            update={
-                "content": [
-                    part.model_copy(update={"path": media / part.image})
-                    if isinstance(part, ImagePart)
-                    else part
-                    for part in message.content
-                ]
-            }
-        )
-        for message in group.prompt
-    ]
-    return group.model_copy(update={"prompt": prompt})
-
-
-def _refuse_parts(prompt: Any, *, path: Path, line: int) -> None:
-    """BadInput for a message in parts: image models read words."""
-    for number, message in enumerate(prompt if isinstance(prompt, list) else ()):
-        if isinstance(message, dict) and isinstance(message.get("content"), list):
-            problem = "is a list of parts; image models draw from words alone, so leave the row out"
-            raise BadInput(problem, file=path, line=line, field=f"prompt.{number}.content")
-
-
-def _from_columns(
-    row: dict[str, Any], columns: frozenset[str], *, path: Path, line: int, modality: Modality
-) -> dict[str, Any]:
-    if columns not in _COLUMNS:
-        raise BadInput(_missing(columns), file=path, line=line)
-    answers, judged = _COLUMNS[columns]
-    group: dict[str, Any] = {"prompt": row["prompt"], "candidates": [{modality: row[key]} for key in answers]}
-    if judged == "label":
-        if row["label"] not in (True, False, 0, 1):
-            raise BadInput("must be true or false", file=path, line=line, field="label")
-        group["judgements"] = [{"thumbs": [int(row["label"])]}]
-    elif judged:
-        group["judgements"] = [judged]
-    if "meta" in row:
-        group["meta"] = row["meta"]
-    return group
-
-
-def _missing(columns: frozenset[str]) -> str:
-    for one, other in (("chosen", "rejected"), ("rejected", "chosen"), ("label", "completion")):
-        if one in columns and other not in columns:
-            return f'there is a column "{one}" but the column "{other}" is missing'
-    unknown = sorted(columns - {"prompt", "chosen", "rejected", "completion", "label"})
-    if unknown:
-        return f'unknown column "{unknown[0]}"; put what the trainer should ignore under "meta"'
-    return f"the columns {', '.join(sorted(columns))} do not go together"
-
-
-def _plain(error: Any) -> str:
-    if error["type"] == "extra_forbidden":
-        return 'unknown key; put what the trainer should ignore under "meta"'
-    return str(error["msg"]).removeprefix("Value error, ")
-
-
-def _public_name(field: str | None, columns: frozenset[str]) -> str | None:
-    """``candidates.0`` of a row that has columns is the column."""
-    if field is None or "candidates" in columns:
-        return field
-    for position, name in enumerate(["chosen", "rejected"] if "chosen" in columns else ["completion"]):
-        if field.startswith(f"candidates.{position}"):
-            return name
-    return field
-
-
-def check_image(media: Path, name: str, *, file: Path, line: int, field: str) -> None:
-    """BadInput unless the image lies inside ``media``, has at most 50 megapixels, and decodes completely."""
-    from PIL import Image, UnidentifiedImageError
-
-    path = media / name
-    if Path(name).is_absolute() or not path.resolve().is_relative_to(media.resolve()):
-        raise BadInput(f'"{name}" leads out of the folder of images', file=file, line=line, field=field)
-    try:
-        with Image.open(path) as image:
-            width, height = image.size
-            if width * height > MAX_PIXELS:
-                raise BadInput(
-                    f'"{name}" has {width} × {height} pixels; at most {MAX_PIXELS // 10**6} million are read',
-                    file=file,
-                    line=line,
-                    field=field,
-                )
-            image.load()
-    except FileNotFoundError:
-        raise BadInput(f'the image "{name}" is missing', file=file, line=line, field=field) from None
-    except (UnidentifiedImageError, Image.DecompressionBombError, OSError, SyntaxError) as error:
-        raise BadInput(
-            f'the image "{name}" cannot be read: {error}', file=file, line=line, field=field
-        ) from None

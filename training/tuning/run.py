@@ -47,10 +47,11 @@ from torch import nn
 
 from training.tuning import processes
 from training.tuning.cards import write_card
-from training.tuning.data import Group, load_groups
+from training.tuning.data import Group
 from training.tuning.early_stop import Patience, deciding_value
 from training.tuning.errors import BadInput, Stopped
 from training.tuning.launching import world_size
+from training.tuning.reading import load_groups
 from training.tuning.registry import Method, get_method
 from training.tuning.rundir import RunDir, StopRequest
 from training.tuning.spec import identity_of, parse_config, parse_reward, read_spec

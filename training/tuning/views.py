@@ -5,7 +5,6 @@ Each view turns groups into groups whose judgements say that part as choices and
 method reads them as it reads any other.
 """
 
-from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from itertools import pairwise
 from typing import Any, Final
@@ -108,27 +107,28 @@ def at_turns(group: Group) -> Iterator[Group]:
     """
     judged = {answer.turn for judgement in group.judgements for answer in judgement.turns or []}
     for turn in sorted(judged):
-        alike: dict[tuple[Message, ...], dict[int, Message]] = defaultdict(dict)
+        alike: dict[str, tuple[list[Message], dict[int, Message]]] = {}
         for at, candidate in enumerate(group.candidates):
             if candidate.text is not None and (found := _turn(candidate.text, turn)) is not None:
-                alike[found[0]][at] = found[1]
-        for before, answers in alike.items():
-            if len({answer.content for answer in answers.values()}) > 1:
+                before, answer = found
+                alike.setdefault(str(before), (before, {}))[1][at] = answer
+        for before, answers in alike.values():
+            if len({str(answer) for answer in answers.values()}) > 1:
                 yield _at_turn(group, turn, before, answers)
 
 
-def _turn(text: Text, turn: int) -> tuple[tuple[Message, ...], Message] | None:
+def _turn(text: Text, turn: int) -> tuple[list[Message], Message] | None:
     """What comes before the assistant's turn of this number, and the turn; None if there is no such turn."""
     messages = _messages(text, "assistant")
     spoken = [at for at, message in enumerate(messages) if message.role == "assistant"]
-    return (tuple(messages[: spoken[turn]]), messages[spoken[turn]]) if turn < len(spoken) else None
+    return (messages[: spoken[turn]], messages[spoken[turn]]) if turn < len(spoken) else None
 
 
 def _messages(text: Text, role: str) -> list[Message]:
     return [Message(role=role, content=text)] if isinstance(text, str) else text
 
 
-def _at_turn(group: Group, turn: int, before: tuple[Message, ...], answers: dict[int, Message]) -> Group:
+def _at_turn(group: Group, turn: int, before: list[Message], answers: dict[int, Message]) -> Group:
     places = {at: place for place, at in enumerate(answers)}
     prompt: Text = [*_messages(group.prompt, "user"), *before] if before else group.prompt
     candidates = [

@@ -44,7 +44,7 @@ class Frame:
 
 
 def open_image(path: Path) -> Image.Image:
-    """A picture as RGB: upright (EXIF), transparency on white. ``data.check_image`` has measured and
+    """A picture as RGB: upright (EXIF), transparency on white. ``reading.check_image`` has measured and
     decoded it.
     """
     with Image.open(path) as file:

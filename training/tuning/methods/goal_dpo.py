@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from training.tuning.config import GoalDPOConfig
-from training.tuning.data import Group, Judgement, Message, Text
+from training.tuning.data import Group, Judgement, Message, Text, turns_of
 from training.tuning.errors import BadInput
 from training.tuning.labels import make_scores
 from training.tuning.methods import dpo
@@ -63,7 +63,8 @@ def with_goals(groups: Sequence[Group], config: GoalDPOConfig) -> list[Group]:
 def with_goal(prompt: Text, goal: float, text: str) -> list[Message]:
     """The prompt with the goal (1 to 10) in its system message."""
     named = text.replace("{goal}", f"{goal:g}")
-    messages = [Message(role="user", content=prompt)] if isinstance(prompt, str) else list(prompt)
-    if messages[0].role == "system":
-        return [Message(role="system", content=f"{messages[0].words}\n{named}"), *messages[1:]]
-    return [Message(role="system", content=named), *messages]
+    first, *others = turns_of(prompt)
+    if first.role == "system":
+        return [first.model_copy(update={"content": f"{first.words}\n{named}"}), *others]
+    goal = Message(role="system", content=named, tools=first.tools)
+    return [goal, first.model_copy(update={"tools": None}), *others]

@@ -5,17 +5,21 @@ by character offsets, for each candidate on its own. A token that holds the last
 the first of the answer belongs to the answer, and the prefix that candidates share ends before it.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
 
-from training.tuning.data import Message, Text, pictures_of, plain_text
+from jinja2 import TemplateError
+
+from training.tuning.data import Message, Text, pictures_of, plain_text, tools_of, turns_of
 from training.tuning.errors import BadInput
 from training.tuning.text.pictures import Picture, PictureReader, expanded
 
 TOO_LONG = "the prompt is longer than the context"
 END_INSIDE = "an answer contains the end token"
 NO_PREFIX = "the prompt has no token"
+Tools = list[dict[str, Any]] | None
 
 
 class Unusable(Exception):
@@ -142,11 +146,13 @@ class GroupTokenizer:
 
     def _encode_one(self, prompt: Text, answer: Text) -> tuple[list[int], int, list[tuple[int, int]]]:
         """Tokens of prompt and answer, where the answer starts, and (if asked for) its tokens' characters."""
-        content = self._without_end(_answer_text(answer))
-        if not content.strip():
+        turn = _answer_turn(answer)
+        assert isinstance(turn.content, str)  # only prompts hold pictures
+        content = self._without_end(turn.content)
+        if not content.strip() and not turn.tool_calls:
             raise Unusable("an answer is empty but for the end token")
         prompt_text = self._prompt_text(prompt)
-        full = self._full_text(prompt, content, prompt_text)
+        full = self._full_text(prompt, turn.model_copy(update={"content": content}), prompt_text)
         # The prompt as it stands before this answer: some templates open the answer's turn differently.
         boundary = common_length(prompt_text, full)
         encoding = self.tokenizer(full, add_special_tokens=False, return_offsets_mapping=True)
@@ -194,19 +200,22 @@ class GroupTokenizer:
     def _prompt_text(self, prompt: Text) -> str:
         if self.tokenizer.chat_template is None:
             return _plain_prompt(prompt)
-        return str(
-            self.tokenizer.apply_chat_template(
-                self._messages(prompt), tokenize=False, add_generation_prompt=True
-            )
-        )
+        turns, tools = turns_of(prompt), tools_of(prompt)
+        text = self._rendered(turns, tools=tools, add_generation_prompt=True)
+        if tools and text == self._rendered(turns, add_generation_prompt=True):
+            raise self._template_ignores("tools: the prompt reads the same without them")
+        self._check_calls(turns, tools)
+        return text
 
-    def _full_text(self, prompt: Text, answer: str, prompt_text: str) -> str:
+    def _full_text(self, prompt: Text, answer: Message, prompt_text: str) -> str:
         if self.tokenizer.chat_template is None:
-            return prompt_text + answer
-        turns = self._messages(prompt)
-        turn = self._messages([Message(role="assistant", content=answer)])
-        full = str(self.tokenizer.apply_chat_template([*turns, *turn], tokenize=False))
-        bare = str(self.tokenizer.apply_chat_template(turns, tokenize=False))
+            if answer.tool_calls:
+                raise BadInput("an answer that calls tools needs a chat template", field="candidates")
+            return prompt_text + answer.words
+        turns, tools = turns_of(prompt), tools_of(prompt)
+        self._check_calls([answer], tools, before=turns)
+        full = self._rendered([*turns, answer], tools=tools)
+        bare = self._rendered(turns, tools=tools)
         if common_length(prompt_text, full) < common_length(prompt_text, bare):
             raise BadInput(
                 "the chat template changes the prompt when an answer follows; answers cannot be told from "
@@ -216,10 +225,42 @@ class GroupTokenizer:
             )
         return full
 
-    def _messages(self, prompt: Text) -> list[dict[str, Any]]:
+    def _check_calls(self, turns: Sequence[Message], tools: Tools, *, before: Sequence[Message] = ()) -> None:
+        """BadInput if the template leaves out what ``turns`` call. They are read after ``before``."""
+        if any(turn.tool_calls for turn in turns):
+            silent = [turn.model_copy(update={"tool_calls": None}) for turn in turns]
+            if self._rendered([*before, *turns], tools=tools) == self._rendered(
+                [*before, *silent], tools=tools
+            ):
+                raise self._template_ignores("calls of tools: messages read the same without them")
+
+    def _template_ignores(self, what: str) -> BadInput:
+        return BadInput(
+            f"the chat template ignores {what}; start from a model whose template knows tools, or leave "
+            "these rows out",
+            file=self.tokenizer.name_or_path,
+            field="chat_template",
+        )
+
+    def _rendered(
+        self, turns: Sequence[Message], *, tools: Tools = None, add_generation_prompt: bool = False
+    ) -> str:
+        """Messages as the chat template writes them. Unusable if it refuses them."""
+        try:
+            return str(
+                self.tokenizer.apply_chat_template(
+                    self._messages(turns),
+                    tools=tools,
+                    tokenize=False,
+                    add_generation_prompt=add_generation_prompt,
+                )
+            )
+        except TemplateError as error:
+            raise Unusable(f"the chat template refuses the messages: {error}") from error
+
+    def _messages(self, messages: Sequence[Message]) -> list[dict[str, Any]]:
         """Turns as the template takes them: those of vision-language models take parts throughout."""
-        messages = [Message(role="user", content=prompt)] if isinstance(prompt, str) else prompt
-        turns = [message.model_dump() for message in messages]
+        turns = [message.model_dump(exclude={"tools"}) for message in messages]
         if self.reader is not None:
             for turn in turns:
                 if isinstance(turn["content"], str):
@@ -240,6 +281,8 @@ class PairTokenizer:
 
     def encode(self, prompt: Text, answers: list[Text]) -> EncodedGroup:
         """All candidates of one prompt, in the layout ``separate``. Raises Unusable with the reason."""
+        if tools_of(prompt):
+            raise Unusable("the row has tools, which need a chat template")
         question = plain_text(prompt)
         special = self.tokenizer.num_special_tokens_to_add(pair=True)
         length = len(self.tokenizer(question, add_special_tokens=False)["input_ids"])
@@ -248,7 +291,7 @@ class PairTokenizer:
         encoded = [
             self.tokenizer(
                 question,
-                _answer_text(answer),
+                _answer_turn(answer).words,
                 truncation="only_second",
                 max_length=self.context,
                 return_token_type_ids=True,
@@ -323,9 +366,9 @@ def _plain_prompt(prompt: Text) -> str:
     raise BadInput("a prompt of messages needs a tokenizer with a chat template", field="prompt")
 
 
-def _answer_text(answer: Text) -> str:
+def _answer_turn(answer: Text) -> Message:
     if isinstance(answer, str):
-        return answer
+        return Message(role="assistant", content=answer)
     if len(answer) == 1 and isinstance(answer[0], Message) and answer[0].role == "assistant":
-        return answer[0].words
+        return answer[0]
     raise BadInput("an answer in messages must be one message of the assistant", field="candidates")
