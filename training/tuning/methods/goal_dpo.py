@@ -66,5 +66,5 @@ def with_goal(prompt: Text, goal: float, text: str) -> list[Message]:
     first, *others = turns_of(prompt)
     if first.role == "system":
         return [first.model_copy(update={"content": f"{first.words}\n{named}"}), *others]
-    goal = Message(role="system", content=named, tools=first.tools)
-    return [goal, first.model_copy(update={"tools": None}), *others]
+    opening = Message(role="system", content=named, tools=first.tools)
+    return [opening, first.model_copy(update={"tools": None}), *others]
