@@ -63,6 +63,9 @@ class TemplateVersionSerializer(serializers.Serializer):
 
 
 class MemberSerializer(StrictSerializer):
+    user = serializers.IntegerField(
+        source="user_id", read_only=True, help_text="as other addresses name them"
+    )
     username = serializers.CharField(source="user.username", max_length=150)
     role = serializers.ChoiceField(Member.Role.choices)
 

@@ -87,7 +87,11 @@ def test_projects_that_cannot_be(as_manager, body, field):
 def test_members(as_manager, project, outsider):
     url = f"/api/v1/projects/{project.pk}/members/"
     response = as_manager.post(url, {"username": "otto", "role": "annotator"})
-    assert (response.status_code, response.json()) == (201, {"username": "otto", "role": "annotator"})
+    otto = factories.User.objects.get(username="otto")
+    assert (response.status_code, response.json()) == (
+        201,
+        {"user": otto.pk, "username": "otto", "role": "annotator"},
+    )
     assert as_manager.post(url, {"username": "otto", "role": "manager"}).status_code == 201
     assert Member.objects.get(user=outsider).role == "manager"
     assert fields(as_manager.post(url, {"username": "nobody", "role": "annotator"})) == ["username"]

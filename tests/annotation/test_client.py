@@ -1,11 +1,16 @@
 """The client against a real server."""
 
+import http.client
 import json
+import threading
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from typing import ClassVar
 
 import pytest
 
 from annotation import services
-from annotation.client import ApiError, Client
+from annotation.client import ApiError, Client, connection
+from annotation.models import BulkChange
 from tests.annotation import factories
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -17,6 +22,7 @@ def test_a_project_from_the_first_file_to_the_last(live_server, tmp_path):
     mona = Client(live_server.url, services.issue_token(user=manager))
     project = mona.create_project("Answers", "text")["id"]
     assert mona.add_member(project, "anna", "annotator")["role"] == "annotator"
+    assert [row["id"] for row in mona.projects()] == [project]
     path = tmp_path / "rows.jsonl"
     path.write_text(
         "".join(json.dumps({"prompt": f"q{n}", "responses": ["a", "b"]}) + "\n" for n in range(3))
@@ -44,3 +50,92 @@ def test_a_project_from_the_first_file_to_the_last(live_server, tmp_path):
     (line,) = mona.download(mona.wait("exports", job["id"])["download"]).splitlines()
     assert json.loads(line)["judgements"][0]["choice"] == "tie"
     mona.close()
+
+
+def test_handing_over_and_withdrawing(live_server):
+    """What an owner and an annotator do at the end of a project."""
+    owner, other = factories.make_user("manager", username="mona"), factories.make_user("manager")
+    project = factories.make_project(by=owner)
+    (anna,) = factories.add_annotators(project, 1)
+    factories.add_texts(project, 2)
+    factories.judge(anna, project)
+    mona = Client(live_server.url, services.issue_token(user=owner))
+    mona.add_member(project.pk, other.username, "manager")
+    people = {row["username"]: row["user"] for row in mona.members(project.pk)}
+    assert mona.hand_over(project.pk, people[other.username])["role"] == "owner"
+    with Client(live_server.url, services.issue_token(user=anna)) as hers:
+        assert hers.withdraw(project.pk, "delete") == {"deleted": 1, "unfinished": False}
+        assert hers.standing(project.pk)["blocked"] == "withdrawn"
+        hers.take_part_again(project.pk)
+        assert hers.standing(project.pk)["blocked"] is None
+    (change,) = mona.wait_for_changes(project.pk)
+    assert (change["kind"], change["status"], change["done"]) == ("delete", "done", 1)
+    assert list(mona.judgements(project.pk)) == []
+    assert [*mona.slips(project.pk), *mona.disputed(project.pk), *mona.annotator_pairs(project.pk)] == []
+    mona.close()
+
+
+def test_waiting_for_changes_ends(live_server, monkeypatch):
+    """Nobody makes this change, so it is under way for ever."""
+    project = factories.make_project()
+    BulkChange.objects.create(project=project, kind=BulkChange.Kind.SET_ASIDE)
+    monkeypatch.setattr("annotation.client.POLL", 0.01)
+    with (
+        Client(live_server.url, services.issue_token(user=project.created_by)) as client,
+        pytest.raises(TimeoutError, match="have not ended after"),
+    ):
+        client.wait_for_changes(project.pk, seconds=0.05)
+
+
+class Deaf(BaseHTTPRequestHandler):
+    """Reads every request and hangs up on the first two; then 503, then an answer."""
+
+    seen: ClassVar[list[str]] = []
+
+    def answer(self) -> None:
+        self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        self.seen.append(self.path)
+        if len(self.seen) < 3:
+            self.close_connection = True
+            return
+        self.send_response(503 if len(self.seen) == 3 else 200)
+        self.send_header("Content-Length", "2")
+        self.end_headers()
+        self.wfile.write(b"{}")
+
+    do_GET = do_POST = answer
+
+    def log_message(self, *_said: object) -> None:
+        pass
+
+
+@pytest.fixture
+def deaf_client(monkeypatch):
+    monkeypatch.setattr(connection, "PAUSE", 0.001)
+    Deaf.seen.clear()
+    server = HTTPServer(("127.0.0.1", 0), Deaf)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    with Client(f"http://127.0.0.1:{server.server_port}", "token", timeout=10) as client:
+        yield client
+    server.shutdown()
+    server.server_close()
+
+
+def test_what_is_harmless_is_sent_until_it_is_answered(deaf_client):
+    assert deaf_client.next(1) == {}
+    assert len(Deaf.seen) == 4
+
+
+def test_what_is_not_harmless_is_sent_once(deaf_client):
+    with pytest.raises(http.client.RemoteDisconnected):
+        deaf_client.start_run(1, "dpo", "model")
+    with pytest.raises(http.client.RemoteDisconnected):
+        deaf_client.create_project("Answers", "text")
+    with pytest.raises(ApiError, match="503"):
+        deaf_client.undo(1)
+    assert len(Deaf.seen) == 3
+
+
+def test_an_address_that_is_none():
+    with pytest.raises(ValueError, match=r"'example\.org' is not the address of a site"):
+        Client("example.org", "token")
