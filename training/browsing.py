@@ -13,6 +13,7 @@ from django.utils.text import get_text_list
 from django.utils.translation import gettext as _
 
 from annotation.models import Comparison, Judgement, Project
+from annotation.services import REVIEWS_COUNTED, reviews_waiting
 from training import services
 from training.models import BaseModel, Checkpoint, Match, Run, RunQuerySet
 from training.schema_forms import changes_of
@@ -335,6 +336,12 @@ class Needs:
     failed: int
     newest_failed: int | None
     open_comparisons: int
+    reviews: int
+
+    @property
+    def more_reviews(self) -> bool:
+        """They are not counted on beyond this."""
+        return self.reviews >= REVIEWS_COUNTED
 
 
 def needs_of(project: Project, *, since: datetime) -> Needs:
@@ -344,7 +351,7 @@ def needs_of(project: Project, *, since: datetime) -> Needs:
         newest_failed=Max("pk", filter=Q(status=Run.Status.FAILED, finished_at__gte=since)),
     )
     waiting = Comparison.objects.filter(project=project).open().count()
-    return Needs(**runs, open_comparisons=waiting)
+    return Needs(**runs, open_comparisons=waiting, reviews=reviews_waiting(project))
 
 
 def _json(value: Any) -> str:

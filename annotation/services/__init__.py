@@ -40,7 +40,7 @@ from annotation.services.projects import add_member, create_project, hand_over, 
 from annotation.services.qualification import feedback
 from annotation.services.queue import lease_of, next_lease
 from annotation.services.reopening import renew_lease, reopen_expired_leases, skip_lease
-from annotation.services.reviewing import next_review, reviews_waiting
+from annotation.services.reviewing import REVIEWS_COUNTED, next_review, reviews_waiting
 from annotation.services.searching import read_prompts
 from annotation.services.standing import standing
 from annotation.services.strategies import set_priorities, use_strategy

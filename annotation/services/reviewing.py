@@ -42,7 +42,7 @@ SELECT least(count(*), %(most)s) FROM (
     (SELECT c.id {COUNTED} AND {DISPUTED} LIMIT %(most)s)
     UNION (SELECT c.id {NOT_COUNTED} AND {DISPUTED} LIMIT %(most)s)) AS waiting
 """  # noqa: S608  constants of ours
-COUNTED_AT_MOST = 1000
+REVIEWS_COUNTED = 1000
 
 
 def next_review(
@@ -82,7 +82,7 @@ def take_review(member: Member, *, after: uuid.UUID | None, now: datetime) -> Le
 def reviews_waiting(project: Project) -> int:
     """How many comparisons wait for a reviewer; beyond a thousand they are not counted on."""
     with connection.cursor() as cursor:
-        cursor.execute(WAITING, {"project": project.pk, "most": COUNTED_AT_MOST})
+        cursor.execute(WAITING, {"project": project.pk, "most": REVIEWS_COUNTED})
         return int(cursor.fetchone()[0])
 
 

@@ -18,7 +18,7 @@ from annotation.browsing import judged_slots, members_of, projects_of
 from annotation.errors import Conflict, Invalid, NotAllowed
 from annotation.forms import InvitationForm, MemberForm, NewProjectForm, ProjectForm
 from annotation.markdown import render_markdown
-from annotation.models import Judgement, Project, User
+from annotation.models import Project, User
 from annotation.permissions import ALLOWED, Action, check_site
 from annotation.views.access import SignedIn, project_for
 from annotation.views.templates import edited_template
@@ -96,9 +96,7 @@ def project_edit(request: SignedIn, pk: int) -> HttpResponse:
         else:
             messages.info(request, _("Saved."))
             return redirect("annotation:project_edit", pk)
-    count = Judgement.objects.standing().filter(comparison__project=edited).count()
-    context = {"project": edited, "form": form, "judgement_count": count}
-    return render(request, "annotation/project_form.html", editor | context)
+    return render(request, "annotation/project_form.html", editor | {"project": edited, "form": form})
 
 
 @login_required

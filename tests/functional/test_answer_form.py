@@ -248,7 +248,7 @@ def test_editing_a_template_beside_its_preview(open_page, world):
     factories.judge(world.annotator, world.texts)
     page = open_page(world.manager, f"/projects/{world.texts.pk}/settings/")
     page.wait_for_selector(".work.preview:not([inert])")
-    assert "One judgement was given under version 1" in page.inner_text("main")
+    assert "This is version 1 of the questions." in page.inner_text("main")
     page.select_option("#add-kind", "tags")
     page.click("#add-question")
     page.wait_for_selector("#template-preview :text('Off topic')")

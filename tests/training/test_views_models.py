@@ -1,13 +1,14 @@
 """Comparing runs, models, matches, schedules and the overview, through HTTP."""
 
 import re
+import uuid
 from datetime import timedelta
 
 from django.urls import reverse
 
 from annotation import services as annotation_services
 from annotation.models import Comparison
-from tests.annotation.factories import make_project, make_user, text_groups
+from tests.annotation.factories import add_annotators, add_texts, make_project, make_user, text_groups
 from tests.training import factories
 from tests.training.conftest import client_of
 from training import browsing
@@ -169,7 +170,7 @@ def test_schedules(project, base, as_mona, done):
 
 def test_overview_of_nothing(manager, as_mona, django_assert_num_queries):
     project = make_project(by=manager)
-    with django_assert_num_queries(9):
+    with django_assert_num_queries(11):
         text = as_mona.get(reverse("training:overview", args=[project.pk])).content.decode()
     assert "no reward model was trained" in text
     assert "no model was compared blind" in text
@@ -196,3 +197,39 @@ def test_overview(project, base, as_mona, done):
     assert waiting.get_absolute_url() in text
     assert f'1 run failed this week; the newest is <a href="{failed.get_absolute_url()}">' in text
     assert "2 comparisons to be judged" in text
+
+
+def test_overview_of_disagreements(manager, as_mona):
+    """Who may decide them gets there by a link; a viewer reads the number."""
+    project = make_project(by=manager, labels_per_comparison=2)
+    add_texts(project, 3)
+    first, second = add_annotators(project, 2)
+    for annotator, said in ((first, 0), (second, 1)):
+        for _number in range(2):
+            lease = annotation_services.next_lease(project=project, user=annotator, now=queue.database_now())
+            annotation_services.submit_judgement(
+                lease_id=lease.pk,
+                annotator=annotator,
+                client_id=uuid.uuid4(),
+                choice=lease.order.index(said),
+                now=queue.database_now(),
+            )
+    overview, review = (
+        reverse(name, args=[project.pk]) for name in ("training:overview", "annotation:review")
+    )
+    assert f'<a href="{review}">2 disagreements to be decided.</a>' in as_mona.get(overview).content.decode()
+    watcher = make_user()
+    annotation_services.add_member(project=project, username=watcher.username, role="viewer", by=manager)
+    text = client_of(watcher).get(overview).content.decode()
+    assert "2 disagreements to be decided." in text
+    assert "1 comparison to be judged." in text
+    assert review not in text
+    assert reverse("annotation:judge", args=[project.pk]) not in text
+
+
+def test_overview_of_many_disagreements(manager, as_mona, monkeypatch):
+    """Beyond a thousand they are not counted on."""
+    project = make_project(by=manager)
+    monkeypatch.setattr("training.browsing.reviews_waiting", lambda project: 1000)
+    text = as_mona.get(reverse("training:overview", args=[project.pk])).content.decode()
+    assert "1,000 disagreements or more to be decided." in text
