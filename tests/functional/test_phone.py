@@ -8,6 +8,7 @@ from annotation.models import Judgement
 from tests.annotation import factories
 from tests.functional.accessibility import NARROW, TOO_WIDE, violations
 from tests.functional.conftest import judge_page, wait_until_saved
+from tests.functional.pictures import picture_groups
 
 pytestmark = pytest.mark.django_db(transaction=True)
 expect.set_options(timeout=60_000)  # the machine may be busy
@@ -162,3 +163,50 @@ def test_languages_open_within_the_screen(open_page, world, language):
     assert box["x"] + box["width"] <= 360
     page.locator(".languages button[value=en]").click()
     page.wait_for_selector("html[lang=en]")
+
+
+RATED = [{"type": "ratings", "aspects": [{"name": name} for name in ("helpful", "true", "kind")]}]
+
+
+def rating_page(open_page, world, group: dict, **values):
+    project = factories.make_project(by=world.manager, questions=RATED, **values)
+    services.add_comparisons(project=project, groups=[group])
+    page = open_page(world.manager, f"/projects/{project.pk}/judge/", **PHONE)
+    page.wait_for_selector("main[data-ready]")
+    return page
+
+
+def test_the_form_follows_short_answers(open_page, world):
+    group = {"prompt": "Is it?", "candidates": [{"text": "Yes."}, {"text": "No."}]}
+    page = rating_page(open_page, world, group)
+    text = (
+        page.locator(".candidate").first.get_by_text("Yes.").or_(page.get_by_text("No.")).first.bounding_box()
+    )
+    empty = page.locator(".questions").bounding_box()["y"] - (text["y"] + text["height"])
+    assert 0 <= empty <= 48
+    send = page.locator(".send").bounding_box()
+    assert send["y"] + send["height"] > 680  # what is left over is below the form
+
+
+def test_long_answers_keep_half_the_screen_and_tabs_stay(open_page, world):
+    """At the form's end the tabs are there, and a tap on one brings its answer into view."""
+    long = "A long sentence that goes on. " * 120
+    group = {"prompt": "Which?", "candidates": [{"text": long}, {"text": long}]}
+    page = rating_page(open_page, world, group)
+    assert page.locator("#panels").bounding_box()["height"] == pytest.approx(0.46 * 740, abs=2)
+    page.locator(".questions .option").last.scroll_into_view_if_needed()
+    page.locator(".work").evaluate("work => work.scrollTo(0, work.scrollHeight)")
+    tabs = page.locator("#tabs").bounding_box()
+    assert tabs["y"] == pytest.approx(page.locator(".work").bounding_box()["y"], abs=1)
+    page.locator("#tabs button").nth(1).tap()
+    pressed_tab(page, 2)
+    page.wait_for_function(
+        "() => { const [panels, tabs] = ['#panels', '#tabs'].map(s => document.querySelector(s)"
+        ".getBoundingClientRect()); return panels.top >= tabs.bottom - 3; }"
+    )
+    assert shown(page) == 1
+
+
+def test_pictures_keep_half_the_screen(open_page, world):
+    page = rating_page(open_page, world, picture_groups(1)[0], modality="image")
+    assert page.locator("#panels").bounding_box()["height"] >= 0.46 * 740 - 2
