@@ -12,8 +12,8 @@ from rest_framework.response import Response
 
 from annotation import quality_pages
 from annotation import quality_serializers as serializers
-from annotation.api import find_project
-from annotation.models import Judgement, Project
+from annotation.api import ByNumber, find_project
+from annotation.models import Judgement, Project, QualityReport, QualityUnit
 from annotation.permissions import Action
 
 BY_LENGTH = OpenApiParameter("by_length", bool, description="points at equal length of the texts")
@@ -89,6 +89,21 @@ class Disputed(ReportList):
         return quality_pages.disputed(project, report["fits"], limit=None)
 
 
+class Consensus(generics.ListAPIView):
+    """What is probably right about every comparison that was judged, and how sure that is."""
+
+    serializer_class = serializers.ConsensusSerializer
+    pagination_class = ByNumber
+    queryset = QualityUnit.objects.none()
+
+    def list(self, request: Request, *args: Any, **kwargs: Any) -> Response:
+        project = find_project(request, self.kwargs["pk"], Action.BROWSE)
+        units = self.paginate_queryset(QualityUnit.objects.filter(project=project)) or []
+        report = QualityReport.objects.filter(project=project).values_list("fits", flat=True).first()
+        rows = quality_pages.consensus_rows(units, report)
+        return self.get_paginated_response(self.get_serializer(rows, many=True).data)
+
+
 class AnnotatorPairs(ReportList):
     """Kappa of each two annotators for each question, those who share most first."""
 
@@ -104,5 +119,6 @@ urlpatterns = [
     path("projects/<int:pk>/quality/leaderboard/", leaderboard, name="project-leaderboard"),
     path("projects/<int:pk>/quality/slips/", Slips.as_view(), name="project-slips"),
     path("projects/<int:pk>/quality/disputed/", Disputed.as_view(), name="project-disputed"),
+    path("projects/<int:pk>/quality/consensus/", Consensus.as_view(), name="project-consensus"),
     path("projects/<int:pk>/quality/pairs/", AnnotatorPairs.as_view(), name="project-annotator-pairs"),
 ]

@@ -4,7 +4,7 @@ Everything comes from one row, the project's report, whatever the number of its 
 of single judgements read those.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 from django.db.models import Exists, F, OuterRef, Prefetch, Q, QuerySet
@@ -16,8 +16,11 @@ from annotation.models import (
     Project,
     QualityCursor,
     QualityReport,
+    QualityUnit,
     User,
 )
+from annotation.quality.consensus import consensus_of
+from annotation.quality.votes import Unit
 from annotation.quality_words import bias_sentences, careless_sentence, question_title
 from annotation.services.comparisons import annotator_name
 
@@ -126,6 +129,25 @@ def disputed(
     found = (fits or {}).get("disputed", [])[:limit]
     rows = Comparison.objects.filter(project=project).in_bulk([row["comparison"] for row in found])
     return [row | {"row": rows[row["comparison"]]} for row in found if row["comparison"] in rows]
+
+
+def consensus_rows(units: Iterable[QualityUnit], fits: Mapping[str, Any] | None) -> list[dict[str, Any]]:
+    """What is probably right about each of these comparisons, and how sure that is."""
+    fitted = (fits or {}).get("consensus")
+    return [
+        {"comparison": unit.pk, "about": consensus_of(Unit.from_data(unit.facts), fitted)} for unit in units
+    ]
+
+
+def consensus_about(comparison: Comparison) -> list[dict[str, Any]]:
+    """The same of one comparison; empty while nothing is counted."""
+    unit = QualityUnit.objects.filter(pk=comparison.pk).first()
+    if unit is None:
+        return []
+    fits = QualityReport.objects.filter(project=comparison.project_id).values_list("fits", flat=True).first()
+    (found,) = consensus_rows([unit], fits)
+    about: list[dict[str, Any]] = found["about"]
+    return about
 
 
 def last_disagreements(project: Project, annotator: int, limit: int = DISAGREEMENTS) -> list[Judgement]:

@@ -111,6 +111,29 @@ class DisputedSerializer(serializers.Serializer):
     chances = serializers.DictField(child=serializers.FloatField(), help_text="of each answer")
 
 
+class SettledSerializer(serializers.Serializer):
+    """What is probably right about one thing: chances of answers, or the mean of ratings."""
+
+    about = serializers.CharField(help_text="the question, and which of its parts")
+    judgements = serializers.IntegerField()
+    answer = serializers.JSONField(required=False, help_text="the likeliest, canonical")
+    probability = serializers.FloatField(required=False, help_text="of that answer (Dawid–Skene)")
+    bits = serializers.FloatField(required=False, help_text="entropy of what may be right; 0 is settled")
+    chances = serializers.DictField(
+        child=serializers.FloatField(), required=False, help_text="of each answer, from 1 % on"
+    )
+    mean = serializers.FloatField(required=False, help_text="of ratings")
+    low = serializers.FloatField(required=False, allow_null=True, help_text="95 % bounds; null for one")
+    high = serializers.FloatField(required=False, allow_null=True)
+
+
+class ConsensusSerializer(serializers.Serializer):
+    """What is probably right about a comparison."""
+
+    comparison = serializers.IntegerField()
+    about = SettledSerializer(many=True, help_text="empty until reliabilities were fitted")
+
+
 class AnnotatorPairSerializer(serializers.Serializer):
     """Cohen's kappa of two annotators, weighted where the answers have an order."""
 

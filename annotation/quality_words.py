@@ -144,6 +144,26 @@ def answer_words(value: int | float | str | None) -> str:
     return "–" if value is None else str(value + 1 if isinstance(value, int) else value)
 
 
+def about_words(about: str) -> str:
+    """What an answer is about: the question, and which candidates, counted from 1."""
+    question, _hash, which = about.partition("#")
+    places = ", ".join(str(int(place) + 1) for place in which.split("-")) if which else ""
+    return f"{question_title(question)} {places}".strip()
+
+
+def said_words(value: int | float | str | None, about: str) -> str:
+    """An answer as statistics keep it (`annotation.quality.votes`), perhaps as a JSON key."""
+    if isinstance(value, str) and value.lstrip("-").isdigit():
+        value = int(value)
+    family = family_of(about)
+    if family in ("thumbs", "rubric", "tags"):
+        return _("yes") if value else _("no")
+    if family == "ranking" and isinstance(value, int | float):
+        first, second = (str(int(place) + 1) for place in about.partition("#")[2].split("-"))
+        return f"{first} = {second}" if not value else " > ".join((first, second)[:: -1 if value > 0 else 1])
+    return answer_words(value)
+
+
 def length_effect_sentence(found: Rate) -> str:
     """What being longer is worth in points."""
     said = _("A text that is three times as long as the other gains %(points)s points (%(low)s to %(high)s).")

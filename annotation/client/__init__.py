@@ -268,6 +268,10 @@ class Client:
         """Comparisons about which least is settled."""
         return self.rows(f"projects/{project}/quality/disputed/")
 
+    def consensus(self, project: int) -> Iterator[Row]:
+        """What is probably right about each comparison, and how sure that is."""
+        return self.rows(f"projects/{project}/quality/consensus/")
+
     def leaderboard(self, project: int, *, by_length: bool = False) -> Row:
         query = query_of({"by_length": "true" if by_length else None})
         return self.call("GET", f"projects/{project}/quality/leaderboard/{query}")

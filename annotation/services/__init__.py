@@ -57,6 +57,7 @@ from annotation.services.webhooks import (
 from annotation.services.withdrawing import delete_judgements, take_part_again, withdraw
 
 __all__ = [
+    "REVIEWS_COUNTED",
     "accept_invitation",
     "add_comparisons",
     "add_member",

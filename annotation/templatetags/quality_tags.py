@@ -47,9 +47,14 @@ def answer_words(value: int | float | str | None) -> str:
 
 
 @register.filter
-def label_words(value: str) -> str:
-    """An answer whose number became a JSON key."""
-    return quality_words.answer_words(int(value) if value.lstrip("-").isdigit() else value)
+def said_about(value: int | float | str | None, about: str) -> str:
+    """`{{ row.said|said_about:row.about }}`"""
+    return quality_words.said_words(value, about)
+
+
+@register.filter
+def about_words(about: str) -> str:
+    return quality_words.about_words(about)
 
 
 @register.filter

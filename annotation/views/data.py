@@ -30,6 +30,7 @@ from annotation.errors import Conflict, Invalid
 from annotation.forms import PageForm
 from annotation.models import Comparison, Judgement, Media, Project
 from annotation.permissions import Action
+from annotation.quality_pages import consensus_about
 from annotation.services.media import pictures_of_prompt
 from annotation.views.access import SignedIn, project_for
 
@@ -102,6 +103,7 @@ def comparison(request: SignedIn, pk: int, comparison: int) -> HttpResponse:
         "comparison": shown,
         "hide_sources": is_in_hands_of(shown, request.user),
         "may_edit": Project.objects.visible_to(request.user, Action.EDIT).filter(pk=pk).exists(),
+        "consensus": consensus_about(shown),
         "before": _neighbour(shown, rank__lt=shown.rank, order="-rank"),
         "after": _neighbour(shown, rank__gt=shown.rank, order="rank"),
     }

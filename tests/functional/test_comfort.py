@@ -14,6 +14,10 @@ expect.set_options(timeout=60_000)  # the machine may be busy
 
 LONG = "\n\n".join(f"Paragraph {n}: " + "words that go on and on " * 12 for n in range(30))
 SCROLLED = "panels => panels.map(panel => panel.scrollTop)"
+TOGETHER = """least => {
+    const [left, right] = [...document.querySelectorAll(".candidate .scroll")].map(panel => panel.scrollTop);
+    return left === right && left > least;
+}"""
 TRANSFORMS = "images => images.map(image => image.style.transform)"
 
 
@@ -31,15 +35,13 @@ def test_texts_scroll_together(open_page, world):
     page = judge_page(open_page(world.manager), texts(world, LONG, LONG + LONG))
     panels = page.locator(".candidate .scroll")
     page.keyboard.press("Space")
-    first, second = panels.evaluate_all(SCROLLED)
-    assert first == second > 200
+    page.wait_for_function(f"({TOGETHER})(200)")
+    first, _second = panels.evaluate_all(SCROLLED)
     page.keyboard.press("ArrowUp")
-    assert panels.evaluate_all(SCROLLED)[0] < first
+    page.wait_for_function("before => document.querySelector('.scroll').scrollTop < before", arg=first)
     panels.nth(1).hover()
     page.mouse.wheel(0, 500)
-    page.wait_for_function("before => document.querySelector('.scroll').scrollTop > before + 100", arg=first)
-    left, right = panels.evaluate_all(SCROLLED)
-    assert left == right
+    page.wait_for_function(f"before => ({TOGETHER})(before + 100)", arg=first)
     expect(page.locator("#prompt")).to_have_class("prompt folded")  # one line while the answers are read
     page.keyboard.press("1")
     expect(page.locator("#prompt .prose")).to_contain_text("Question 1?")

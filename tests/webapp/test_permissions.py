@@ -214,6 +214,7 @@ API: dict[str, Route] = {
     "project-comparisons": api("project", GET=(BROWSING, "read")),
     "project-judgements": api("project", GET=(BROWSING, "read")),
     "project-quality": api("project", GET=(BROWSING, "read")),
+    "project-consensus": api("project", GET=(BROWSING, "read")),
     "project-annotators": api("project", GET=(BROWSING, "read")),
     "project-leaderboard": api("project", GET=(BROWSING, "read")),
     "project-slips": api("project", GET=(BROWSING, "read")),

@@ -106,6 +106,25 @@ def test_disputed(as_manager, judged):
     assert len({row["comparison"] for row in (first, second, *following)}) == 4
 
 
+def test_consensus(as_manager, judged):
+    """Of every comparison, also the settled ones; the last is one against one."""
+    project, *_ = judged
+    assert get(as_manager, project, "consensus/")["results"] == []
+    fits_of(project)
+    rows = get(as_manager, project, "consensus/")["results"]
+    assert [row["comparison"] for row in rows] == [c.pk for c in project.comparisons.order_by("pk")]
+    settled, open_one = rows[0]["about"][0], rows[3]["about"][0]
+    assert (settled["about"], settled["answer"], settled["judgements"]) == ("choice", 0, 2)
+    assert settled["probability"] > open_one["probability"] >= 0.5
+    assert settled["bits"] < open_one["bits"] <= 1
+    (same,) = [
+        row
+        for row in get(as_manager, project, "disputed/")["results"]
+        if row["comparison"] == rows[3]["comparison"]
+    ]
+    assert open_one["chances"] == pytest.approx(same["chances"], abs=1e-4)
+
+
 def test_pairs(as_manager, judged):
     """Three of four the same; by chance 1/2 · 3/4 + 1/2 · 1/4 = 1/2: kappa (3/4 − 1/2) / (1 − 1/2) = 1/2."""
     project, anna, ben = judged
