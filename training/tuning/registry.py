@@ -10,6 +10,7 @@ from training.tuning.config import (
     Config,
     CoPGConfig,
     CPOConfig,
+    DDPOConfig,
     DiffusionDPOConfig,
     DistillationConfig,
     DPOConfig,
@@ -387,6 +388,18 @@ METHODS = [
         config=DiffusionDPOConfig,
         purpose="train",
         summary="Makes an image model draw more of what was preferred, straight from comparisons.",
+    ),
+    Method(
+        name="ddpo",
+        title="DDPO",
+        paper="arXiv:2305.13301",
+        modality="image",
+        feedback=("prompt",),
+        config=DDPOConfig,
+        purpose="train",
+        summary="Draws pictures, scores them, and makes the denoising steps of the better ones likelier. "
+        "For any reward of pictures.",
+        reward="required",
     ),
     Method(
         name="image_generate",

@@ -20,6 +20,10 @@ from training.tuning.config.images_direct import (
     ImageReferenceKeys,
     ImageSFTConfig,
 )
+from training.tuning.config.images_online import (
+    DDPOConfig,
+    ImageOnlineConfig,
+)
 from training.tuning.config.jobs import (
     GenerateConfig,
     ScoreConfig,
@@ -67,6 +71,7 @@ __all__ = [
     "CPOConfig",
     "CoPGConfig",
     "Config",
+    "DDPOConfig",
     "DPOConfig",
     "DiffusionDPOConfig",
     "DiffusionKTOConfig",
@@ -77,6 +82,7 @@ __all__ = [
     "GoalDPOConfig",
     "ImageDirectConfig",
     "ImageGenerateConfig",
+    "ImageOnlineConfig",
     "ImageReferenceKeys",
     "ImageRewardModelConfig",
     "ImageSFTConfig",

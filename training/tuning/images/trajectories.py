@@ -133,8 +133,12 @@ def step(denoise: Denoise, sampler: Sampler, x: Latents, index: int) -> Proposal
 
     The inner step of everything: draw from it, replay a stored transition, or differentiate through a chain.
     """
-    said = denoise(x, float(sampler.schedule.times[index])).to(x.dtype)
-    clean, noise = sampler.schedule.read(x, said, index)
+    return propose(sampler, x, denoise(x, float(sampler.schedule.times[index])), index)
+
+
+def propose(sampler: Sampler, x: Latents, said: Latents, index: int) -> Proposal:
+    """The Gaussian of step ``index`` from x, by what a denoiser has said of x."""
+    clean, noise = sampler.schedule.read(x, said.to(x.dtype), index)
     mean = float(sampler.clean[index]) * clean + float(sampler.noise[index]) * noise
     return Proposal(mean, float(sampler.std[index]), clean, noise, index)
 

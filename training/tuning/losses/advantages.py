@@ -85,3 +85,22 @@ def adapted_kl_weight(weight: float, *, kl: float, target: float, episodes: int,
     """
     error = min(max(kl / target - 1, -0.2), 0.2)
     return weight * (1 + error * episodes / horizon)
+
+
+def remembered_advantages(
+    rewards: list[float], prompts: list[str], memory: dict[str, list[float]], *, size: int
+) -> list[float]:
+    """DDPO's advantages (arXiv:2305.13301, App. D): (r - mean) / (std + 1e-6) over a prompt's last rewards.
+
+    ``memory`` keeps the last ``size`` rewards of each prompt, and is brought up to date; a prompt that has
+    fewer is compared with all rewards of this batch. Population deviations, as in the authors' code.
+    """
+    for prompt, reward in zip(prompts, rewards, strict=True):
+        memory[prompt] = [*memory.get(prompt, []), reward][-size:]
+    batch = torch.tensor(rewards, dtype=torch.float64)
+    found = []
+    for prompt, reward in zip(prompts, rewards, strict=True):
+        own = torch.tensor(memory[prompt], dtype=torch.float64)
+        known = own if len(own) >= size else batch
+        found.append(float((reward - known.mean()) / (known.std(unbiased=False) + 1e-6)))
+    return found

@@ -1,0 +1,286 @@
+"""What every method that draws pictures as it trains does around its updates.
+
+    online = ImageOnline(run, reference=config.beta > 0)
+    sampler = ddim(online.schedule, eta=1.0)                     # images/schedules.py
+    for step in online.steps(trained, optimizer):                # resumes
+        drawn = online.draw(step, sampler)                       # pictures of the step's prompts, scored
+        for micro in drawn.micros:                               # as they were sampled: ratios are exactly 1
+            denoise = online.denoiser(online.policy.denoiser, micro.prompts)
+            ...replay(denoise, sampler, micro.chain, index)...   # images/trajectories.py
+        online.end_step(step, drawn.metrics | …)                 # logs, evaluates, saves
+    online.publish()
+
+Every picture has a seed of its own (run, prompt, step, number), so that neither batches nor an interruption
+change what is drawn. ``drawn.rewards`` is (G, k), prompts by pictures; flat, pictures stand in the order of
+prompts, and ``micro.rows`` says which of them a micro-batch holds.
+"""
+
+import random
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from PIL import Image
+from torch import Tensor, nn
+
+from training.tuning.errors import BadInput
+from training.tuning.images.data import to_image
+from training.tuning.images.direct import publish
+from training.tuning.images.generation import generate_images, plan_requests, sample_seed
+from training.tuning.images.loading import load_for_training
+from training.tuning.images.preparation import autocast, remove_cache
+from training.tuning.images.prompts import EncodedPrompts, open_prompts
+from training.tuning.images.resampling import resize
+from training.tuning.images.samples import draw_samples, sampling_for
+from training.tuning.images.schedules import Sampler, schedule_of
+from training.tuning.images.trajectories import (
+    Chain,
+    Denoise,
+    Guidance,
+    draw_noise,
+    guided_denoiser,
+    sample,
+    told_guidance,
+)
+from training.tuning.plan import make_plan
+from training.tuning.rewards.compose import Scored, open_rewards
+from training.tuning.run import Run
+
+PIXELS = 2**20  # of pictures in one micro-batch: four of 512 × 512
+COMPARED = 8  # height and width at which the pictures of a prompt are compared
+
+
+@dataclass(frozen=True)
+class Micro:
+    """Pictures that were drawn, and are read again, in one batch. ``rows``: which of the step's."""
+
+    rows: slice
+    prompts: list[str]
+    chain: Chain
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """k pictures of each of G prompts, N in all, with their rewards. ``pixels``: in -1..1."""
+
+    prompts: list[str]
+    micros: list[Micro]
+    pixels: Float[Tensor, "N 3 H W"]
+    pictures: list[Image.Image]
+    rewards: Float[Tensor, "G k"]
+    scored: Scored
+    metrics: dict[str, float]
+
+    @property
+    def latents(self) -> Float[Tensor, "N C h w"]:
+        """The finished latents, in the order of the pictures."""
+        return torch.cat([micro.chain.final for micro in self.micros])
+
+
+class ImageOnline:
+    """Prompts, a policy that draws them, what it started from, and who judges the pictures."""
+
+    def __init__(self, run: Run, *, reference: bool) -> None:
+        """``reference``: whether ``policy.as_reference`` is needed, which without LoRA takes a copy."""
+        config = run.config
+        self.run = run
+        self.policy = load_for_training(
+            run.base, lora=config.lora, keep_copy=reference, seed=run.seed, device=run.device
+        )
+        self.family = self.policy.family
+        if config.gradient_checkpointing:
+            self.policy.denoiser.enable_gradient_checkpointing()
+        self.rewards = open_rewards(
+            run.reward, modality="image", device=run.device, precision=config.precision
+        )
+        if self.rewards.needs_references:
+            raise BadInput("a comparison with reference answers is for text", field="reward")
+        self.sampling = sampling_for(config, self.family)
+        native = self.family.native_size
+        self.height, self.width = self.sampling.height or native[0], self.sampling.width or native[1]
+        if self.height % self.family.pixel_multiple or self.width % self.family.pixel_multiple:
+            problem = f"height and width must be multiples of {self.family.pixel_multiple} pixels"
+            raise BadInput(problem, field="config.height")
+        self.schedule = schedule_of(
+            self.family, steps=self.sampling.num_inference_steps, height=self.height, width=self.width
+        )
+        self.prompts = open_prompts(run, self.family, run.train)
+        self.held_out = open_prompts(run, self.family, run.eval)
+        folder = run.dir.path / "cache" / "prompts"
+        self.encoded = EncodedPrompts(
+            self.family, [*self.prompts, ""], folder=folder, on_batch=run.check_stop
+        )
+        self.plan = make_plan([1] * len(self.prompts), config=config, seed=run.seed, budget=config.batch_size)
+        self._started = 0.0
+
+    # Steps
+
+    def steps(
+        self,
+        trained: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        *,
+        keep: dict[str, Tensor] | None = None,
+    ) -> Iterator[int]:
+        """The steps that are left, after a checkpoint if there is one; the first attempt shows samples."""
+        run = self.run
+        done = run.begin(trained, optimizer, total_steps=self.plan.total_steps, keep=keep)
+        self.rewards.load_state(run.memory.get("multipliers", self.rewards.state()))
+        if done == 0:
+            draw_samples(run, self.family, step=0, when="before")
+        for step in run.steps(done):
+            run.check_stop()
+            self._started = time.perf_counter()
+            yield step
+
+    def end_step(self, step: int, metrics: dict[str, Any]) -> None:
+        """Log, evaluate on held-out prompts if it is time, save if it is time."""
+        run = self.run
+        run.memory["multipliers"] = self.rewards.state()
+        pictures = len(self.prompts_of(step)) * run.config.num_generations
+        run.log(step, metrics | {"images_per_second": pictures / (time.perf_counter() - self._started)})
+        if self.held_out and run.due(run.config.eval_every, step):
+            run.log_eval(step, self.evaluate())
+        run.end_step(step)
+
+    def publish(self) -> None:
+        """Samples after training, and the policy as the result."""
+        draw_samples(self.run, self.family, step=self.run.total_steps, when="after")
+        publish(self.run, self.policy)
+        remove_cache(self.run)
+
+    # Pictures
+
+    def draw(
+        self,
+        step: int,
+        sampler: Sampler,
+        *,
+        module: nn.Module | None = None,
+        branch_at: int = 0,
+        same_start: bool = False,
+    ) -> Drawn:
+        """k pictures of each prompt of a step, by ``module`` or the policy.
+
+        Until step ``branch_at`` the pictures of a prompt are one chain. With ``same_start`` they begin at the
+        same noise, and part at the first step with chance.
+        """
+        module = self.policy.denoiser if module is None else module
+        prompts, count = self.prompts_of(step), self.run.config.num_generations
+        heads = self._heads(step, module, sampler, branch_at) if branch_at else None
+        rows = [(prompt, number) for prompt in prompts for number in range(count)]
+        micros = []
+        for here in self._slices(len(rows)):
+            self.run.check_stop()
+            own = rows[here]
+            generators = [self._generator(prompt, step, number) for prompt, number in own]
+            if heads is not None:
+                start = heads[[at // count for at in range(here.start, here.stop)]]
+            elif same_start:
+                start = self._start([self._generator(prompt, step, -1) for prompt, _ in own])
+            else:
+                start = self._start(generators)
+            denoise = self.denoiser(module, [prompt for prompt, _ in own])
+            chain = sample(denoise, sampler, start, generators=generators, first=branch_at)
+            micros.append(Micro(here, [prompt for prompt, _ in own], chain))
+        return self._scored(prompts, micros)
+
+    def prompts_of(self, step: int) -> list[str]:
+        """The prompts of a step."""
+        return [self.prompts[index] for part in self.plan.step(step) for index in part]
+
+    @property
+    def micro_size(self) -> int:
+        """Pictures of a forward pass."""
+        most: int | None = self.run.config.micro_batch_size
+        return most or max(1, PIXELS // (self.height * self.width))
+
+    def denoiser(self, module: nn.Module, prompts: Sequence[str]) -> Denoise:
+        """``module`` at some of the run's prompts, with guidance, the same in drawing and in training."""
+        config, scale = self.run.config, self.sampling.guidance_scale
+        guidance = None
+        if scale > 1 and not self.family.reads_guidance:
+            gradient = getattr(config, "guidance_gradient", True)
+            guidance = Guidance(scale, self.encoded.rows([""] * len(prompts)), gradient)
+        return guided_denoiser(
+            self.family,
+            module,
+            told_guidance(self.family, self.encoded.rows(prompts), scale=scale),
+            guidance=guidance,
+            autocast=autocast(config),
+        )
+
+    def minibatches(self, drawn: Drawn, *, key: str) -> list[list[Micro]]:
+        """The micro-batches of each update of a pass, in an order of its own."""
+        shuffled = list(drawn.micros)
+        random.Random(f"{self.run.seed}/minibatches/{key}").shuffle(shuffled)
+        count = self.run.config.minibatches
+        return [part for at in range(count) if (part := shuffled[at::count])]
+
+    def chosen_steps(self, steps: Sequence[int], *, key: str) -> list[int]:
+        """The config's share of these steps of a chain, at least one, in order."""
+        count = max(1, round(self.run.config.step_share * len(steps)))
+        return sorted(random.Random(f"{self.run.seed}/steps/{key}").sample(list(steps), count))
+
+    @torch.no_grad()
+    def evaluate(self) -> dict[str, float]:
+        """Rewards of a picture of every held-out prompt, drawn as the result will be, always at its seed."""
+        requests = [row[0] for row in plan_requests(self.held_out, samples_per_prompt=1, seed=self.run.seed)]
+        pictures: list[Image.Image] = []
+        for here in self._slices(len(requests)):
+            self.run.check_stop()
+            pictures += generate_images(self.family, requests[here], self.sampling)
+        kept = self.rewards.state()
+        scored = self.rewards.parts(self.held_out, pictures)
+        self.rewards.load_state(kept)
+        return scored.metrics(self.rewards.labels)
+
+    # Inside
+
+    def _heads(self, step: int, module: nn.Module, sampler: Sampler, end: int) -> Tensor:
+        """The latents (G, C, h, w) that the chains of a prompt have in common before step ``end``."""
+        prompts, found = self.prompts_of(step), []
+        for here in self._slices(len(prompts)):
+            self.run.check_stop()
+            generators = [self._generator(prompt, step, -1) for prompt in prompts[here]]
+            denoise = self.denoiser(module, prompts[here])
+            found.append(
+                sample(denoise, sampler, self._start(generators), generators=generators, end=end).final
+            )
+        return torch.cat(found)
+
+    @torch.no_grad()
+    def _scored(self, prompts: list[str], micros: list[Micro]) -> Drawn:
+        pixels = torch.cat([self.family.decode_latents(micro.chain.final).cpu() for micro in micros])
+        pictures = [to_image(one) for one in pixels]
+        asked = [prompt for micro in micros for prompt in micro.prompts]
+        scored = self.rewards.parts(asked, pictures)
+        metrics = scored.metrics(self.rewards.labels)
+        kept = scored.total[~scored.total.isnan()]
+        total = scored.total.nan_to_num(nan=float(kept.min()) if len(kept) else 0.0)
+        rewards = total.to(self.family.device).view(len(prompts), -1)
+        if rewards.shape[1] > 1:
+            metrics["diversity"] = diversity(pixels.unflatten(0, rewards.shape))
+        return Drawn(prompts, micros, pixels, pictures, rewards, scored, metrics)
+
+    def _start(self, generators: list[torch.Generator]) -> Tensor:
+        shape = self.family.latent_shape(self.height, self.width)
+        return draw_noise(torch.empty(len(generators), *shape, device=self.family.device), generators)
+
+    def _generator(self, prompt: str, step: int, number: int) -> torch.Generator:
+        seed = sample_seed(seed=self.run.seed, prompt=prompt, occurrence=step, sample=number)
+        return torch.Generator().manual_seed(seed)
+
+    def _slices(self, count: int) -> list[slice]:
+        return [slice(at, min(at + self.micro_size, count)) for at in range(0, count, self.micro_size)]
+
+
+def diversity(pixels: Float[Tensor, "G k 3 H W"]) -> float:
+    """Mean distance (root mean square of 0..1) between the pictures of a prompt, seen from afar."""
+    count = pixels.shape[1]
+    small = resize(pixels.flatten(0, 1), COMPARED, COMPARED, kernel="bicubic").flatten(1) / 2
+    features = small.unflatten(0, (-1, count)) / small.shape[1] ** 0.5
+    return float(torch.cdist(features, features).sum(dim=(1, 2)).mean() / (count * (count - 1)))
