@@ -5,12 +5,22 @@ from pathlib import Path
 import numpy as np
 import torch
 from diffusers import (
+    AutoencoderDC,
     AutoencoderKL,
     AutoencoderTiny,
     DDIMScheduler,
+    DPMSolverMultistepScheduler,
+    EulerAncestralDiscreteScheduler,
     FlowMatchEulerDiscreteScheduler,
     FluxPipeline,
     FluxTransformer2DModel,
+    LatentConsistencyModelPipeline,
+    LCMScheduler,
+    PixArtAlphaPipeline,
+    PixArtSigmaPipeline,
+    PixArtTransformer2DModel,
+    SanaPipeline,
+    SanaTransformer2DModel,
     SD3Transformer2DModel,
     StableDiffusion3Pipeline,
     StableDiffusionPipeline,
@@ -26,6 +36,9 @@ from transformers import (
     CLIPTextModelWithProjection,
     CLIPTokenizer,
     CLIPVisionConfig,
+    Gemma2Config,
+    Gemma2Model,
+    GemmaTokenizerFast,
     T5Config,
     T5EncoderModel,
     T5TokenizerFast,
@@ -70,18 +83,7 @@ def save_pipeline(
     """A Stable-Diffusion pipeline of some 30,000 parameters for 16 × 16 pictures, in diffusers format."""
     torch.manual_seed(seed)
     tokenizer = tiny_tokenizer()
-    unet = UNet2DConditionModel(
-        sample_size=SIZE // 2,
-        in_channels=in_channels,
-        out_channels=4,
-        block_out_channels=(8, 16),
-        layers_per_block=1,
-        norm_num_groups=4,
-        cross_attention_dim=16,
-        attention_head_dim=4,
-        down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
-        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
-    )
+    unet = tiny_unet(in_channels=in_channels)
     vae = tiny_autoencoder() if tiny_vae else autoencoder()
     settings = {"beta_schedule": "scaled_linear", "clip_sample": False, "steps_offset": 1} | scheduler
     pipeline = StableDiffusionPipeline(
@@ -96,6 +98,21 @@ def save_pipeline(
     )
     pipeline.save_pretrained(folder, safe_serialization=True)
     return folder
+
+
+def tiny_unet(**settings: object) -> UNet2DConditionModel:
+    return UNet2DConditionModel(
+        sample_size=SIZE // 2,
+        out_channels=4,
+        block_out_channels=(8, 16),
+        layers_per_block=1,
+        norm_num_groups=4,
+        cross_attention_dim=16,
+        attention_head_dim=4,
+        down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
+        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
+        **{"in_channels": 4} | settings,
+    )
 
 
 def tiny_autoencoder() -> AutoencoderTiny:
@@ -184,13 +201,118 @@ def save_sd3(folder: Path, *, seed: int = 0, shift: float = 3.0) -> Path:
     return folder
 
 
+def save_lcm(folder: Path, *, seed: int = 0, guidance: int | None = 8) -> Path:
+    """A latent consistency model for 16 × 16 pictures; ``guidance``: width of what the U-Net is told."""
+    pipeline = StableDiffusionPipeline.from_pretrained(save_pipeline(folder, seed=seed))
+    LatentConsistencyModelPipeline(
+        unet=tiny_unet(time_cond_proj_dim=guidance),
+        vae=pipeline.vae,
+        text_encoder=pipeline.text_encoder,
+        tokenizer=pipeline.tokenizer,
+        scheduler=LCMScheduler(beta_schedule="scaled_linear"),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    ).save_pretrained(folder, safe_serialization=True)
+    return folder
+
+
+def save_turbo(folder: Path, *, seed: int = 0) -> Path:
+    """Stable Diffusion as SD-Turbo is sampled: ancestral, from the last timestep on."""
+    pipeline = StableDiffusionPipeline.from_pretrained(save_pipeline(folder, seed=seed))
+    pipeline.scheduler = EulerAncestralDiscreteScheduler(
+        beta_schedule="scaled_linear", timestep_spacing="trailing", steps_offset=1
+    )
+    pipeline.save_pretrained(folder, safe_serialization=True)
+    return folder
+
+
+def save_pixart(folder: Path, *, seed: int = 0, alpha: bool = False) -> Path:
+    """A PixArt pipeline for 16 × 16 pictures, which learned a variance too."""
+    torch.manual_seed(seed)
+    letters = letter_tokenizer()
+    transformer = PixArtTransformer2DModel(
+        sample_size=128 if alpha else SIZE // 2,
+        num_layers=1,
+        num_attention_heads=2,
+        attention_head_dim=12,
+        cross_attention_dim=24,
+        caption_channels=32,
+        norm_num_groups=4,
+        use_additional_conditions=alpha,
+    )
+    kind = PixArtAlphaPipeline if alpha else PixArtSigmaPipeline
+    pipeline = kind(
+        tokenizer=letters,
+        text_encoder=t5_encoder(letters),
+        vae=autoencoder(),
+        transformer=transformer,
+        scheduler=DPMSolverMultistepScheduler(beta_schedule="linear"),
+    )
+    pipeline.save_pretrained(folder, safe_serialization=True)
+    return folder
+
+
+def save_sana(folder: Path, *, seed: int = 0) -> Path:
+    """A Sana pipeline for 32 × 32 pictures: that is as small as it draws."""
+    torch.manual_seed(seed)
+    tokenizer = GemmaTokenizerFast(
+        vocab={word: at for at, word in enumerate(["<pad>", "<eos>", "<bos>", "<unk>", "▁", *BYTES])},
+        merges=[],
+        model_max_length=64,
+    )
+    encoder = Gemma2Model(
+        Gemma2Config(
+            vocab_size=len(tokenizer),
+            hidden_size=16,
+            intermediate_size=16,
+            num_hidden_layers=1,
+            num_attention_heads=2,
+            num_key_value_heads=1,
+            head_dim=8,
+        )
+    )
+    vae = AutoencoderDC(
+        latent_channels=4,
+        attention_head_dim=4,
+        encoder_block_out_channels=(8, 8, 8),
+        decoder_block_out_channels=(8, 8, 8),
+        encoder_layers_per_block=(1, 1, 1),
+        decoder_layers_per_block=(1, 1, 1),
+        encoder_qkv_multiscales=((), (), ()),
+        decoder_qkv_multiscales=((), (), ()),
+        scaling_factor=0.5,
+    )
+    transformer = SanaTransformer2DModel(
+        in_channels=4,
+        out_channels=4,
+        num_attention_heads=2,
+        attention_head_dim=8,
+        num_layers=1,
+        num_cross_attention_heads=2,
+        cross_attention_head_dim=8,
+        cross_attention_dim=16,
+        caption_channels=16,
+        sample_size=8,
+    )
+    pipeline = SanaPipeline(
+        tokenizer=tokenizer,
+        text_encoder=encoder,
+        vae=vae,
+        transformer=transformer,
+        scheduler=DPMSolverMultistepScheduler(
+            use_flow_sigmas=True, flow_shift=3.0, prediction_type="flow_prediction"
+        ),
+    )
+    pipeline.save_pretrained(folder, safe_serialization=True)
+    return folder
+
+
 def save_flux(folder: Path, *, seed: int = 0, guidance_embeds: bool = True) -> Path:
     """A FLUX pipeline for 16 × 16 pictures."""
     torch.manual_seed(seed)
     tokenizer, letters = tiny_tokenizer(), letter_tokenizer()
-    encoder = T5EncoderModel(
-        T5Config(vocab_size=len(letters), d_model=32, d_kv=8, d_ff=32, num_layers=1, num_heads=2)
-    )
+    encoder = t5_encoder(letters)
     transformer = FluxTransformer2DModel(
         in_channels=16,
         num_layers=1,
@@ -213,6 +335,12 @@ def save_flux(folder: Path, *, seed: int = 0, guidance_embeds: bool = True) -> P
     )
     pipeline.save_pretrained(folder, safe_serialization=True)
     return folder
+
+
+def t5_encoder(letters: T5TokenizerFast) -> T5EncoderModel:
+    return T5EncoderModel(
+        T5Config(vocab_size=len(letters), d_model=32, d_kv=8, d_ff=32, num_layers=1, num_heads=2)
+    )
 
 
 def letter_tokenizer(length: int = 16) -> T5TokenizerFast:

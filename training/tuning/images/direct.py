@@ -229,7 +229,9 @@ def publish(run: Run, policy: ImagePolicy) -> None:
         policy.save(folder)
         copy_generation_defaults(run.base, folder)
 
-    run.publish(write, how_to_load=HOW_TO_LOAD_ADAPTER if policy.adapter else HOW_TO_LOAD_PIPELINE)
+    run.publish(
+        write, how_to_load=policy.family.how_to_load_adapter if policy.adapter else HOW_TO_LOAD_PIPELINE
+    )
 
 
 def inspect_direct(run: Run, choose: Choose) -> dict[str, Any]:
@@ -244,12 +246,6 @@ def inspect_direct(run: Run, choose: Choose) -> dict[str, Any]:
     return preview(run.train, reasons=reasons, pairs=pairs, count_tokens=family.count_tokens)
 
 
-HOW_TO_LOAD_ADAPTER = """
-from diffusers import DiffusionPipeline
-
-pipeline = DiffusionPipeline.from_pretrained(BASE)  # the base model named above
-pipeline.load_lora_weights("result", weight_name="pytorch_lora_weights.safetensors")
-"""
 HOW_TO_LOAD_PIPELINE = """
 from diffusers import DiffusionPipeline
 

@@ -70,5 +70,6 @@ def generate_images(family: Family, requests: Sequence[Request], sampling: Sampl
         height=sampling.height or height,
         width=sampling.width or width,
         output_type="pt",
+        **family.sampling_options,
     )
     return [to_image(pixels * 2 - 1) for pixels in output.images]

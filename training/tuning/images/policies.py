@@ -140,9 +140,7 @@ def train_all_weights(family: Family, *, keep_copy: bool) -> ImagePolicy:
 
 def load_adapter(family: Family, file: Path, *, name: str = POLICY) -> None:
     """Put saved LoRA weights, in float32, on the pipeline, frozen."""
-    family.pipeline.load_lora_weights(
-        file.parent, weight_name=file.name, adapter_name=name, local_files_only=True, use_safetensors=True
-    )
+    family.load_adapter(file, name=name)
     for weight_name, weight in family.denoiser.named_parameters():
         if f".{name}." in weight_name:
             weight.data = weight.data.float()

@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
-from diffusers import DDIMScheduler, FlowMatchEulerDiscreteScheduler
+from diffusers import DDIMScheduler, FlowMatchEulerDiscreteScheduler, LCMScheduler
 from diffusers.pipelines.flux.pipeline_flux import calculate_shift
 from jaxtyping import Float
 from torch import Tensor
@@ -94,6 +94,8 @@ def schedule_of(family: Family, *, steps: int, height: int, width: int) -> Sched
     ``set_alpha_to_one`` has no noise. The shift of a flow that depends on the resolution is in it.
     """
     config = dict(family.pipeline.scheduler.config)
+    if isinstance(family.pipeline.scheduler, LCMScheduler):
+        return _consistency_schedule(copy.deepcopy(family.pipeline.scheduler), steps)
     if isinstance(family.noise, BetaNoise):
         if config.get("thresholding"):
             raise BadInput(
@@ -110,6 +112,8 @@ def schedule_of(family: Family, *, steps: int, height: int, width: int) -> Sched
         )
         clip = float(config.get("clip_sample_range", 1.0)) if config.get("clip_sample") else None
         return replace(found, clip=clip)
+    if config.get("use_flow_sigmas"):
+        config = {"num_train_timesteps": config["num_train_timesteps"], "shift": config["flow_shift"]}
     flow = FlowMatchEulerDiscreteScheduler.from_config(copy.deepcopy(config))
     settings = {"sigmas": family.sampling_sigmas(steps)} if family.sampling_sigmas(steps) else {}
     if config.get("use_dynamic_shifting"):
@@ -118,6 +122,19 @@ def schedule_of(family: Family, *, steps: int, height: int, width: int) -> Sched
         settings["mu"] = calculate_shift(tokens, *(config[name] for name in names))
     flow.set_timesteps(None if "sigmas" in settings else steps, **settings)
     return flow_schedule(flow.sigmas, times=flow.timesteps)
+
+
+def _consistency_schedule(scheduler: LCMScheduler, steps: int) -> Schedule:
+    """The few timesteps of a latent consistency model; its last picture has no noise."""
+    for key in ("thresholding", "clip_sample"):
+        if scheduler.config.get(key):
+            raise BadInput("has no step rule here", file="scheduler_config.json", field=key)
+    scheduler.set_timesteps(steps)
+    timesteps = scheduler.timesteps
+    levels = torch.cat([scheduler.alphas_cumprod[timesteps], torch.ones(1)])
+    found = beta_schedule(levels, times=timesteps.float(), prediction=scheduler.config["prediction_type"])
+    skip, out = scheduler.get_scalings_for_boundary_condition_discrete(timesteps.double())
+    return replace(found, skip=skip, out=out)
 
 
 @dataclass(frozen=True)

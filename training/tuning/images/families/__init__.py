@@ -10,17 +10,32 @@ import torch
 from training.tuning.errors import BadInput
 from training.tuning.images.bases import pickled_weights
 from training.tuning.images.families.base import Conditioning, Family
+from training.tuning.images.families.consistency import LatentConsistency
+from training.tuning.images.families.diffusion_transformer import PixArtAlpha, PixArtSigma, Sana
 from training.tuning.images.families.flow import Flux, StableDiffusion3
 from training.tuning.images.families.stable_diffusion import StableDiffusion, StableDiffusionXL
 
 __all__ = ["Conditioning", "Family", "load_family"]
 
 FAMILIES: dict[str, type[Family]] = {
-    one.pipeline_class: one for one in (StableDiffusion, StableDiffusionXL, StableDiffusion3, Flux)
+    one.pipeline_class: one
+    for one in (
+        StableDiffusion,
+        StableDiffusionXL,
+        StableDiffusion3,
+        Flux,
+        PixArtSigma,
+        PixArtAlpha,
+        Sana,
+        LatentConsistency,
+    )
 }
-SUPPORTED = f"supported: {', '.join(FAMILIES)} with AutoencoderKL or AutoencoderTiny"
+SUPPORTED = (
+    f"supported: {', '.join(FAMILIES)} with AutoencoderKL or AutoencoderTiny, SanaPipeline with AutoencoderDC"
+)
 NOT_LOADED: dict[str, dict[str, Any]] = {
     "StableDiffusionPipeline": {"safety_checker": None, "requires_safety_checker": False},
+    "LatentConsistencyModelPipeline": {"safety_checker": None, "requires_safety_checker": False},
     "StableDiffusionXLPipeline": {"add_watermarker": False},
 }
 

@@ -4,10 +4,11 @@ import abc
 import inspect
 from collections.abc import Sequence
 from functools import cached_property
+from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
-from diffusers import AutoencoderKL, AutoencoderTiny
+from diffusers import AutoencoderDC, AutoencoderKL, AutoencoderTiny
 from jaxtyping import Float, Int, Real
 from torch import Tensor, nn
 
@@ -29,6 +30,8 @@ class Family(abc.ABC):
     pipeline_class: ClassVar[str]
     denoiser_name: ClassVar[str]  # the pipeline's part that is trained: "unet" or "transformer"
     text_encoders: ClassVar[tuple[str, ...]]
+    autoencoders: ClassVar[tuple[type, ...]] = (AutoencoderKL, AutoencoderTiny)
+    sampling_options: ClassVar[dict[str, Any]] = {}  # what else its pipeline is called with
 
     def __init__(self, pipeline: Any, *, base: str, supported: str) -> None:
         self.pipeline = pipeline
@@ -85,8 +88,9 @@ class Family(abc.ABC):
         """How it is sampled unless a run says otherwise: its ``generation_config.json`` over diffusers' own
         values.
         """
-        own = inspect.signature(type(self.pipeline).__call__).parameters
-        defaults = {key: own[key].default for key in ("num_inference_steps", "guidance_scale")}
+        defaults = {
+            key: call_default(self.pipeline, key) for key in ("num_inference_steps", "guidance_scale")
+        }
         return defaults | {"height": None, "width": None} | generation_config(self.base)
 
     @torch.no_grad()
@@ -94,7 +98,10 @@ class Family(abc.ABC):
         """Latents of pictures in -1..1; of a distribution (AutoencoderKL) its mode."""
         vae = self.pipeline.vae
         encoded = vae.encode(pixels.to(self.device, vae.dtype))
-        latents = encoded.latent_dist.mode() if isinstance(vae, AutoencoderKL) else encoded.latents
+        if isinstance(vae, AutoencoderKL):
+            latents = encoded.latent_dist.mode()
+        else:
+            latents = encoded.latent if isinstance(vae, AutoencoderDC) else encoded.latents
         return (latents.float() - (vae.config.get("shift_factor") or 0.0)) * vae.config.scaling_factor
 
     def decode_latents(self, latents: Float[Tensor, "B C h w"]) -> Float[Tensor, "B 3 H W"]:
@@ -140,9 +147,31 @@ class Family(abc.ABC):
 
     @abc.abstractmethod
     def save_adapter(
-        self, folder: Any, layers: dict[str, Tensor], metadata: dict[str, object], *, file: str
+        self, folder: Path, layers: dict[str, Tensor], metadata: dict[str, Any], *, file: str
     ) -> None:
-        """Write LoRA layers so that the pipeline's ``load_lora_weights`` takes them."""
+        """Write LoRA layers, so that ``how_to_load_adapter`` is true."""
+
+    def load_adapter(self, file: Path, *, name: str) -> None:
+        """Put saved LoRA layers on the denoiser."""
+        self.pipeline.load_lora_weights(
+            file.parent,
+            weight_name=file.name,
+            adapter_name=name,
+            local_files_only=True,
+            use_safetensors=True,
+        )
+
+    @property
+    def how_to_load_adapter(self) -> str:
+        """For the model card: the Python that puts a saved adapter on the base."""
+        return HOW_TO_LOAD_ADAPTER.replace("(BASE)", f"(BASE{self._left_out})")
+
+    @property
+    def _left_out(self) -> str:
+        """Arguments that leave out the parts which the base does not have, and diffusers does not expect."""
+        parts, optional = self.pipeline.components, type(self.pipeline)._optional_components
+        missing = [name for name, part in parts.items() if part is None and name not in optional]
+        return "".join(f", {name}=None" for name in missing)
 
     @property
     def reader(self) -> tuple[Any, int]:
@@ -167,7 +196,20 @@ class Family(abc.ABC):
 
     def _check_vae(self, base: str, supported: str) -> None:
         vae = self.pipeline.vae
-        if not isinstance(vae, AutoencoderKL | AutoencoderTiny):
+        if not isinstance(vae, self.autoencoders):
             raise BadInput(f"vae {type(vae).__name__} is not supported; {supported}", file=base, field="vae")
         if vae.config.get("latents_mean") is not None:
             raise BadInput("latents_mean is not supported", file=base, field="vae")
+
+
+def call_default(pipeline: Any, name: str) -> Any:
+    """What a pipeline's call takes for an argument that is left out."""
+    return inspect.signature(type(pipeline).__call__).parameters[name].default
+
+
+HOW_TO_LOAD_ADAPTER = """
+from diffusers import DiffusionPipeline
+
+pipeline = DiffusionPipeline.from_pretrained(BASE)  # the base model named above
+pipeline.load_lora_weights("result", weight_name="pytorch_lora_weights.safetensors")
+"""

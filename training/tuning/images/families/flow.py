@@ -1,6 +1,5 @@
 """Stable Diffusion 3 and FLUX: transformers that predict the velocity of a rectified flow."""
 
-import inspect
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,39 +9,11 @@ from diffusers import FluxPipeline, StableDiffusion3Pipeline
 from jaxtyping import Float, Real
 from torch import Tensor, nn
 
-from training.tuning.errors import BadInput
-from training.tuning.images.families.base import Conditioning, Family
+from training.tuning.images.families.base import Conditioning, call_default
+from training.tuning.images.families.transformer import Transformer
 
 
-class FlowTransformer(Family):
-    """What both have in common."""
-
-    denoiser_name = "transformer"
-
-    def check(self, *, base: str, supported: str) -> None:
-        """A transformer whose latents are the autoencoder's."""
-        channels, latents = self._latent_channels, self.pipeline.vae.config.latent_channels
-        if channels != latents:
-            message = f"takes {channels} channels, the latents have {latents}"
-            raise BadInput(f"{message}; {supported}", file=base, field="transformer")
-
-    @property
-    def _latent_channels(self) -> int:
-        return int(self.denoiser.config.in_channels)
-
-    def save_adapter(
-        self, folder: Any, layers: dict[str, Tensor], metadata: dict[str, object], *, file: str
-    ) -> None:
-        """As ``pytorch_lora_weights.safetensors``, with the transformer's prefix."""
-        type(self.pipeline).save_lora_weights(
-            folder,
-            transformer_lora_layers=layers,
-            transformer_lora_adapter_metadata=metadata,
-            weight_name=file,
-        )
-
-
-class StableDiffusion3(FlowTransformer):
+class StableDiffusion3(Transformer):
     """Stable Diffusion 3 and 3.5 (arXiv:2403.03206); the third text encoder, T5, may be missing."""
 
     pipeline_class = "StableDiffusion3Pipeline"
@@ -53,7 +24,7 @@ class StableDiffusion3(FlowTransformer):
     def reader(self) -> tuple[Any, int]:
         """T5 if there is one, at the pipeline's own length."""
         t5 = self.pipeline.tokenizer_3
-        return super().reader if t5 is None else (t5, _longest(self.pipeline))
+        return super().reader if t5 is None else (t5, int(call_default(self.pipeline, "max_sequence_length")))
 
     @property
     def pixel_multiple(self) -> int:
@@ -85,7 +56,7 @@ class StableDiffusion3(FlowTransformer):
         )[0]
 
 
-class Flux(FlowTransformer):
+class Flux(Transformer):
     """FLUX.1: latents packed in patches of 2 × 2; a model distilled with guidance is told what it is sampled
     with.
     """
@@ -116,7 +87,7 @@ class Flux(FlowTransformer):
     @property
     def reader(self) -> tuple[Any, int]:
         """T5 at the pipeline's own length."""
-        return self.pipeline.tokenizer_2, _longest(self.pipeline)
+        return self.pipeline.tokenizer_2, int(call_default(self.pipeline, "max_sequence_length"))
 
     @property
     def pixel_multiple(self) -> int:
@@ -157,8 +128,3 @@ class Flux(FlowTransformer):
             return_dict=False,
         )[0]
         return self.pipeline._unpack_latents(packed, height * factor, width * factor, factor)
-
-
-def _longest(pipeline: Any) -> int:
-    """Tokens that a pipeline's T5 reads unless it is told otherwise."""
-    return int(inspect.signature(type(pipeline).encode_prompt).parameters["max_sequence_length"].default)

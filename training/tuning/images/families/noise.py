@@ -102,7 +102,11 @@ def noise_of(scheduler: Any, *, base: str, supported: str) -> Noise:
     """The training schedule behind a pipeline's scheduler, of whatever sampler."""
     name, config = type(scheduler).__name__, dict(scheduler.config)
     parameters = inspect.signature(type(scheduler).__init__).parameters
-    if "beta_schedule" not in parameters or config.get("use_flow_sigmas"):
+    if config.get("use_flow_sigmas"):  # a solver of another kind of model that was taught flows
+        count, shift = int(config["num_train_timesteps"]), float(config.get("flow_shift") or 1.0)
+        even = torch.arange(1, count + 1) / count
+        return FlowNoise(shift * even / (1 + (shift - 1) * even), count)
+    if "beta_schedule" not in parameters:
         if not name.startswith("FlowMatch") or not isinstance(getattr(scheduler, "sigmas", None), Tensor):
             message = f"scheduler {name} has neither a schedule of betas nor one of flow matching"
             raise BadInput(f"{message}; {supported}", file=base, field="scheduler")

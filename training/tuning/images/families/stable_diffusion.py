@@ -1,6 +1,7 @@
 """Stable Diffusion 1.x, 2.x and XL: a U-Net with cross-attention in the latent space of an autoencoder."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
@@ -12,9 +13,6 @@ from torch import Tensor, nn
 from training.tuning.errors import BadInput
 from training.tuning.images.families.base import Conditioning, Family
 
-# Inputs of a U-Net that no pipeline here gives.
-NOT_GIVEN = ("class_embed_type", "num_class_embeds", "time_cond_proj_dim")
-
 
 class StableDiffusion(Family):
     """Stable Diffusion 1.x and 2.x, and what was distilled from them in one text encoder's terms."""
@@ -24,6 +22,7 @@ class StableDiffusion(Family):
     text_encoders: ClassVar[tuple[str, ...]] = ("text_encoder",)
     pipeline: StableDiffusionPipeline
     added: str | None = None  # the kind of further inputs that the U-Net may ask for
+    not_given: ClassVar[tuple[str, ...]] = ("class_embed_type", "num_class_embeds", "time_cond_proj_dim")
 
     def check(self, *, base: str, supported: str) -> None:
         """A U-Net for text alone."""
@@ -38,7 +37,7 @@ class StableDiffusion(Family):
             raise BadInput(
                 f"{message} (inpainting and depth models are not supported)", file=base, field="unet"
             )
-        needs = {key: unet.config.get(key) for key in (*NOT_GIVEN, "addition_embed_type")}
+        needs = {key: unet.config.get(key) for key in (*self.not_given, "addition_embed_type")}
         if needs.pop("addition_embed_type") != self.added:
             needs["addition_embed_type"] = unet.config.get("addition_embed_type")
         for key, value in needs.items():
@@ -72,7 +71,7 @@ class StableDiffusion(Family):
         )[0]
 
     def save_adapter(
-        self, folder: Any, layers: dict[str, Tensor], metadata: dict[str, object], *, file: str
+        self, folder: Path, layers: dict[str, Tensor], metadata: dict[str, Any], *, file: str
     ) -> None:
         """As ``pytorch_lora_weights.safetensors``, with the U-Net's prefix."""
         type(self.pipeline).save_lora_weights(
