@@ -1,6 +1,7 @@
 """Tiny models of the real image architectures, with random weights, and pictures to feed them."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -227,7 +228,7 @@ def save_turbo(folder: Path, *, seed: int = 0) -> Path:
     return folder
 
 
-def save_pixart(folder: Path, *, seed: int = 0, alpha: bool = False) -> Path:
+def save_pixart(folder: Path, *, seed: int = 0, alpha: bool = False, scheduler: Any = None) -> Path:
     """A PixArt pipeline for 16 × 16 pictures, which learned a variance too."""
     torch.manual_seed(seed)
     letters = letter_tokenizer()
@@ -247,13 +248,13 @@ def save_pixart(folder: Path, *, seed: int = 0, alpha: bool = False) -> Path:
         text_encoder=t5_encoder(letters),
         vae=autoencoder(),
         transformer=transformer,
-        scheduler=DPMSolverMultistepScheduler(beta_schedule="linear"),
+        scheduler=scheduler or DPMSolverMultistepScheduler(beta_schedule="linear"),
     )
     pipeline.save_pretrained(folder, safe_serialization=True)
     return folder
 
 
-def save_sana(folder: Path, *, seed: int = 0) -> Path:
+def save_sana(folder: Path, *, seed: int = 0, **scheduler: Any) -> Path:
     """A Sana pipeline for 32 × 32 pictures: that is as small as it draws."""
     torch.manual_seed(seed)
     tokenizer = GemmaTokenizerFast(
@@ -301,7 +302,7 @@ def save_sana(folder: Path, *, seed: int = 0) -> Path:
         vae=vae,
         transformer=transformer,
         scheduler=DPMSolverMultistepScheduler(
-            use_flow_sigmas=True, flow_shift=3.0, prediction_type="flow_prediction"
+            use_flow_sigmas=True, flow_shift=3.0, prediction_type="flow_prediction", **scheduler
         ),
     )
     pipeline.save_pretrained(folder, safe_serialization=True)

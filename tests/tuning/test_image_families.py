@@ -23,6 +23,7 @@ from tests.tuning.image_models import (
 from tests.tuning.image_runs import make_run
 from training.tuning.__main__ import main as train
 from training.tuning.config import LoraConfig
+from training.tuning.errors import BadInput
 from training.tuning.images.bases import LORA_FILE
 from training.tuning.images.errors import NoisyGroups, denoising_errors
 from training.tuning.images.families import Family, load_family
@@ -134,6 +135,11 @@ def test_the_shift_of_the_flow_is_the_schedulers(save, tmp_path):
     assert noise.read(torch.tensor([499])).item() == pytest.approx(750, abs=1e-3)
 
 
+def test_a_consistency_model_must_read_its_guidance(tmp_path):
+    with pytest.raises(BadInput, match=r"the U-Net takes no guidance \(time_cond_proj_dim\)"):
+        load_family(str(save_lcm(tmp_path, guidance=None)), device=CPU)
+
+
 def test_latents_are_in_the_scale_that_the_pipeline_decodes(saved, family):
     pixels = torch.rand(2, 3, 32, 32) * 2 - 1
     vae = family.pipeline.vae
@@ -234,7 +240,14 @@ def test_dpo_of_every_family_starts_at_ln_2(saved, family, lora, tmp_path):
                 "judgements": PAIRS,
             }
         )
-    config = {"epochs": 10, "batch_size": 2, "beta": 200.0, "learning_rate": 1e-2, "warmup": 0, "log_every": 1}
+    config = {
+        "epochs": 10,
+        "batch_size": 2,
+        "beta": 200.0,
+        "learning_rate": 1e-2,
+        "warmup": 0,
+        "log_every": 1,
+    }
     config |= {
         "lora": lora and lora | {"target_modules": "all-linear"},
         "samples": 1,

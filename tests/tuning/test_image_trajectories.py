@@ -6,11 +6,21 @@ from typing import Any
 
 import pytest
 import torch
+from diffusers import DDIMScheduler
 
 from tests.tuning.gaussians import MEAN, SPREAD, by_betas, cosine, moments, velocity
-from tests.tuning.image_models import save_flux, save_pipeline, save_sd3, save_sdxl
+from tests.tuning.image_models import (
+    save_flux,
+    save_lcm,
+    save_pipeline,
+    save_pixart,
+    save_sana,
+    save_sd3,
+    save_sdxl,
+)
 from training.tuning.images.data import to_image
 from training.tuning.images.families import Family, load_family
+from training.tuning.images.families.consistency import LatentConsistency
 from training.tuning.images.schedules import (
     Sampler,
     Schedule,
@@ -42,6 +52,9 @@ KINDS: dict[str, Any] = {
     "sdxl": save_sdxl,
     "sd3": save_sd3,
     "flux": save_flux,
+    "pixart": lambda folder: save_pixart(folder, scheduler=DDIMScheduler(clip_sample=False)),
+    "sana": lambda folder: save_sana(folder, solver_order=1),
+    "lcm": save_lcm,
 }
 
 
@@ -70,6 +83,8 @@ def wide(count: int, seed: int = 0) -> torch.Tensor:
 
 def sampler_of(family: Family, steps: int = 4) -> Sampler:
     schedule = schedule_of(family, steps=steps, height=16, width=16)
+    if schedule.skip is not None:
+        return consistency(schedule)
     return flow_grpo(schedule) if schedule.is_flow else ddim(schedule, eta=1.0)
 
 
@@ -326,7 +341,7 @@ def test_replay_gives_ratio_one_exactly(family, gradient, autocast):
 
 def test_guidance_is_the_same_in_sampling_and_training(family):
     """Another scale replays to another ratio, so that a loop which forgets guidance shows."""
-    if family.reads_guidance and not family.denoiser.config.guidance_embeds:
+    if family.reads_guidance and not family.denoiser.config.get("guidance_embeds", True):
         pytest.skip("has no guidance")
     sampler, generators = sampler_of(family), seeded(1, 2)
     start = start_noise(family.latent_shape(16, 16), generators, CPU)
@@ -352,9 +367,12 @@ def test_the_branch_without_prompt_learns_only_if_asked(family):
 
 
 def test_without_noise_it_draws_what_the_pipeline_draws(family):
-    scale, steps = 3.0, 4
-    sampler = ddim(schedule_of(family, steps=steps, height=16, width=16), eta=0.0)
-    start = start_noise(family.latent_shape(16, 16), seeded(1, 2), CPU)
+    """A consistency model's only step without noise is the last one."""
+    scale, side = 3.0, max(16, family.pixel_multiple)
+    steps = 1 if isinstance(family, LatentConsistency) else 4
+    schedule = schedule_of(family, steps=steps, height=side, width=side)
+    sampler = ddim(schedule, eta=0.0) if steps > 1 else consistency(schedule)
+    start = start_noise(family.latent_shape(side, side), seeded(1, 2), CPU)
     final = sample(denoiser_of(family, scale=scale), sampler, start, generators=seeded(1, 2)).final
     with torch.no_grad():
         ours = [to_image(pixels) for pixels in family.decode_latents(final)]
@@ -365,10 +383,11 @@ def test_without_noise_it_draws_what_the_pipeline_draws(family):
         ["a b", "c"],
         num_inference_steps=steps,
         guidance_scale=scale,
-        height=16,
-        width=16,
+        height=side,
+        width=side,
         latents=latents,
         output_type="pt",
+        **family.sampling_options,
     ).images
     for one, other in zip(ours, theirs, strict=True):
         gap = (

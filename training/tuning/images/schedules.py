@@ -121,7 +121,11 @@ def schedule_of(family: Family, *, steps: int, height: int, width: int) -> Sched
         names = ("base_image_seq_len", "max_image_seq_len", "base_shift", "max_shift")
         settings["mu"] = calculate_shift(tokens, *(config[name] for name in names))
     flow.set_timesteps(None if "sigmas" in settings else steps, **settings)
-    return flow_schedule(flow.sigmas, times=flow.timesteps)
+    # Solvers that were taught flows round the times that the denoiser reads.
+    times = (
+        flow.timesteps.floor() if family.pipeline.scheduler.config.get("use_flow_sigmas") else flow.timesteps
+    )
+    return flow_schedule(flow.sigmas, times=times)
 
 
 def _consistency_schedule(scheduler: LCMScheduler, steps: int) -> Schedule:

@@ -195,7 +195,7 @@ class Family(abc.ABC):
         return self.noise.target(latents, noise, timesteps)
 
     def _check_vae(self, base: str, supported: str) -> None:
-        vae = self.pipeline.vae
+        vae: Any = self.pipeline.vae
         if not isinstance(vae, self.autoencoders):
             raise BadInput(f"vae {type(vae).__name__} is not supported; {supported}", file=base, field="vae")
         if vae.config.get("latents_mean") is not None:
