@@ -30,7 +30,7 @@ class Family(abc.ABC):
     pipeline_class: ClassVar[str]
     denoiser_name: ClassVar[str]  # the pipeline's part that is trained: "unet" or "transformer"
     text_encoders: ClassVar[tuple[str, ...]]
-    autoencoders: ClassVar[tuple[type, ...]] = (AutoencoderKL, AutoencoderTiny)
+    autoencoders: ClassVar[tuple[Any, ...]] = (AutoencoderKL, AutoencoderTiny)
     sampling_options: ClassVar[dict[str, Any]] = {}  # what else its pipeline is called with
 
     def __init__(self, pipeline: Any, *, base: str, supported: str) -> None:
