@@ -4,24 +4,14 @@ import math
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from tests.tuning.tilted import (
-    DEVIATION,
-    MEAN,
-    SLOPE,
-    betas,
-    epsilon,
-    flow,
-    linear,
-    noise,
-    velocity,
-)
+from tests.tuning.gaussians import MEAN, SPREAD, velocity
+from tests.tuning.tilted import SLOPE, betas, exact, flow, linear, noise
 from training.tuning.images.backprop import (
     align_directly,
     draw_last_steps,
     lean_adjoints,
-    noised,
     point_at_clean,
     redraw_last_step,
     reward_gradient,
@@ -36,10 +26,6 @@ from training.tuning.losses.reward_gradient import (
     uncertain_loss,
     value_loss,
 )
-
-
-def exact(schedule: Schedule) -> Denoise:
-    return velocity if schedule.is_flow else epsilon
 
 
 def shift() -> Tensor:
@@ -62,7 +48,7 @@ def slope_of(denoise: Denoise, sampler: Sampler, index: int) -> float:
 @pytest.mark.parametrize("last", [1, 3, 10, 99])
 @pytest.mark.parametrize("recompute", [False, True])
 def test_draft_by_hand(last: int, recompute: bool) -> None:
-    """v + θ, ten Euler steps of length h: dR/dθ = −a h Σ over the last K of Π over later ones (1 − h ∂v_j)."""
+    """v + θ, ten Euler steps of length h: dR/dθ = −a h Σ over the last K of Π over later ones (1 − h ∂v)."""
     schedule, theta, h = flow(10), shift(), 0.1
     sampler = ddim(schedule, eta=0.0)
     drawn = draw_last_steps(
@@ -195,15 +181,15 @@ def run_adjoint(
 
 @pytest.mark.system("s000-001")
 def test_lean_adjoint_of_a_linear_reward() -> None:
-    """ã_u = −a s² u / (u² s² + (1 − u)²) with u = 1 − t, on the memoryless schedule, which DDPM's ancestral step
-    of a flow is in the limit: std² → 2t/(1 − t) · h.
+    """ã_u = −a s² u / (u² s² + (1 − u)²) with u = 1 − t, on the memoryless schedule, which DDPM's ancestral
+    step of a flow is in the limit: std² → 2t/(1 − t) · h.
     """
     schedule = flow(400)
     sampler = ancestral(schedule)
     _, adjoints = run_adjoint(schedule, sampler, SLOPE)
     for index in (100, 200, 300):
         u = 1 - float(schedule.sigmas[index + 1])
-        expected = -SLOPE * DEVIATION**2 * u / (u**2 * DEVIATION**2 + (1 - u) ** 2)
+        expected = -SLOPE * SPREAD**2 * u / (u**2 * SPREAD**2 + (1 - u) ** 2)
         assert adjoints[index].flatten().tolist() == pytest.approx([expected] * 2, rel=0.02)
         t = float(schedule.sigmas[index])
         assert float(sampler.std[index]) ** 2 * 400 == pytest.approx(2 * t / (1 - t), rel=0.05)
@@ -234,21 +220,21 @@ def test_adjoint_matching_reaches_the_tilted_mean(schedule: Schedule) -> None:
     moved = float(matched_mean(schedule, sampler, adjoints, chain))
     plain = float(matched_mean(schedule, sampler, {index: 0 * one for index, one in adjoints.items()}, chain))
     assert moved - plain == pytest.approx(SLOPE * final_variance(exact(schedule), sampler), rel=1e-9)
-    assert moved - plain == pytest.approx(SLOPE * DEVIATION**2, rel=0.03)
+    assert moved - plain == pytest.approx(SLOPE * SPREAD**2, rel=0.03)
     assert moved == pytest.approx(1.376, abs=0.03)
 
 
 @pytest.mark.system("s000-001")
 @pytest.mark.parametrize("schedule", [flow(200), betas(200)], ids=["flow", "betas"])
 def test_another_noise_schedule_is_biased_as_predicted(schedule: Schedule) -> None:
-    """With a third of the noise X_0 says much about X_1: the mean moves by a Var(X_1 | X_0) only, which is far less."""
+    """With a third of the noise X_0 says much about X_1: the mean moves by a Var(X_1 | X_0), far less."""
     sampler = ddim(schedule, eta=0.33)
     chain, adjoints = run_adjoint(schedule, sampler, SLOPE)
     moved = float(matched_mean(schedule, sampler, adjoints, chain))
     plain = float(matched_mean(schedule, sampler, {index: 0 * one for index, one in adjoints.items()}, chain))
     predicted = SLOPE * final_variance(exact(schedule), sampler)
     assert moved - plain == pytest.approx(predicted, rel=1e-9)
-    assert predicted < 0.9 * SLOPE * DEVIATION**2
+    assert predicted < 0.9 * SLOPE * SPREAD**2
 
 
 @pytest.mark.system("s000-001")
@@ -306,8 +292,8 @@ def test_a_fitted_value_is_the_posterior_mean() -> None:
         x, t = chain.before(index).flatten(), float(schedule.sigmas[index])
         design = torch.stack([torch.ones_like(x), x], dim=1)
         constant, slope = torch.linalg.lstsq(design, rewards[:, None]).solution.flatten().tolist()
-        spread = (1 - t) ** 2 * DEVIATION**2 + t**2
-        expected = SLOPE * DEVIATION**2 * (1 - t) / spread
+        spread = (1 - t) ** 2 * SPREAD**2 + t**2
+        expected = SLOPE * SPREAD**2 * (1 - t) / spread
         assert slope == pytest.approx(expected, abs=0.03)
         assert constant == pytest.approx(SLOPE * MEAN - expected * (1 - t) * MEAN, abs=0.03)
 
@@ -331,7 +317,7 @@ def test_value_loss_by_hand() -> None:
 
 @pytest.mark.system("s000-003")
 def test_uncertain_rewards_count_less() -> None:
-    """Identical outputs leave the loss as it is; a free U settles at ln ℓ: the gradient 1 − ℓ e^(−U) is zero."""
+    """Identical outputs leave the loss alone; a free U settles at ln ℓ: the gradient 1 − ℓ e^(−U) is zero."""
     assert uncertain_loss(torch.tensor([3.0]), torch.zeros(1)).tolist() == [3.0]
     free = torch.tensor([math.log(3.0)], requires_grad=True)
     uncertain_loss(torch.tensor([3.0]), free).sum().backward()

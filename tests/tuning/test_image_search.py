@@ -6,18 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.tuning.tilted import (
-    DEVIATION,
-    MEAN,
-    SLOPE,
-    TILTED_MEAN,
-    betas,
-    epsilon,
-    flow,
-    linear,
-    noise,
-    velocity,
-)
+from tests.tuning.gaussians import MEAN, SPREAD, moments, velocity
+from tests.tuning.tilted import SLOPE, TILTED_MEAN, betas, exact, flow, linear, noise
 from training.tuning.images.schedules import Schedule, ancestral, ddim
 from training.tuning.images.search.best_of_n import Cut, best_of_n, cost_per_noise, kept_of, rank_sum
 from training.tuning.images.search.candidates import choose, search_candidates
@@ -36,20 +26,13 @@ from training.tuning.images.search.walk import Walk, one_generator
 
 
 def walks(schedule: Schedule, *, eta: float = 1.0) -> Walk:
-    return Walk.of(velocity if schedule.is_flow else epsilon, ddim(schedule, eta=eta))
+    return Walk.of(exact(schedule), ddim(schedule, eta=eta))
 
 
-def ends_at(walk: Walk) -> tuple[float, float]:
-    """Mean and variance that a walk of affine steps ends with, from standard normal noise."""
-    mean, variance = 0.0, 1.0
-    for index in range(walk.steps):
-        zero, one = (
-            float(walk.propose(torch.full((1, 1, 1, 1), at, dtype=torch.float64), index).mean)
-            for at in (0.0, 1.0)
-        )
-        mean = zero + (one - zero) * mean
-        variance = (one - zero) ** 2 * variance + walk.propose(noise(1), index).std ** 2
-    return mean, variance
+def tilted_end(schedule: Schedule) -> float:
+    """m' + as'² of the ancestral walk's own end N(m', s'²), which 40 steps bring near m + as² = 1.376."""
+    means, variances = moments(exact(schedule), ancestral(schedule))
+    return means[-1] + SLOPE * variances[-1]
 
 
 SCHEDULES = pytest.mark.parametrize("schedule", [flow(40), betas(40)], ids=["flow", "betas"])
@@ -60,7 +43,7 @@ SCHEDULES = pytest.mark.parametrize("schedule", [flow(40), betas(40)], ids=["flo
 @pytest.mark.system("s002-064")
 def test_what_pruning_costs() -> None:
     """x = 9.9, y = 1.2: 20 calls cost 199.2. Cut at 2, 6 and 11 of 19 calls to .4, .4 and .5:
-    (19.8 + 1.2) + .4 · (39.6 + 1.2) + .16 · (49.5 + 1.2) + .08 · (79.2 + 1.2) = 51.864, so that a budget of 2000
+    (19.8 + 1.2) + .4 · (39.6 + 1.2) + .16 · (49.5 + 1.2) + .08 · (79.2 + 1.2) = 51.864: a budget of 2000
     pays for 38 noises instead of 10.
     """
     price = {"per_call": 9.9, "per_score": 1.2}
@@ -93,7 +76,7 @@ def test_pruning_by_a_true_promise_loses_nothing() -> None:
 
 @pytest.mark.system("s002-064")
 def test_ranks_of_several_rewards() -> None:
-    """Ranks (2, 1, 0) and (0, 1.5, 1.5): the second wins, though the first reward is a thousand times larger."""
+    """Ranks (2, 1, 0) and (0, 1.5, 1.5): the second wins, though the first reward is far larger."""
     parts = torch.tensor([[3000.0, 1.0], [2000.0, 2.0], [1000.0, 2.0]])
     assert rank_sum(parts).tolist() == [2.0, 2.5, 1.5]
 
@@ -141,7 +124,7 @@ def mean_of(found: Steered) -> float:
 @pytest.mark.parametrize("potential", ["difference", "max", "sum"])
 @SCHEDULES
 def test_particles_sample_the_tilted_distribution(schedule: Schedule, potential: str, adaptive: bool) -> None:
-    """r = ax, λ = 1: m' + as'² of the walk's own end N(m', s'²), which 40 steps bring near m + as² = 1.376.
+    """r = ax, λ = 1: the walk's own tilted end.
     Adaptive resampling drops no weight (the authors' code drops what a step without resampling had given).
 
     Twenty thousand particles: one standard error is about 0.015; those of "sum" are worth fewer.
@@ -156,9 +139,8 @@ def test_particles_sample_the_tilted_distribution(schedule: Schedule, potential:
         adaptive=adaptive,
         generator=one_generator(1),
     )
-    mean, variance = ends_at(walks(schedule))
-    assert mean + SLOPE * variance == pytest.approx(TILTED_MEAN, abs=0.08)
-    assert mean_of(found) == pytest.approx(mean + SLOPE * variance, abs=0.06)
+    assert tilted_end(schedule) == pytest.approx(TILTED_MEAN, abs=0.08)
+    assert mean_of(found) == pytest.approx(tilted_end(schedule), abs=0.06)
     assert float(found.best) == float(found.latents.max())
 
 
@@ -213,14 +195,13 @@ def test_who_is_chosen() -> None:
 @pytest.mark.system("s004-032")
 @SCHEDULES
 def test_candidates_sample_the_tilted_distribution(schedule: Schedule) -> None:
-    """For a linear reward the picture's reward differs from the soft value by a constant: with many candidates
-    the mean is 1.376. A deterministic step has nothing to choose from.
+    """For a linear reward the picture's reward differs from the soft value by a constant: with many
+    candidates the mean is 1.376. A deterministic step has nothing to choose from.
     """
     found = search_candidates(
         walks(schedule), linear, noise(4000), count=24, temperature=1.0, generator=one_generator(2)
     )
-    mean, variance = ends_at(walks(schedule))
-    assert float(found.mean()) == pytest.approx(mean + SLOPE * variance, abs=0.08)
+    assert float(found.mean()) == pytest.approx(tilted_end(schedule), abs=0.08)
     plain = walks(schedule, eta=0.0)
     start = noise(10)
     chosen = search_candidates(plain, linear, start, count=4, temperature=0.0, generator=one_generator(2))
@@ -245,18 +226,18 @@ def test_the_norm_penalty_is_least_at_the_usual_length() -> None:
 
 @pytest.mark.system("s000-073")
 def test_a_step_of_noise_optimisation_by_hand() -> None:
-    """G = m + sε, r = ax: ε moves by lr · [as − λ (1 − (d − 1)/‖ε‖²) ε], with Nesterov's first step 1.9 times."""
+    """G = m + sε, r = ax: ε moves by lr · [as − λ (1 − (d − 1)/‖ε‖²) ε], by Nesterov 1.9 times."""
     start = noise(1).expand(1, 1, 2, 2).clone() + 0.5
-    direction = SLOPE * DEVIATION - 0.01 * (1 - 3 / start.square().sum()) * start
+    direction = SLOPE * SPREAD - 0.01 * (1 - 3 / start.square().sum()) * start
     for momentum, factor in ((0.0, 1.0), (0.9, 1.9)):
         settings = ByGradient(iterations=2, learning_rate=0.1, momentum=momentum, clip=1e9)
-        found = optimise_noise(lambda x: MEAN + DEVIATION * x, linear, start, settings)
+        found = optimise_noise(lambda x: MEAN + SPREAD * x, linear, start, settings)
         torch.testing.assert_close(found, start + 0.1 * factor * direction)
 
 
 @pytest.mark.system("s000-073")
 def test_the_best_noise_is_kept_whatever_the_penalty_says() -> None:
-    """Far too large steps overshoot a peak: the best iterate is returned, not the last, and by reward alone."""
+    """Too large steps overshoot a peak: the best iterate is returned, not the last, and by reward alone."""
     seen: list[float] = []
 
     def peaked(x: Tensor) -> Tensor:
@@ -272,16 +253,16 @@ def test_the_best_noise_is_kept_whatever_the_penalty_says() -> None:
 
 @pytest.mark.system("s000-034")
 def test_the_gradient_of_a_noise_distribution() -> None:
-    """r = a Σx of x = m + sε: E[r ∇_μ log p] is as/d in every dimension (log p is a mean over d), times ten."""
+    """r = a Σx of x = m + sε: E[r ∇_μ log p] is as/d in every dimension (log p is a mean), times ten."""
     settings = ByPolicy(penalty=0.0)
     mean, std = (torch.full((1, 1, 1, 2), value, dtype=torch.float64) for value in (0.0, 1.0))
     mean.requires_grad_()
     drawn = torch.randn(200_000, 1, 1, 2, generator=one_generator(0), dtype=torch.float64)
     log_prob = noise_log_prob(drawn, mean, std)
-    rewards = linear(MEAN + DEVIATION * drawn)
+    rewards = linear(MEAN + SPREAD * drawn)
     find_loss(log_prob, log_prob.detach(), rewards - rewards.mean(), mean, std, settings).backward()
     assert mean.grad is not None
-    expected = -10 * SLOPE * DEVIATION / 2
+    expected = -10 * SLOPE * SPREAD / 2
     assert mean.grad.flatten().tolist() == pytest.approx([expected] * 2, abs=0.1)
 
 
@@ -331,8 +312,8 @@ def test_a_noise_distribution_moves_towards_the_reward_and_back_without_one() ->
 
 def posterior(x: Tensor, alpha: float, sigma: float) -> tuple[Tensor, float]:
     """Mean and variance of x_0 given x_t."""
-    spread = alpha**2 * DEVIATION**2 + sigma**2
-    return MEAN + DEVIATION**2 * alpha * (x - alpha * MEAN) / spread, DEVIATION**2 * sigma**2 / spread
+    spread = alpha**2 * SPREAD**2 + sigma**2
+    return MEAN + SPREAD**2 * alpha * (x - alpha * MEAN) / spread, SPREAD**2 * sigma**2 / spread
 
 
 @pytest.mark.system("s002-056")
@@ -342,7 +323,7 @@ def test_guidance_by_the_soft_value_is_exact(schedule: Schedule) -> None:
     noise; in a flow ṽ = v − (t/(1−t)) ∂V = v − a s² t/D.
     """
     sampler = ddim(schedule, eta=0.0)
-    plain = Walk.of(velocity if schedule.is_flow else epsilon, sampler)
+    plain = Walk.of(exact(schedule), sampler)
 
     def value(x: Tensor, clean: Tensor, index: int) -> Tensor:
         alpha, sigma = float(schedule.alphas[index]), float(schedule.sigmas[index])
@@ -353,24 +334,24 @@ def test_guidance_by_the_soft_value_is_exact(schedule: Schedule) -> None:
     x = noise(7)
     for index in range(1, schedule.steps):
         alpha, sigma = float(schedule.alphas[index]), float(schedule.sigmas[index])
-        spread = alpha**2 * DEVIATION**2 + sigma**2
-        exact = TILTED_MEAN + DEVIATION**2 * alpha * (x - alpha * TILTED_MEAN) / spread
+        spread = alpha**2 * SPREAD**2 + sigma**2
+        wanted = TILTED_MEAN + SPREAD**2 * alpha * (x - alpha * TILTED_MEAN) / spread
         proposal = walk.propose(x, index)
-        torch.testing.assert_close(proposal.clean, exact)
-        torch.testing.assert_close(proposal.noise, (x - alpha * exact) / sigma)
+        torch.testing.assert_close(proposal.clean, wanted)
+        torch.testing.assert_close(proposal.noise, (x - alpha * wanted) / sigma)
         if schedule.is_flow:
             given = proposal.noise - proposal.clean
-            torch.testing.assert_close(given, velocity(x, sigma) - SLOPE * DEVIATION**2 * sigma / spread)
+            torch.testing.assert_close(given, velocity(x, sigma) - SLOPE * SPREAD**2 * sigma / spread)
     drawn = walk.draw(noise(4000), generators=one_generator(0))
     before = plain.draw(noise(4000), generators=one_generator(0))
-    assert float(drawn.mean() - before.mean()) == pytest.approx(SLOPE * DEVIATION**2, abs=0.04)
+    assert float(drawn.mean() - before.mean()) == pytest.approx(SLOPE * SPREAD**2, abs=0.04)
 
 
 @pytest.mark.system("s002-056")
 def test_guidance_of_weight_0_and_from_pure_noise_changes_nothing() -> None:
     sampler = ancestral(flow(10))
     plain = Walk.of(velocity, sampler)
-    reward = lambda x, clean, index: linear(clean)  # noqa: E731
+    reward = lambda x, clean, index: linear(clean)
     start = noise(6)
     zero = guided(plain, sampler, reward, weight=0.0).draw(start, generators=one_generator(0))
     torch.testing.assert_close(zero, plain.draw(start, generators=one_generator(0)))

@@ -1,29 +1,14 @@
-"""Gaussian data with its exact denoisers, and what rewards make of it; see "closed forms" in the tests.
-
-Data are N(m, s²). A reward r tilts them to p · exp(r): linear, r = ax, to N(m + as², s²).
-"""
+"""What rewards make of Gaussian data: r = ax tilts N(m, s²) to p · exp(r) = N(m + as², s²)."""
 
 import torch
 from torch import Tensor
 
+from tests.tuning.gaussians import MEAN, SPREAD, by_betas, cosine, velocity
 from training.tuning.images.schedules import Schedule, beta_schedule, flow_schedule
+from training.tuning.images.trajectories import Denoise
 
-MEAN, DEVIATION = 0.7, 1.3
 SLOPE = 0.4
-TILTED_MEAN = MEAN + SLOPE * DEVIATION**2  # 1.376
-
-
-def velocity(x: Tensor, time: float, *, mean: float = MEAN, deviation: float = DEVIATION) -> Tensor:
-    """E[e − x_0 | x_t] of a flow: −m + (t − (1−t) s²)/D · (x − (1−t) m), D = (1−t)² s² + t²."""
-    spread = (1 - time) ** 2 * deviation**2 + time**2
-    slope = (time - (1 - time) * deviation**2) / spread
-    return -mean + slope * (x - (1 - time) * mean)
-
-
-def epsilon(x: Tensor, square: float) -> Tensor:
-    """ε* = σ (x − αm) / (α² s² + σ²) by betas; ``square`` is ᾱ = α²."""
-    alpha, sigma = square**0.5, (1 - square) ** 0.5
-    return sigma * (x - alpha * MEAN) / (square * DEVIATION**2 + 1 - square)
+TILTED_MEAN = MEAN + SLOPE * SPREAD**2  # 1.376
 
 
 def flow(steps: int) -> Schedule:
@@ -32,10 +17,13 @@ def flow(steps: int) -> Schedule:
 
 
 def betas(steps: int) -> Schedule:
-    """By betas, ᾱ from 1e-4 to 1; the denoiser reads ᾱ."""
-    angles = torch.linspace(torch.pi / 2 - 0.01, 0, steps + 1, dtype=torch.float64)
-    squares = angles.cos() ** 2
-    return beta_schedule(squares, times=squares[:-1])
+    """By betas; times are the steps."""
+    return beta_schedule(cosine(steps), times=torch.arange(steps).double())
+
+
+def exact(schedule: Schedule) -> Denoise:
+    """The denoiser of the data."""
+    return velocity if schedule.is_flow else by_betas("epsilon", schedule)
 
 
 def noise(count: int, *, seed: int = 0) -> Tensor:

@@ -101,7 +101,7 @@ def align_directly(
 def lean_adjoints(
     base: Denoise, sampler: Sampler, chain: Chain, at_end: Latents, *, steps: Sequence[int] | None = None
 ) -> dict[int, Latents]:
-    """Adjoints after each step: a_K = ``at_end``, a_k = J(Φ_k)ᵀ a_{k+1} with Φ the base's mean alone, detached.
+    """Adjoints after each step: a_K = ``at_end``, a_k = J(Φ_k)ᵀ a_{k+1} with Φ the base's mean, detached.
 
     Lean adjoint of adjoint matching (arXiv:2409.08861); ``steps`` limits which are kept, and
     nothing is computed before the first of them.

@@ -4,6 +4,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
+Latents = Float[Tensor, "N *D"]
+
 
 def refl_loss(rewards: Float[Tensor, " N"], *, goal: float) -> Float[Tensor, " N"]:
     """relu(goal − r): ReFL's reward-to-loss map (arXiv:2304.05977); a picture at the goal is left alone.
@@ -23,9 +25,9 @@ def relative_reward(
 
 
 def adjoint_matching_loss(
-    policy_mean: Float[Tensor, "N *D"],
-    base_mean: Float[Tensor, "N *D"],
-    adjoint: Float[Tensor, "N *D"],
+    policy_mean: Latents,
+    base_mean: Latents,
+    adjoint: Latents,
     *,
     std: float,
 ) -> Float[Tensor, " N"]:
@@ -40,19 +42,19 @@ def adjoint_matching_loss(
 
 
 def value_loss(
-    value: Float[Tensor, " N"], policy: Float[Tensor, "N *D"], base: Float[Tensor, "N *D"], *, pull: float
+    value: Float[Tensor, " N"], policy: Latents, base: Latents, *, pull: float
 ) -> Float[Tensor, " N"]:
     """−V(x_{t−1}) + η · mean (ε_θ − ε_base)²: VARD (arXiv:2505.15791)."""
     return pull * (policy - base.detach()).square().flatten(1).mean(dim=1) - value
 
 
 def uncertain_loss(losses: Float[Tensor, " N"], uncertainty: Float[Tensor, " N"]) -> Float[Tensor, " N"]:
-    """ℓ exp(−U) + U: Ctrl-U (arXiv:2410.11236). exp(−U) keeps its gradient: a U that is free settles at ln ℓ."""
+    """ℓ exp(−U) + U: Ctrl-U (arXiv:2410.11236). exp(−U) keeps its gradient: a free U settles at ln ℓ."""
     return losses * (-uncertainty).exp() + uncertainty
 
 
 def few_step_loss(rewards: list[Float[Tensor, " N"]], *, scales: list[float]) -> Float[Tensor, " N"]:
-    """−Σ_k r_k / g_k, with g_k the length of reward k's own gradient: R0. A reward's scale then has no say."""
+    """−Σ_k r_k / g_k, with g_k the length of reward k's own gradient: R0. Scales then have no say."""
     total = sum(reward / scale for reward, scale in zip(rewards, scales, strict=True))
     assert isinstance(total, Tensor)
     return -total

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from training.tuning.images.search.walk import Latents, Score, Walk, rows_of, taken
+from training.tuning.images.search.walk import Chosen, Latents, Score, Walk, rows_of, taken
 from training.tuning.images.trajectories import Generators
 
 
@@ -23,7 +23,7 @@ class Cut:
 @torch.no_grad()
 def best_of_n(
     walk: Walk, score: Score, latents: Latents, *, cuts: Sequence[Cut] = (), generators: Generators
-) -> Float[Tensor, "1 *D"]:
+) -> Chosen:
     """The picture of N starting noises (N, …) with the highest final score, (1, …).
 
     At a cut the pictures that the denoiser points at are scored, in one call of ``score``, so that scores

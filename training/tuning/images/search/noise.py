@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from training.tuning.images.search.walk import Latents, Score
+from training.tuning.images.search.walk import Chosen, Latents, Score
 from training.tuning.images.trajectories import draw_noise
 
 Draw = Callable[[Latents], Latents]  # from starting noise to the picture's latents
@@ -74,9 +74,7 @@ class ByPolicy:
     penalty: float = 0.01
 
 
-def noise_log_prob(
-    noise: Latents, mean: Float[Tensor, "1 *D"], std: Float[Tensor, "1 *D"]
-) -> Float[Tensor, " N"]:
+def noise_log_prob(noise: Latents, mean: Chosen, std: Chosen) -> Float[Tensor, " N"]:
     """log N(ε; μ, σ²), the mean over dimensions, as FIND takes it."""
     return torch.distributions.Normal(mean, std).log_prob(noise).flatten(1).mean(dim=1)
 
@@ -85,8 +83,8 @@ def find_loss(
     log_prob: Float[Tensor, " N"],
     old: Float[Tensor, " N"],
     advantage: Float[Tensor, " N"],
-    mean: Float[Tensor, "1 *D"],
-    std: Float[Tensor, "1 *D"],
+    mean: Chosen,
+    std: Chosen,
     settings: ByPolicy,
 ) -> Float[Tensor, ""]:
     """−10 · mean(A · clamp(ρ, 1 ± 0.2)) + 0.01 · mean(μ² + (σ − 1)²): FIND's code; a clamp alone, no max.

@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from training.tuning.images.search.walk import Latents, Score, Walk, rows_of, taken
+from training.tuning.images.search.walk import Chosen, Latents, Score, Walk, rows_of, taken
 
 Values = Float[Tensor, " N"]
 
@@ -91,7 +91,7 @@ class Steered:
     log_weights: Values
 
     @property
-    def best(self) -> Float[Tensor, "1 *D"]:
+    def best(self) -> Chosen:
         """The picture with the highest reward, (1, …)."""
         at = int(self.rewards.argmax())
         return self.latents[at : at + 1]

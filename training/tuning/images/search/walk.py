@@ -12,6 +12,7 @@ from training.tuning.images.schedules import Sampler
 from training.tuning.images.trajectories import Denoise, Generators, Proposal, draw_noise, step
 
 Latents = Float[Tensor, "N *D"]
+Chosen = Float[Tensor, "M *D"]  # of N latents some, mostly one
 Score = Callable[[Latents], Float[Tensor, " N"]]  # of clean latents; higher is better
 
 
