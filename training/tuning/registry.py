@@ -410,6 +410,7 @@ METHODS = [
         config=ImageGenerateConfig,
         purpose="job",
         summary="Draws pictures for prompts with a model, for the next comparison.",
+        reward="optional",
     ),
     Method(
         name="image_score",

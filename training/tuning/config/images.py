@@ -4,6 +4,7 @@ from typing import Literal
 
 from pydantic import Field
 
+from training.tuning.config.images_search import SearchKeys
 from training.tuning.config.shared import (
     PRIMARY,
     BestKeys,
@@ -103,14 +104,17 @@ class ImageRewardModelConfig(ImageTrainConfig, PairKeys, BestKeys):
     )
 
 
-class ImageGenerateConfig(SamplingKeys):
+class ImageGenerateConfig(SamplingKeys, SearchKeys):
     """Pictures for prompts. Takes no judgements, so ties and both-bad do not arise."""
 
     samples_per_prompt: int = Field(
         1, ge=1, title="Pictures per prompt", description="Independent samples.", json_schema_extra=PRIMARY
     )
     batch_size: int = Field(
-        16, ge=1, title="Batch size", description="Pictures made at once. Samples do not depend on it."
+        16,
+        ge=1,
+        title="Batch size",
+        description="Pictures made at once; when searching, of one prompt. Samples do not depend on it.",
     )
     precision: Literal["fp32", "bf16"] = Field(
         "fp32", title="Precision", description="Arithmetic of the denoiser."

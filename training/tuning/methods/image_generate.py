@@ -2,22 +2,29 @@
 
 1. Every picture has a seed of its own, from the run's seed, its prompt and its number.
 2. Pictures are drawn in batches and kept in ``drawn/``; a run that was stopped goes on with the rest.
-3. ``result/generations.jsonl`` has a row per prompt, with its pictures under ``result/media/``.
+3. With a ``search`` each picture is the one that it finds under the run's rewards, from its seed; no weight
+   changes.
+4. ``result/generations.jsonl`` has a row per prompt, with its pictures under ``result/media/``.
 """
 
 import shutil
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
+from PIL import Image
 
 from training.tuning.config import ImageGenerateConfig
 from training.tuning.data import plain_text
-from training.tuning.images.generation import Request, generate_images, plan_requests
+from training.tuning.errors import BadInput
+from training.tuning.images.families import Family
+from training.tuning.images.generation import Request, Sampling, generate_images, plan_requests
 from training.tuning.images.loading import load_for_sampling
 from training.tuning.images.preview import preview
 from training.tuning.images.samples import sampling_for
+from training.tuning.images.search.job import Search
 from training.tuning.run import Run
 from training.tuning.rundir import append_json_line
 
@@ -25,7 +32,7 @@ from training.tuning.rundir import append_json_line
 def train(run: Run) -> None:
     config: ImageGenerateConfig = run.config
     family = load_for_sampling(run.base, device=run.device)
-    sampling = sampling_for(config, family)
+    draw = open_drawing(run, family, sampling_for(config, family))
     prompts = [plain_text(group.prompt) for group in run.train]
     plan = plan_requests(prompts, samples_per_prompt=config.samples_per_prompt, seed=run.seed)
     drawn = run.dir.path / "drawn"
@@ -38,20 +45,48 @@ def train(run: Run) -> None:
     ]
     total = len(plan) * config.samples_per_prompt
     run.dir.cut_back(total - len(missing))
-    autocast = torch.autocast(run.device.type, dtype=torch.bfloat16, enabled=config.precision == "bf16")
-    for start in range(0, len(missing), config.batch_size):
+    size = config.batch_size if config.search == "none" else 1
+    for start in range(0, len(missing), size):
         started = time.perf_counter()
-        batch = missing[start : start + config.batch_size]
-        with autocast:
-            images = generate_images(family, [request for _, request in batch], sampling)
+        batch = missing[start : start + size]
+        images, metrics = draw([request for _, request in batch])
         for (path, _), image in zip(batch, images, strict=True):
             partial = path.with_suffix(".part")
             image.save(partial, format="PNG")
             partial.replace(path)
         speed = len(batch) / (time.perf_counter() - started)
-        run.progress(total - len(missing) + start + len(batch), total, {"images_per_second": speed})
+        done = total - len(missing) + start + len(batch)
+        run.progress(done, total, metrics | {"images_per_second": speed})
     run.publish(lambda folder: write_result(run, plan, drawn, folder))
     shutil.rmtree(drawn)
+
+
+Draw = Callable[[list[Request]], tuple[list[Image.Image], dict[str, float]]]
+
+
+def open_drawing(run: Run, family: Family, sampling: Sampling) -> Draw:
+    """What draws some pictures, and says what to log of them."""
+    config: ImageGenerateConfig = run.config
+    if config.search == "none" and run.reward:
+        raise BadInput("rewards have no use here without a search", file=run.dir.run_file, field="reward")
+    if config.search != "none" and not run.reward:
+        problem = f"the search {config.search} needs a list of rewards"
+        raise BadInput(problem, file=run.dir.run_file, field="reward")
+    if config.search != "none":
+        search = Search(run, family, sampling)
+
+        def find(requests: list[Request]) -> tuple[list[Image.Image], dict[str, float]]:
+            found = [search.draw(request) for request in requests]
+            return [one.image for one in found], {"reward": found[0].reward}
+
+        return find
+
+    def draw(requests: list[Request]) -> tuple[list[Image.Image], dict[str, float]]:
+        enabled = config.precision == "bf16"
+        with torch.autocast(run.device.type, dtype=torch.bfloat16, enabled=enabled):
+            return generate_images(family, requests, sampling), {}
+
+    return draw
 
 
 def file_name(row: int, sample: int) -> str:
