@@ -180,6 +180,15 @@ def run_suggestions(request: Request, pk: int) -> Response:
     return Response({"suggested": services.suggest_scores(run=found)}, status=status.HTTP_201_CREATED)
 
 
+@extend_schema(request=serializers.PrioritiesRequestSerializer, responses=serializers.PrioritiesSerializer)
+@api_view(["POST"])
+def run_priorities(request: Request, pk: int) -> Response:
+    """Order the queue by what the members of the scoring's ensemble would learn most from."""
+    found = find(Run.objects.select_related("project", *RUN_ROWS), user_of(request), Action.TRAIN, pk=pk)
+    data = valid(serializers.PrioritiesRequestSerializer(data=request.data))
+    return Response(services.prioritise(run=found, **data))
+
+
 @extend_schema(parameters=[PROJECT], responses=serializers.CheckpointSerializer(many=True))
 @api_view(["GET"])
 def checkpoints(request: Request) -> Response:
@@ -319,6 +328,7 @@ urlpatterns = [
     path("runs/<int:pk>/retry/", retry, name="api-run-retry"),
     path("runs/<int:pk>/comparisons/", run_comparisons, name="api-run-comparisons"),
     path("runs/<int:pk>/suggestions/", run_suggestions, name="api-run-suggestions"),
+    path("runs/<int:pk>/priorities/", run_priorities, name="api-run-priorities"),
     path("generations/", generations, name="api-generations"),
     path("scorings/", scorings, name="api-scorings"),
     path("checkpoints/", checkpoints, name="api-checkpoints"),

@@ -7,6 +7,7 @@ from rest_framework import serializers
 
 from annotation.models import Project
 from annotation.serializers import StrictSerializer
+from training.acquisition import CRITERIA
 from training.models import BaseModel, Checkpoint, HubUpload, Match, Run, Schedule
 from training.services import name_of_base, win_rate
 
@@ -136,6 +137,19 @@ class BaseModelRequestSerializer(StrictSerializer):
     name = serializers.CharField(max_length=100)
     modality = serializers.ChoiceField(Project.Modality.choices)
     location = serializers.CharField(max_length=500, help_text="a folder on the workers' disk, or a hub id")
+
+
+class PrioritiesRequestSerializer(StrictSerializer):
+    by = serializers.ChoiceField(list(CRITERIA), required=False, default="batch_information")
+    at_least = serializers.FloatField(
+        required=False, default=0.0, min_value=0, help_text="asked last where two members differ by less"
+    )
+
+
+class PrioritiesSerializer(serializers.Serializer):
+    first = serializers.IntegerField(help_text="comparisons in the new order")
+    last = serializers.IntegerField(help_text="not worth asking yet")
+    without = serializers.IntegerField(help_text="open, but not scored")
 
 
 class HubUploadRequestSerializer(StrictSerializer):

@@ -17,6 +17,7 @@ urlpatterns = [
     re_path(r"^runs/(?P<pk>\d{1,18})/(?P<action>start|cancel|retry)/$", runs.run_action, name="run_action"),
     path("projects/<int:pk>/jobs/<slug:job>/new/", jobs.job_new, name="job_new"),
     path("runs/<int:pk>/suggestions/", jobs.run_suggestions, name="run_suggestions"),
+    path("runs/<int:pk>/priorities/", jobs.run_priorities, name="run_priorities"),
     path("runs/<int:pk>/comparisons/", jobs.run_comparisons, name="run_comparisons"),
     path("projects/<int:pk>/models/", models.models, name="models"),
     path("checkpoints/<int:pk>/download/", models.checkpoint_download, name="checkpoint_download"),

@@ -160,6 +160,7 @@ PAGES: dict[str, Route] = {
     "training:run_action": Route({"pk": "run", "action": "cancel"}, {"POST": MANAGING}),
     "training:job_new": Route({"pk": "project", "job": "generate"}, {"GET": MANAGING, "POST": MANAGING}),
     "training:run_suggestions": Route({"pk": "run"}, {"POST": MANAGING}),
+    "training:run_priorities": Route({"pk": "run"}, {"POST": MANAGING}),
     "training:run_comparisons": Route({"pk": "run"}, {"POST": MANAGING}),
     "training:models": of_project(GET=WATCHING, POST=OWNING),
     "training:checkpoint_download": Route({"pk": "checkpoint"}, {"GET": MANAGING}),
@@ -276,6 +277,7 @@ API: dict[str, Route] = {
         stranger=400
     ),
     "api-run-suggestions": api("run", POST=(MANAGING, "train")),
+    "api-run-priorities": api("run", POST=(MANAGING, "train")),
     "api-run-comparisons": api("run", POST=(MANAGING, "train")),
     "api-run": api("run", GET=(WATCHING, "read")),
     "api-run-metrics": api("run", GET=(WATCHING, "read")),

@@ -1,5 +1,6 @@
 """Everything that changes a run, a match or a schedule; and what workers do with them."""
 
+from training.services.asking import prioritise
 from training.services.creating import (
     cancel_run,
     create_run,
@@ -65,6 +66,7 @@ __all__ = [
     "open_sample_image",
     "prepare_run",
     "prepare_waiting",
+    "prioritise",
     "register_base_model",
     "requeue_lost_runs",
     "retry_run",

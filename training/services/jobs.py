@@ -202,7 +202,7 @@ def suggest_scores(*, run: Run) -> int:
         raise Conflict(_("Run %(id)s has no scores.") % {"id": run.pk})
     if not kinds:
         raise Conflict(_("The project asks neither for a choice nor for a ranking."))
-    numbers = [row.get("meta", {}).get("comparison") for row in _frozen_rows(run)]
+    numbers = [row.get("meta", {}).get("comparison") for row in frozen_rows(run)]
     here = set(Comparison.objects.filter(project=project).values_list("pk", flat=True))
     found = [
         {"comparison": number, "answer": _answer_of(scores, kinds, project.questions)}
@@ -216,7 +216,7 @@ def suggest_scores(*, run: Run) -> int:
     return len(found)
 
 
-def _frozen_rows(run: Run) -> list[dict[str, Any]]:
+def frozen_rows(run: Run) -> list[dict[str, Any]]:
     with storage.local_copy(run.snapshot.storage_key) as path, zipfile.ZipFile(path) as frozen:
         return list(rows_of(frozen, "train.jsonl"))
 

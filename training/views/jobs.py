@@ -12,6 +12,7 @@ from django.utils.translation import ngettext
 from django.views.decorators.http import require_http_methods, require_POST
 
 from annotation.errors import Conflict, Invalid
+from annotation.models import QueueStrategy
 from annotation.permissions import Action, find
 from annotation.views.access import SignedIn, project_for
 from training import services
@@ -61,6 +62,26 @@ def run_suggestions(request: SignedIn, pk: int) -> HttpResponse:
     said = sentence % {"count": count}
     if not run.project.show_suggestions:
         said += " " + _("Annotators do not see it: the project hides suggestions.")
+    messages.info(request, said)
+    return redirect(run)
+
+
+@login_required
+@require_POST
+def run_priorities(request: SignedIn, pk: int) -> HttpResponse:
+    """Order the queue by what a scoring's ensemble would learn most from."""
+    run = find(Run.objects.select_related("project"), request.user, Action.TRAIN, pk=pk)
+    try:
+        count = services.prioritise(run=run)["first"]
+    except Conflict as error:
+        messages.error(request, str(error))
+        return redirect(run)
+    sentence = ngettext(
+        "%(count)s comparison is in the new order.", "%(count)s comparisons are in the new order.", count
+    )
+    said = sentence % {"count": count}
+    if run.project.queue_strategy != QueueStrategy.PRIORITY:
+        said += " " + _("The queue does not follow it: choose “By priority” for the project's work.")
     messages.info(request, said)
     return redirect(run)
 
