@@ -20,7 +20,7 @@ from annotation.errors import Invalid, NotFound
 from annotation.models import Project, User
 from annotation.permissions import Action, check_site, find
 from training import serializers, services
-from training.models import BaseModel, Checkpoint, Match, Run, Schedule
+from training.models import BaseModel, Checkpoint, Match, Round, Run, Schedule
 
 AFTER = OpenApiParameter(
     "after",
@@ -311,6 +311,52 @@ def schedule(request: Request, pk: int) -> Response:
     return Response(serializers.ScheduleSerializer(found).data)
 
 
+@extend_schema(parameters=[PROJECT], responses=serializers.RoundSerializer(many=True))
+@api_view(["GET"])
+def rounds(request: Request) -> Response:
+    """What schedules have started, newest first, step by step."""
+    found = listed(request, Round).prefetch_related("steps")
+    return Response(serializers.RoundSerializer(found, many=True).data)
+
+
+@extend_schema(responses=serializers.RoundSerializer)
+@api_view(["GET"])
+def one_round(request: Request, pk: int) -> Response:
+    """One round with its steps."""
+    found = find(Round.objects.all(), user_of(request), Action.WATCH, pk=pk)
+    return Response(serializers.RoundSerializer(found).data)
+
+
+@extend_schema(request=None, responses=serializers.RoundSerializer)
+@api_view(["POST"])
+def round_retry(request: Request, pk: int) -> Response:
+    """Go on from the step that failed, stopped or was cancelled."""
+    found = find(Round.objects.all(), user_of(request), Action.TRAIN, pk=pk)
+    services.retry_round(round_id=found.pk)
+    found.refresh_from_db()
+    return Response(serializers.RoundSerializer(found).data)
+
+
+@extend_schema(request=None, responses=serializers.RoundSerializer)
+@api_view(["POST"])
+def round_cancel(request: Request, pk: int) -> Response:
+    """End a round; what its steps made stays."""
+    found = find(Round.objects.all(), user_of(request), Action.TRAIN, pk=pk)
+    services.cancel_round(round_id=found.pk)
+    found.refresh_from_db()
+    return Response(serializers.RoundSerializer(found).data)
+
+
+@extend_schema(request=None, responses={201: serializers.PromotionSerializer})
+@api_view(["POST"])
+def promotion(request: Request, pk: int) -> Response:
+    """Make a checkpoint the project's champion by hand."""
+    rows = Checkpoint.objects.select_related("run__project")
+    found = find(rows, user_of(request), Action.TRAIN, pk=pk)
+    made = services.promote(checkpoint=found, by=user_of(request))
+    return Response(serializers.PromotionSerializer(made).data, status=status.HTTP_201_CREATED)
+
+
 def _step(request: Request) -> int:
     value = request.query_params.get("after", "-1")
     try:
@@ -339,4 +385,9 @@ urlpatterns = [
     path("matches/<int:pk>/", match, name="api-match"),
     path("schedules/", schedules, name="api-schedules"),
     path("schedules/<int:pk>/", schedule, name="api-schedule"),
+    path("rounds/", rounds, name="api-rounds"),
+    path("rounds/<int:pk>/", one_round, name="api-round"),
+    path("rounds/<int:pk>/retry/", round_retry, name="api-round-retry"),
+    path("rounds/<int:pk>/cancel/", round_cancel, name="api-round-cancel"),
+    path("checkpoints/<int:pk>/promotion/", promotion, name="api-checkpoint-promotion"),
 ]

@@ -109,7 +109,7 @@ def runs_of(project: Project) -> QuerySet[Run]:
 def run_rows() -> RunQuerySet:
     """For the page of one run."""
     return Run.objects.select_related(
-        "project", "base", "base_checkpoint__run", "snapshot", "checkpoint", "created_by", "schedule"
+        "project", "base", "base_checkpoint__run", "snapshot", "checkpoint", "created_by", "round_step__round"
     )
 
 

@@ -17,6 +17,7 @@ from training.tuning.registry import Method
 
 EVAL_SHARES = [("0.1", "10 %"), ("0.2", "20 %"), ("0.3", "30 %"), ("0", _("none"))]
 SAVED = "run:"  # a schedule's step that repeats a run
+GUARDRAILS = {"length": [0.5, 2.0], "diversity": 0.8}  # of a schedule's promotion
 PLAIN = "new:"  # a schedule's step with a method's defaults: new:<method>:<base>
 
 
@@ -267,6 +268,20 @@ class ScheduleForm(PageForm):
     )
     first = forms.ChoiceField(label=_("First run"))
     then = forms.ChoiceField(label=_("Then"), required=False)
+    ask = forms.BooleanField(
+        required=False,
+        label=_("Ask first what the reward model doubts"),
+        help_text=_("Needs a first run that trains a reward model of several members."),
+    )
+    afterwards = forms.ChoiceField(
+        label=_("Afterwards"),
+        required=False,
+        choices=[
+            ("", _("nothing more")),
+            ("match", _("compare the new model blind with the champion")),
+            ("promote", _("compare it, and promote it if it is better and no guardrail is crossed")),
+        ],
+    )
 
     def __init__(self, *args: Any, project: Project) -> None:
         super().__init__(*args)
@@ -282,13 +297,37 @@ class ScheduleForm(PageForm):
         data = self.cleaned_data
         steps = [data[name] for name in ("first", "then") if data[name]]
         plan = [step_of(self.project, step) for step in steps]
+        if data["ask"]:
+            plan.append({"do": "score", "base": {"step": 0}, "then": "prioritise"})
+        if data["afterwards"]:
+            plan += comparing_steps(plan, len(steps) - 1, promote=data["afterwards"] == "promote")
         return {"plan": plan, **{name: data[name] for name in ("name", "every_judgements", "cron")}}
+
+    def clean(self) -> dict[str, Any]:
+        data = super().clean() or self.cleaned_data
+        chosen = [data[name] for name in ("first", "then") if data.get(name)]
+        plan = [step_of(self.project, step) for step in chosen]
+        if data.get("ask") and plan and plan[0].get("config", {}).get("members", 1) < 2:
+            self.add_error("ask", _("The first run trains no reward model of several members."))
+        if data.get("afterwards") and plan and plan[-1]["method"] in REWARD_MODELS:
+            self.add_error("afterwards", _("The last run trains a reward model, which answers nothing."))
+        return data
 
     def refuse(self, error: Invalid) -> None:
         """Steps of the plan are the fields `first` and `then`."""
         fields = {"plan.0": "first", "plan.1": "then"}
         renamed = {".".join(path.split(".")[:2]): text for path, text in error.errors.items()}
         super().refuse(Invalid({fields.get(path, path): text for path, text in renamed.items()}))
+
+
+def comparing_steps(plan: list[dict[str, Any]], trained: int, *, promote: bool) -> list[dict[str, Any]]:
+    """A blind match of what a step trains with the champion, or with its base; and the promotion."""
+    base = plan[trained]["base"]
+    steps: list[dict[str, Any]] = [{"do": "match", "left": {"step": trained}, "right": {"champion": base}}]
+    if promote:
+        number = len(plan)
+        steps.append({"do": "promote", "model": {"step": trained}, "match": number, "guardrails": GUARDRAILS})
+    return steps
 
 
 def step_of(project: Project, value: str) -> dict[str, Any]:

@@ -8,7 +8,17 @@ from rest_framework import serializers
 from annotation.models import Project
 from annotation.serializers import StrictSerializer
 from training.acquisition import CRITERIA
-from training.models import BaseModel, Checkpoint, HubUpload, Match, Run, Schedule
+from training.models import (
+    BaseModel,
+    Checkpoint,
+    HubUpload,
+    Match,
+    Promotion,
+    Round,
+    RoundStep,
+    Run,
+    Schedule,
+)
 from training.services import name_of_base, win_rate
 
 
@@ -201,7 +211,7 @@ class MatchSerializer(serializers.ModelSerializer):
 class ScheduleRequestSerializer(StrictSerializer):
     project = serializers.IntegerField()
     name = serializers.CharField(max_length=100)
-    plan = serializers.ListField(child=serializers.JSONField(), help_text='runs; {"step": 0} names a result')
+    plan = serializers.ListField(child=serializers.JSONField(), help_text='steps; {"step": 0} names a result')
     every_judgements = serializers.IntegerField(required=False, allow_null=True, default=None, min_value=1)
     cron = serializers.CharField(required=False, allow_blank=True, default="", max_length=100)
 
@@ -214,6 +224,30 @@ class ScheduleSerializer(serializers.ModelSerializer):
     class Meta:
         model = Schedule
         fields = [
-            "id", "project", "name", "every_judgements", "cron", "plan", "enabled", "round", "fired_at",
-            "next_step", "error", "created_at",
+            "id", "project", "name", "every_judgements", "cron", "plan", "enabled", "fired_at", "created_at",
         ]  # fmt: skip
+
+
+class RoundStepSerializer(serializers.ModelSerializer):
+    class Meta:
+        model = RoundStep
+        fields = [
+            "index", "kind", "spec", "status", "run", "match", "result", "error", "started_at", "finished_at",
+        ]  # fmt: skip
+
+
+class RoundSerializer(serializers.ModelSerializer):
+    steps = RoundStepSerializer(many=True)
+
+    class Meta:
+        model = Round
+        fields = [
+            "id", "project", "schedule", "name", "number", "status", "error", "started_at", "finished_at",
+            "steps",
+        ]  # fmt: skip
+
+
+class PromotionSerializer(serializers.ModelSerializer):
+    class Meta:
+        model = Promotion
+        fields = ["id", "project", "checkpoint", "evidence", "promoted_at"]

@@ -2,7 +2,7 @@
 
 from django.urls import path, re_path
 
-from training.views import jobs, matches, models, overview, runs, schedules
+from training.views import jobs, matches, models, overview, rounds, runs, schedules
 
 app_name = "training"
 
@@ -24,6 +24,8 @@ urlpatterns = [
     path("checkpoints/<int:pk>/upload/", models.checkpoint_upload, name="checkpoint_upload"),
     path("projects/<int:pk>/matches/", matches.matches, name="matches"),
     path("matches/<int:pk>/", matches.match, name="match"),
+    path("rounds/<int:pk>/", rounds.one_round, name="round"),
+    re_path(r"^rounds/(?P<pk>\d{1,18})/(?P<action>cancel|retry)/$", rounds.round_action, name="round_action"),
     path("projects/<int:pk>/schedules/", schedules.schedules, name="schedules"),
     re_path(
         r"^schedules/(?P<pk>\d{1,18})/(?P<action>enable|disable|delete)/$",

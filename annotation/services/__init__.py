@@ -9,6 +9,7 @@ from annotation.services.counting import mark_stale
 from annotation.services.editing import (
     correct_judgement,
     delete_comparison,
+    delete_untouched,
     edit_comparison,
     set_aside_judgement,
 )
@@ -70,6 +71,7 @@ __all__ = [
     "create_user",
     "delete_comparison",
     "delete_judgements",
+    "delete_untouched",
     "deliver_due",
     "edit_comparison",
     "emit",

@@ -1,5 +1,6 @@
 """Changes by hand: texts that nobody has judged, judgements with a reason, comparisons that go."""
 
+from collections.abc import Collection
 from datetime import datetime
 from typing import Any, Final
 
@@ -96,6 +97,14 @@ def delete_comparison(*, comparison: Comparison) -> None:
     count_now(comparison.pk)
     Lease.objects.filter(comparison=comparison.pk).delete()
     Comparison.objects.filter(pk=comparison.pk).delete()
+
+
+@transaction.atomic
+def delete_untouched(*, comparisons: Collection[int]) -> int:
+    """Delete those that nobody has judged, skipped or holds; how many."""
+    reopening.lock(sorted(comparisons))
+    found = Comparison.objects.filter(pk__in=comparisons, judgements=None, leases=None)
+    return len([row.delete() for row in found])
 
 
 @transaction.atomic

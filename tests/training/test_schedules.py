@@ -29,7 +29,7 @@ def finish(run: Run, status: str = "done", error: str = "") -> None:
 
 
 def runs_of(schedule) -> list[Run]:
-    return list(Run.objects.filter(schedule=schedule).order_by("pk"))
+    return list(Run.objects.filter(round_step__round__schedule=schedule).order_by("pk"))
 
 
 def test_judgements_that_were_there_before_do_not_count(schedule):
@@ -42,7 +42,8 @@ def test_fires_after_n_judgements_and_goes_through_its_plan(schedule, project):
     factories.add_judged(project, prompts=1, start=200)
     assert services.run_schedules(now=NOON) == 1
     (first,) = runs_of(schedule)
-    assert (first.method, first.schedule_round, first.schedule_step) == ("reward_model", 1, 0)
+    step = first.round_step
+    assert (first.method, step.round.number, step.index) == ("reward_model", 1, 0)
     assert services.run_schedules(now=NOON) == 0, "the second step waits for the first"
     finish(first)
     assert services.run_schedules(now=NOON) == 1
@@ -50,12 +51,12 @@ def test_fires_after_n_judgements_and_goes_through_its_plan(schedule, project):
     assert (second.method, second.config["beta"], second.snapshot.eval_fraction) == ("dpo", 0.2, 0.2)
     finish(second)
     assert services.run_schedules(now=NOON) == 0
-    schedule.refresh_from_db()
-    assert (schedule.next_step, schedule.round, schedule.error) == (None, 1, "")
+    ended = schedule.rounds.get()
+    assert (ended.number, ended.status, ended.error) == (1, "done", "")
     assert services.run_schedules(now=NOON) == 0, "nothing new was judged"
     factories.add_judged(project, prompts=5, start=300)
     assert services.run_schedules(now=NOON) == 1
-    assert runs_of(schedule)[2].schedule_round == 2
+    assert runs_of(schedule)[2].round_step.round.number == 2
 
 
 def test_failed_step_ends_the_round(schedule, project):
@@ -63,9 +64,10 @@ def test_failed_step_ends_the_round(schedule, project):
     services.run_schedules(now=NOON)
     finish(runs_of(schedule)[0], "failed", "Out of memory.")
     assert services.run_schedules(now=NOON) == 0
-    schedule.refresh_from_db()
-    assert schedule.next_step is None
-    assert schedule.error.endswith("was failed; the rest of the plan was left out. Out of memory.")
+    ended = schedule.rounds.get()
+    assert ended.status == "failed"
+    assert ended.error.startswith("Step 1: Run ")
+    assert ended.error.endswith(" was failed. Out of memory.")
     assert len(runs_of(schedule)) == 1
 
 
@@ -108,17 +110,17 @@ def test_switched_off(schedule, project):
 def test_step_that_can_no_longer_start(schedule, project, base):
     factories.add_judged(project, prompts=5, start=100)
     base.delete()
-    assert services.run_schedules(now=NOON) == 0
-    schedule.refresh_from_db()
-    assert schedule.error.startswith('Step 1 could not start: No model named "tiny"')
-    assert schedule.next_step is None
+    services.run_schedules(now=NOON)
+    ended = schedule.rounds.get()
+    assert ended.error.startswith('Step 1: could not start: No model named "tiny"')
+    assert ended.status == "failed"
 
 
-def test_deleted_schedule_leaves_its_runs(schedule, project):
+def test_deleted_schedule_leaves_its_rounds(schedule, project):
     factories.add_judged(project, prompts=5, start=100)
     services.run_schedules(now=NOON)
     services.delete_schedule(schedule=schedule)
-    assert Run.objects.get().schedule is None
+    assert Run.objects.get().round_step.round.schedule is None
 
 
 @pytest.mark.parametrize(

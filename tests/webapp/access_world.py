@@ -31,6 +31,7 @@ from tests.annotation.factories import add_texts, make_project, make_user
 from tests.annotation.files import png
 from tests.training import factories as training_factories
 from training.models import Run, Schedule
+from training.services.rounds import start_round
 
 ROLES = ("owner", "manager", "reviewer", "annotator", "viewer")
 OUTSIDER = "outsider"  # a manager of the site who is no member
@@ -147,4 +148,6 @@ def _add_trained(world: World, folder: Path) -> None:
     schedule = Schedule.objects.create(
         project=project, name="nightly", cron="0 3 * * *", plan=plan, created_by=owner
     )
+    begun = start_round(schedule=schedule, now=timezone.now())
     world.rows |= {"run": run.pk, "checkpoint": checkpoint.pk, "match": match.pk, "schedule": schedule.pk}
+    world.rows["round"] = begun.pk

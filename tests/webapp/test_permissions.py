@@ -168,6 +168,8 @@ PAGES: dict[str, Route] = {
     "training:matches": of_project(GET=WATCHING, POST=MANAGING),
     "training:match": Route({"pk": "match"}, {"GET": WATCHING}),
     "training:schedules": of_project(GET=WATCHING, POST=MANAGING),
+    "training:round": Route({"pk": "round"}, {"GET": WATCHING}),
+    "training:round_action": Route({"pk": "round", "action": "cancel"}, {"POST": MANAGING}),
     "training:schedule_action": Route({"pk": "schedule", "action": "disable"}, {"POST": MANAGING}),
 }
 
@@ -303,6 +305,11 @@ API: dict[str, Route] = {
     "api-schedule": api(
         "schedule", GET=(WATCHING, "read"), PATCH=(MANAGING, "train"), DELETE=(MANAGING, "train")
     ),
+    "api-rounds": api(None, GET=LISTED),
+    "api-round": api("round", GET=(WATCHING, "read")),
+    "api-round-retry": api("round", POST=(MANAGING, "train")),
+    "api-round-cancel": api("round", POST=(MANAGING, "train")),
+    "api-checkpoint-promotion": api("checkpoint", POST=(MANAGING, "train")),
 }
 EXTRA_KEYS = {"lease-media": {"position": 0}, "lease-prompt-media": {"number": 0}}
 

@@ -15,12 +15,14 @@ from training.services.matches import (
     advance_matches,
     create_match,
     held_out_prompts,
+    verdict_of,
     wilson_interval,
     win_rate,
     win_rates,
 )
 from training.services.naming import name_of_base, register_base_model
 from training.services.preparing import freeze_snapshot, inspect_run, prepare_run
+from training.services.promoting import champion_of, promote
 from training.services.queue import (
     claim_next,
     database_now,
@@ -36,6 +38,7 @@ from training.services.results import (
     open_sample_image,
     scores_of,
 )
+from training.services.rounds import cancel_round, retry_round
 from training.services.schedules import create_schedule, delete_schedule, run_schedules, set_enabled
 from training.services.workspace import tidy_work_dir
 
@@ -43,7 +46,9 @@ __all__ = [
     "add_answers",
     "advance_matches",
     "ask_to_stop",
+    "cancel_round",
     "cancel_run",
+    "champion_of",
     "claim_next",
     "create_generation",
     "create_match",
@@ -67,8 +72,10 @@ __all__ = [
     "prepare_run",
     "prepare_waiting",
     "prioritise",
+    "promote",
     "register_base_model",
     "requeue_lost_runs",
+    "retry_round",
     "retry_run",
     "run_schedules",
     "scores_of",
@@ -78,6 +85,7 @@ __all__ = [
     "suggest_scores",
     "tidy_work_dir",
     "upload_result",
+    "verdict_of",
     "wake_uploads",
     "wake_waiting",
     "wilson_interval",

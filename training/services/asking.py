@@ -61,8 +61,8 @@ def _scored_by_members(run: Run) -> Iterator[tuple[int, acquisition.Floats]]:
             if members is None:
                 raise Conflict(
                     _(
-                        "Run %(id)s knows of one opinion only. Score with an ensemble: a reward model that was "
-                        "trained with several members, or several reward models."
+                        "Run %(id)s knows of one opinion only. Score with an ensemble: a reward model that "
+                        "was trained with several members, or several reward models."
                     )
                     % {"id": run.pk}
                 )

@@ -17,7 +17,7 @@ from pydantic import ValidationError
 from annotation.errors import Conflict, Invalid
 from annotation.models import Comparison, Judgement, Project, User
 from training import datasets
-from training.models import Run, Schedule, Snapshot
+from training.models import Run, Snapshot
 from training.services import naming, queue
 from training.tuning.registry import Method
 
@@ -38,7 +38,6 @@ def create_run(
     seed: int = 0,
     shuffle_labels: bool = False,
     start: bool = True,
-    schedule: Schedule | None = None,
     over_http: bool = False,
 ) -> Run:
     """A training run on what was judged until now. Raises Invalid with field paths ("config.beta").
@@ -70,9 +69,6 @@ def create_run(
         shuffle_labels=shuffle_labels,
         prompts_only=prompts_only,
     )
-    plan = {}
-    if schedule is not None:
-        plan = {"schedule": schedule, "schedule_round": schedule.round, "schedule_step": schedule.next_step}
     run = Run.objects.create(
         project=project,
         method=chosen.name,
@@ -85,7 +81,6 @@ def create_run(
         device_kind=settings.RUN_DEVICE_KIND,
         created_by=by,
         **source,
-        **plan,
     )
     transaction.on_commit(partial(_prepare, run.pk), robust=True)
     return run

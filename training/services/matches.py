@@ -5,19 +5,22 @@ import math
 import random
 import zipfile
 from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from django.db import transaction
+from django.db.models import Exists, OuterRef, Q
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_noop
 
 from annotation.errors import Invalid
-from annotation.models import Comparison, Judgement, Project, User
+from annotation.models import Comparison, Judgement, Lease, Project, User
 from annotation.prompts import pictures_of
-from annotation.services import add_comparisons
+from annotation.services import add_comparisons, delete_untouched
 from annotation.services.media import store_image
 from training import storage
 from training.models import Checkpoint, Match, MatchComparison, Run
+from training.sequential import confidence_sequence
 from training.services.jobs import create_generation
 from training.services.naming import name_of_base
 from training.services.results import open_result, rows_of
@@ -206,6 +209,66 @@ def _rate(match: Match, answers: Iterable[tuple[int, Any, int]]) -> dict[str, An
     rate = sum(means) / len(means)
     low, high = wilson_interval(rate, len(means))
     return {**found, "rate": rate, "low": low, "high": high}
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a match shows so far. `low` and `high` hold at every moment at once, so that it may end as soon as
+    they leave out one half; `waiting` counts the comparisons that still want judgements.
+    """
+
+    rate: float | None
+    low: float | None
+    high: float | None
+    judged: int
+    identical: int
+    waiting: int
+
+    @property
+    def is_decided(self) -> bool:
+        return self.low is not None and self.high is not None and not self.low <= 0.5 <= self.high
+
+    def as_data(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def verdict_of(match: Match) -> Verdict:
+    """The left model's share of wins and its confidence sequence (`training.sequential`).
+
+    The scores of comparisons whose slots are all filled, in the order in which the last of them was: people
+    meet them shuffled, so that they are in random order. Identical pairs are known from the start to be one
+    half, and draw rate and interval towards it by their share.
+    """
+    comparisons = Comparison.objects.filter(pk__in=match.comparisons.values("comparison"))
+    in_hands = Lease.objects.filter(comparison=OuterRef("pk"), state=Lease.State.OPEN)
+    unfinished = comparisons.filter(Q(open_slots__gt=0) | Exists(in_hands))
+    filled = comparisons.exclude(pk__in=unfinished).values_list("pk", flat=True)
+    sides = dict(match.comparisons.filter(comparison__in=filled).values_list("comparison_id", "left_index"))
+    judged = Judgement.objects.standing().filter(kind=Judgement.Kind.REGULAR, choice__isnull=False)
+    scores: dict[int, list[float]] = {}
+    rows = judged.filter(comparison__in=sides).order_by("-created_at", "-pk")
+    for comparison, choice in rows.values_list("comparison_id", "choice"):
+        score = float(choice == sides[comparison]) if isinstance(choice, int) else 0.5
+        scores.setdefault(comparison, []).append(score)
+    in_order = [sum(values) / len(values) for values in reversed(scores.values())]
+    waiting = unfinished.count()
+    if not in_order and not match.identical:
+        return Verdict(None, None, None, 0, 0, waiting)
+    whole = len(scores) + waiting + match.identical
+    apart = (len(scores) + waiting) / whole
+
+    def drawn(value: float) -> float:
+        return apart * value + (1 - apart) / 2
+
+    low, high = confidence_sequence(in_order)
+    mean = sum(in_order) / len(in_order) if in_order else 0.5
+    return Verdict(drawn(mean), drawn(low), drawn(high), len(scores), match.identical, waiting)
+
+
+def retire(match: Match) -> int:
+    """Take what nobody has judged or holds out of the queue, because the match is decided; how many."""
+    waiting = match.comparisons.filter(comparison__open_slots__gt=0)
+    return delete_untouched(comparisons=list(waiting.values_list("comparison_id", flat=True)))
 
 
 def wilson_interval(rate: float, n: int, *, z: float = Z_95) -> tuple[float, float]:

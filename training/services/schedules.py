@@ -1,6 +1,5 @@
-"""Schedules: plans of runs that start by themselves, after N new judgements or on a cron line."""
+"""Schedules: plans that start a round by themselves, after N new judgements or on a cron line."""
 
-import logging
 from datetime import datetime
 from typing import Any
 
@@ -8,14 +7,10 @@ from croniter import croniter
 from django.db import transaction
 from django.utils.translation import gettext as _
 
-from annotation.errors import Invalid, ServiceError
+from annotation.errors import Invalid
 from annotation.models import Judgement, Project, User
-from training import datasets
-from training.models import Run, Schedule
-from training.services import creating, naming
-
-logger = logging.getLogger(__name__)
-STEP_KEYS = {"method", "base", "config", "reward", "filters", "eval_fraction", "seed", "shuffle_labels"}
+from training.models import Round, Schedule
+from training.services import rounds, steps
 
 
 def create_schedule(
@@ -29,8 +24,8 @@ def create_schedule(
 ) -> Schedule:
     """A plan that fires after every N new judgements, or on a cron line (UTC).
 
-    A step of the plan is what `create_run` takes. `{"step": 0}` as base, or as an entry of reward, names what
-    an earlier step of the same round made. Raises Invalid with paths such as plan.1.config.beta.
+    `training.services.steps` says what the steps of a plan can be. Raises Invalid with paths such as
+    plan.1.config.beta.
     """
     errors: dict[str, str] = {}
     if not name.strip():
@@ -43,12 +38,9 @@ def create_schedule(
         }
     elif every_judgements is not None and every_judgements < 1:
         errors["every_judgements"] = _("must be at least 1.")
-    if not isinstance(plan, list) or not plan:
-        errors["plan"] = _("must be a list with at least one run.")
     if errors:
         raise Invalid(errors)
-    for number, step in enumerate(plan):
-        _check_step(by=by, project=project, number=number, step=step)
+    steps.check_plan(by=by, project=project, plan=plan)
     return Schedule.objects.create(
         project=project,
         name=name.strip(),
@@ -61,29 +53,29 @@ def create_schedule(
 
 
 def set_enabled(*, schedule: Schedule, enabled: bool) -> None:
-    """Switch a schedule on or off. Switched on, it counts from now."""
+    """Switch a schedule on or off. Switched on, it counts from now; a round that runs goes on."""
     schedule.enabled = enabled
     if enabled:
-        schedule.judgements_seen, schedule.error = count_judgements(schedule.project), ""
-    schedule.save(update_fields=["enabled", "judgements_seen", "error"])
+        schedule.judgements_seen = count_judgements(schedule.project)
+    schedule.save(update_fields=["enabled", "judgements_seen"])
 
 
 def delete_schedule(*, schedule: Schedule) -> None:
-    """Remove a schedule; the runs that it started stay."""
+    """Remove a schedule; the rounds that it started stay, with their runs."""
     schedule.delete()
 
 
 def run_schedules(*, now: datetime) -> int:
-    """Fire what is due and go on with what was fired; how many runs were started. Harmless when repeated."""
-    started = 0
+    """Start the rounds that are due and go on with those that run; how many steps were begun. Harmless when
+    repeated."""
     enabled = Schedule.objects.filter(enabled=True)
     for pk in enabled.order_by("pk").values_list("pk", flat=True):
         with transaction.atomic():
             locked = enabled.select_for_update(skip_locked=True, no_key=True, of=("self",))
             schedule = locked.select_related("project", "created_by").filter(pk=pk).first()
             if schedule is not None:
-                started += _advance(schedule, now=now)
-    return started
+                _fire_if_due(schedule, now=now)
+    return rounds.advance_rounds(now=now)
 
 
 def count_judgements(project: Project) -> int:
@@ -92,49 +84,13 @@ def count_judgements(project: Project) -> int:
     return judged.filter(comparison__project=project, comparison__held_out=False).count()
 
 
-def _advance(schedule: Schedule, *, now: datetime) -> int:
-    if schedule.next_step is None:
-        if not _is_due(schedule, now=now):
-            return 0
-        schedule.round += 1
-        schedule.fired_at, schedule.next_step, schedule.error = now, 0, ""
-        schedule.judgements_seen = count_judgements(schedule.project)
-        schedule.save()
-    made = {run.schedule_step: run for run in schedule.runs.filter(schedule_round=schedule.round)}
-    run = made.get(schedule.next_step)
-    if run is not None and run.status in (Run.Status.FAILED, Run.Status.CANCELLED):
-        schedule.error = (
-            f"Run {run.pk} was {run.status}; the rest of the plan was left out. {run.error}".strip()
-        )
-        schedule.next_step = None
-    elif run is not None and run.status == Run.Status.DONE:
-        following = schedule.next_step + 1
-        schedule.next_step = following if following < len(schedule.plan) else None
-        run = None
-    schedule.save()
-    if run is not None or schedule.next_step is None:
-        return 0
-    return _start_step(schedule, made)
-
-
-def _start_step(schedule: Schedule, made: dict[int | None, Run]) -> int:
-    assert schedule.next_step is not None
-    step = {name: _resolve(value, made) for name, value in schedule.plan[schedule.next_step].items()}
-    try:
-        with transaction.atomic():
-            creating.create_run(
-                by=schedule.created_by,
-                project=schedule.project,
-                schedule=schedule,
-                over_http=True,
-                **{"base": None, "config": {}, **step},
-            )
-    except ServiceError as error:
-        schedule.error = f"Step {schedule.next_step + 1} could not start: {error}"
-        schedule.next_step = None
-        schedule.save()
-        return 0
-    return 1
+def _fire_if_due(schedule: Schedule, *, now: datetime) -> None:
+    if schedule.rounds.filter(status=Round.Status.RUNNING).exists() or not _is_due(schedule, now=now):
+        return
+    schedule.fired_at = now
+    schedule.judgements_seen = count_judgements(schedule.project)
+    schedule.save(update_fields=["fired_at", "judgements_seen"])
+    rounds.start_round(schedule=schedule, now=now)
 
 
 def _is_due(schedule: Schedule, *, now: datetime) -> bool:
@@ -144,53 +100,3 @@ def _is_due(schedule: Schedule, *, now: datetime) -> bool:
     last = schedule.fired_at or schedule.created_at
     due: datetime = croniter(schedule.cron, last).get_next(datetime)
     return due <= now
-
-
-def _resolve(value: Any, made: dict[int | None, Run]) -> Any:
-    """The value with `{"step": 0}` replaced by the name of what that step made."""
-    if isinstance(value, dict) and value.keys() == {"step"}:
-        return f"checkpoint:{made[value['step']].checkpoint.pk}"
-    if isinstance(value, dict) and isinstance(value.get("model"), dict):
-        return {**value, "model": _resolve(value["model"], made)}
-    if isinstance(value, list):
-        named = [_resolve(item, made) for item in value]
-        return [{"model": item} if isinstance(item, str) else item for item in named]
-    return value
-
-
-def _check_step(*, by: User, project: Project, number: int, step: Any) -> None:
-    """Raise Invalid for what can be known to be wrong before the step runs."""
-    where = f"plan.{number}"
-    if not isinstance(step, dict) or "method" not in step:
-        raise Invalid({where: _('must be an object with a "method".')})
-    if unknown := sorted(step.keys() - STEP_KEYS):
-        raise Invalid({f"{where}.{unknown[0]}": _("unknown key.")})
-    try:
-        method = naming.method_for(project, step["method"])
-        creating.check_config(method, step.get("config", {}))
-        creating.check_seed(step.get("seed", 0))
-        datasets.check_filters(step.get("filters", {}))
-        _check_reference(step.get("base"), number)
-        if not _is_reference(step.get("base")):
-            naming.find_base(by=by, name=step.get("base"), method=method)
-        naming.check_reward(
-            by=by, reward=step.get("reward", []), method=method, over_http=True, earlier_steps=number
-        )
-    except Invalid as error:
-        raise Invalid({f"{where}.{field}": text for field, text in error.errors.items()}) from None
-
-
-def _is_reference(value: Any) -> bool:
-    return isinstance(value, dict) and value.keys() == {"step"}
-
-
-def _check_reference(value: Any, number: int) -> None:
-    if _is_reference(value) and not (isinstance(value["step"], int) and 0 <= value["step"] < number):
-        raise Invalid(
-            {
-                "base": _("names step %(step)r; only earlier steps, counted from 0, can be named.")
-                % {"step": value["step"]}
-            }
-        )
-    if isinstance(value, dict) and not _is_reference(value):
-        raise Invalid({"base": _('must be a name or {"step": number}.')})

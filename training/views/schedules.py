@@ -10,9 +10,11 @@ from django.views.decorators.http import require_http_methods, require_POST
 from annotation.errors import Invalid
 from annotation.permissions import Action, find
 from annotation.views.access import SignedIn, project_for
-from training import services
+from training import round_browsing, services
 from training.forms import ScheduleForm
 from training.models import Schedule
+
+ROUNDS_SHOWN = 50
 
 
 @login_required
@@ -27,8 +29,13 @@ def schedules(request: SignedIn, pk: int) -> HttpResponse:
             form.refuse(error)
         else:
             return redirect("training:schedules", pk)
-    found = Schedule.objects.filter(project=project).order_by("-pk").prefetch_related("runs")
-    context = {"project": project, "form": form, "schedules": found}
+    found = Schedule.objects.filter(project=project).order_by("-pk")
+    context = {
+        "project": project,
+        "form": form,
+        "schedules": found,
+        "rounds": round_browsing.rounds_of(project)[:ROUNDS_SHOWN],
+    }
     return render(request, "training/schedules.html", context, status=400 if form.is_bound else 200)
 
 
@@ -39,7 +46,8 @@ def schedule_action(request: SignedIn, pk: int, action: str) -> HttpResponse:
     changed = find(Schedule.objects.select_related("project"), request.user, Action.TRAIN, pk=pk)
     if action == "delete":
         services.delete_schedule(schedule=changed)
-        messages.info(request, _("%(name)s is gone; the runs that it started stay.") % {"name": changed.name})
+        said = _("%(name)s is gone; the rounds that it started stay.")
+        messages.info(request, said % {"name": changed.name})
     else:
         services.set_enabled(schedule=changed, enabled=action == "enable")
     return redirect("training:schedules", changed.project_id)

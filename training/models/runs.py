@@ -1,14 +1,14 @@
-"""Models, snapshots, runs, checkpoints, matches, schedules. Postgres holds the truth about every run."""
+"""Models, snapshots, runs, checkpoints. Postgres holds the truth about every run."""
 
 from datetime import datetime, timedelta
 from typing import ClassVar
 
 from django.db import models
-from django.db.models import F, Q
+from django.db.models import Q
 from django.urls import reverse
 from django.utils.translation import gettext_lazy as _
 
-from annotation.models import Comparison, Project, User
+from annotation.models import Project, User
 from annotation.models.audit import audited
 from annotation.permissions import ProjectRows
 from training.tuning.registry import METHODS
@@ -137,11 +137,6 @@ class Run(models.Model):
     log_tail = models.TextField(blank=True)
     preview = models.JSONField(null=True, blank=True, help_text="the data as the trainer will see it")
     samples = models.JSONField(default=list, help_text="rows of samples.jsonl; images as media names")
-    schedule = models.ForeignKey(
-        "Schedule", null=True, blank=True, on_delete=models.SET_NULL, related_name="runs"
-    )
-    schedule_round = models.PositiveIntegerField(null=True, blank=True)
-    schedule_step = models.PositiveSmallIntegerField(null=True, blank=True)
     created_by = models.ForeignKey(User, on_delete=models.PROTECT, related_name="+")
     created_at = models.DateTimeField(auto_now_add=True)
 
@@ -151,9 +146,6 @@ class Run(models.Model):
         constraints = [
             models.CheckConstraint(
                 condition=~(Q(base__isnull=False) & Q(base_checkpoint__isnull=False)), name="run_has_one_base"
-            ),
-            models.UniqueConstraint(
-                fields=["schedule", "schedule_round", "schedule_step"], name="run_once_per_schedule_step"
             ),
         ]
         indexes = [
@@ -293,94 +285,3 @@ class HubUpload(models.Model):
 
     def __str__(self) -> str:
         return f"upload of checkpoint {self.checkpoint_id} to {self.repository}"
-
-
-class MatchQuerySet(ProjectRows["Match"]):
-    pass
-
-
-class Match(models.Model):
-    """A blind comparison of two models on held-out prompts: two generations, then people's comparisons."""
-
-    class Status(models.TextChoices):
-        GENERATING = "generating", _("generating")
-        JUDGING = "judging", _("judging")
-        FAILED = "failed", _("failed")
-
-    project = models.ForeignKey(Project, on_delete=models.PROTECT, related_name="matches")
-    left_run = models.ForeignKey(
-        Run, on_delete=models.PROTECT, related_name="+", help_text="generates the left model's"
-    )
-    right_run = models.ForeignKey(Run, on_delete=models.PROTECT, related_name="+")
-    prompts = models.PositiveIntegerField(help_text="how many prompts were asked for")
-    identical = models.PositiveIntegerField(
-        default=0, help_text="pairs that nobody need see: both wrote the same"
-    )
-    status = models.CharField(max_length=10, choices=Status, default=Status.GENERATING)
-    error = models.TextField(blank=True)
-    created_by = models.ForeignKey(User, on_delete=models.PROTECT, related_name="+")
-    created_at = models.DateTimeField(auto_now_add=True)
-
-    objects: ClassVar[MatchQuerySet] = MatchQuerySet.as_manager()  # type: ignore[assignment]
-
-    class Meta:
-        constraints = [models.CheckConstraint(condition=~Q(left_run=F("right_run")), name="match_of_two")]
-
-    def __str__(self) -> str:
-        return f"match {self.pk}"
-
-    def get_absolute_url(self) -> str:
-        return reverse("training:match", args=[self.pk])
-
-
-class MatchComparison(models.Model):
-    """Which candidate of a comparison the left model wrote. Nothing in `annotation` knows this."""
-
-    match = models.ForeignKey(Match, on_delete=models.CASCADE, related_name="comparisons")
-    comparison = models.OneToOneField(Comparison, on_delete=models.CASCADE, related_name="+")
-    left_index = models.PositiveSmallIntegerField()
-
-    def __str__(self) -> str:
-        return f"comparison {self.comparison_id} of match {self.match_id}"
-
-
-class ScheduleQuerySet(ProjectRows["Schedule"]):
-    pass
-
-
-class Schedule(models.Model):
-    """Starts the runs of its plan by itself: after `every_judgements` new judgements, or on a cron line.
-
-    `plan` is a list of run specifications in order ({"method", "base", "config", …}); each starts when the
-    one before it is done. What an earlier step made is named by {"step": index}, as base or as reward.
-    """
-
-    project = models.ForeignKey(Project, on_delete=models.CASCADE, related_name="schedules")
-    name = models.CharField(max_length=100)
-    every_judgements = models.PositiveIntegerField(null=True, blank=True)
-    cron = models.CharField(max_length=100, blank=True)
-    plan = models.JSONField()
-    enabled = models.BooleanField(default=True)
-    judgements_seen = models.PositiveIntegerField(
-        default=0, help_text="how many there were at the last firing"
-    )
-    round = models.PositiveIntegerField(default=0, help_text="how often it fired")
-    fired_at = models.DateTimeField(null=True, blank=True)
-    next_step = models.PositiveSmallIntegerField(
-        null=True, blank=True, help_text="null: waiting for the next firing"
-    )
-    error = models.TextField(blank=True)
-    created_by = models.ForeignKey(User, on_delete=models.PROTECT, related_name="+")
-    created_at = models.DateTimeField(auto_now_add=True)
-
-    objects: ClassVar[ScheduleQuerySet] = ScheduleQuerySet.as_manager()  # type: ignore[assignment]
-
-    class Meta:
-        constraints = [
-            models.CheckConstraint(
-                condition=Q(every_judgements__isnull=False) ^ ~Q(cron=""), name="schedule_one_trigger"
-            )
-        ]
-
-    def __str__(self) -> str:
-        return self.name
