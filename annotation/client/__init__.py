@@ -371,12 +371,20 @@ class Client:
         """Make suggestions of what a scoring found best."""
         return self.call("POST", f"runs/{run}/suggestions/")
 
+    def prioritise(self, run: int, **values: Any) -> Row:
+        """Order the queue by what a scoring's ensemble would learn most from; `by` and `at_least`."""
+        return self._post(f"runs/{run}/priorities/", values)
+
     def checkpoints(self, project: int | None = None) -> list[Row]:
         return self.call("GET", f"checkpoints/{query_of({'project': project})}")
 
     def checkpoint(self, checkpoint: int) -> bytes:
         """The zip of a checkpoint's result."""
         return self.download(f"{ROOT}checkpoints/{checkpoint}/download/")
+
+    def promote(self, checkpoint: int) -> Row:
+        """Make a checkpoint its project's champion."""
+        return self.call("POST", f"checkpoints/{checkpoint}/promotion/")
 
     def uploads(self, checkpoint: int) -> list[Row]:
         return self.call("GET", f"checkpoints/{checkpoint}/uploads/")
@@ -411,6 +419,18 @@ class Client:
 
     def remove_schedule(self, schedule: int) -> None:
         self.call("DELETE", f"schedules/{schedule}/")
+
+    def rounds(self, project: int | None = None) -> list[Row]:
+        return self.call("GET", f"rounds/{query_of({'project': project})}")
+
+    def round(self, round: int) -> Row:
+        return self.call("GET", f"rounds/{round}/")
+
+    def retry_round(self, round: int) -> Row:
+        return self.call("POST", f"rounds/{round}/retry/")
+
+    def cancel_round(self, round: int) -> Row:
+        return self.call("POST", f"rounds/{round}/cancel/")
 
     # Everything else
 
