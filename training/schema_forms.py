@@ -13,17 +13,20 @@ PREFIX = "config"
 
 
 class WordsField(forms.CharField):
-    """Words separated by commas: a list of texts, or for one word a text if the key takes that."""
+    """Words separated by commas: a list of texts, or for one word a text if the key takes that; none is null
+    if the key may be null."""
 
-    def __init__(self, *, may_be_one: bool, **options: Any) -> None:
+    def __init__(self, *, may_be_one: bool, nullable: bool, **options: Any) -> None:
         super().__init__(**options)
-        self.may_be_one = may_be_one
+        self.may_be_one, self.nullable = may_be_one, nullable
 
     def prepare_value(self, value: Any) -> Any:
-        return ", ".join(value) if isinstance(value, list) else value
+        return ", ".join(map(str, value)) if isinstance(value, list) else value
 
     def to_python(self, value: Any) -> Any:
         words = [word.strip() for word in (super().to_python(value) or "").split(",") if word.strip()]
+        if not words and self.nullable:
+            return None
         return words[0] if len(words) == 1 and self.may_be_one else words
 
 
@@ -135,7 +138,7 @@ def _field(found: dict[str, Any]) -> forms.Field:
     if any(kind.get("type") == "array" for kind in kinds):
         may_be_one = any(kind.get("type") == "string" for kind in kinds)
         required = not nullable and found.get("default") != []
-        return WordsField(may_be_one=may_be_one, **words | {"required": required})
+        return WordsField(may_be_one=may_be_one, nullable=nullable, **words | {"required": required})
     if "enum" in real:
         choices = [(value, value) for value in real["enum"]]
         if nullable:
