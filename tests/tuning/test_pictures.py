@@ -22,7 +22,7 @@ from training.tuning.text.batches import make_batch
 from training.tuning.text.dataset import texts_of
 from training.tuning.text.generation import sample_answers
 from training.tuning.text.loading import load_for_training
-from training.tuning.text.models import TextModel
+from training.tuning.text.models import TextModel, layout_of
 from training.tuning.text.probe import check_reading
 from training.tuning.text.setup import open_group_tokenizer
 from training.tuning.text.tokens import GroupTokenizer, Unusable
@@ -178,3 +178,72 @@ def test_pictures_must_be_there(tmp_path: Path, llava: Path, tokenizer: GroupTok
     (group, *_) = groups_in(tmp_path)
     with pytest.raises(Unusable, match="an answer contains the token of pictures"):
         tokenizer.encode(group.prompt, ["it is <image>"])
+
+
+def place_pictures(folder: Path, media: Path) -> Path:
+    (folder / "data" / "media").symlink_to(media / "data" / "media")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def scorer(tmp_path_factory: Any, llava: Path) -> tuple[Path, Path]:
+    """A reward model that has learned to see, and the pictures."""
+    media = tmp_path_factory.mktemp("media")
+    rows = pictured_rows(media)
+    config = {"log_every": 1, "learning_rate": 1e-2, "batch_size": 4, "epochs": 12}
+    folder = make_run(
+        tmp_path_factory.mktemp("scorer") / "run", "reward_model", base=llava, config=config, rows=rows
+    )
+    assert run(place_pictures(folder, media)) == 0
+    return folder, media
+
+
+def test_a_reward_model_learns_to_see(tmp_path: Path, scorer: tuple[Path, Path], llava: Path) -> None:
+    """The right word depends on the picture alone. The card's Python gives the same scores as ``score``."""
+    folder, media = scorer
+    assert metrics(folder)[-1]["rewards/accuracy"] == 1
+    rows = pictured_rows(media, 2)
+    scoring = place_pictures(make_run(tmp_path / "run", "score", base=folder / "result", rows=rows), media)
+    assert run(scoring) == 0
+    scores = [row["scores"] for row in read_rows(scoring / "result" / "scores.jsonl")]
+    assert scores[0][0] > scores[0][1] + 1
+    assert scores[1][1] > scores[1][0] + 1
+
+    card = (folder / "result" / "README.md").read_text()
+    code = card.split("```python\n")[1].split("```")[0].replace('"result"', f'"{folder / "result"}"')
+    names: dict[str, Any] = {"__name__": "card"}
+    exec(code.split("# text:")[0], names)
+    turns = [*rows[0]["prompt"], {"role": "assistant", "content": [{"type": "text", "text": "it is red"}]}]
+    image = Image.open(media / "data" / "media" / "red.png").convert("RGB")
+    text = names["processor"].apply_chat_template(turns).rstrip("\n")
+    exec(code.split("# text:")[1].partition("\n")[2], names | {"text": text, "image": image}, names)
+    assert float(names["score"]) == pytest.approx(scores[0][0], abs=1e-4)
+
+
+def test_a_policy_is_rewarded_by_what_sees(tmp_path: Path, scorer: tuple[Path, Path], llava: Path) -> None:
+    """A model of words alone would give every answer the same: it is refused."""
+    folder, media = scorer
+    config = QUICK | {"num_generations": 2, "max_new_tokens": 4, "max_steps": 1, "samples": 0}
+    rows = [{"prompt": row["prompt"]} for row in pictured_rows(media, 2)]
+    blind = make_run(tmp_path / "words", "reward_model", base=save_causal(tmp_path / "llama"),
+                     config={"max_length": 128, "max_steps": 1})  # fmt: skip
+    assert run(blind) == 0
+    codes = []
+    for name, reward in (("seeing", folder), ("blind", blind)):
+        given = {"reward": [{"model": str(reward / "result")}], "rows": rows, "config": config}
+        codes.append(run(place_pictures(make_run(tmp_path / name, "rloo", base=llava, **given), media)))
+    assert codes == [0, 1]
+    assert metrics(tmp_path / "seeing")[0]["reward_std"] > 0.1
+    error = json.loads((tmp_path / "blind" / "state.json").read_text())["error"]
+    assert "which this reward does not read" in error
+
+
+def test_positions_in_height_and_width_are_refused() -> None:
+    """Qwen2-VL numbers the tokens of a picture by row and column, which packed groups do not know."""
+    from transformers import Qwen2VLConfig
+
+    config = Qwen2VLConfig(
+        text_config={"rope_parameters": {"rope_type": "default", "mrope_section": [2, 1, 1]}}
+    )
+    with pytest.raises(BadInput, match=r"qwen2_vl number a picture's tokens by row and column \(M-RoPE\)"):
+        layout_of(config)

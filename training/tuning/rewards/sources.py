@@ -168,7 +168,8 @@ class LearnedReward:
             raise BadInput("an encoder scores no prompt without an answer", file=self.model.base)
         ids = self.tokenizer.prompt_ids(prompt)
         shared = len(ids) - 1 if self.model.layout == "shared" else 0
-        group = EncodedGroup(prefix=ids[:shared], blocks=[ids[shared:]], starts=[0])
+        pictures = self.tokenizer.pictures(prompt)
+        group = EncodedGroup(prefix=ids[:shared], blocks=[ids[shared:]], starts=[0], pictures=pictures)
         batch = make_batch([group], causal=True, device=self.model.device)
         return Measured(self._normalised(self.model.outputs(batch)))
 

@@ -12,6 +12,8 @@ from training.tuning.errors import BadInput
 from training.tuning.processes import leads
 from training.tuning.rewards.compose import Rewards, Scored, open_rewards
 from training.tuning.rewards.credited import Credited, Sampled
+from training.tuning.rewards.implicit import ImplicitReward
+from training.tuning.rewards.sources import LearnedReward
 from training.tuning.run import Run
 from training.tuning.rundir import whole_rows, write_text
 from training.tuning.text.models import Frozen, TextModel
@@ -46,6 +48,8 @@ class Judge:
         )
         self.tokenizer, self.device = policy.tokenizer, policy.device
         self._check_vocabularies()
+        if any(prompt.pictures for prompt in prompts):
+            self._check_pictures()
         self.missing_end_penalty = config.missing_end_penalty
         self.references: dict[str, list[str]] | None = None
         if self.rewards.needs_references:
@@ -62,6 +66,23 @@ class Judge:
                         "a model that gives tokens their rewards needs the policy's own tokenizer",
                         file=model.base,
                     )
+
+    def _check_pictures(self) -> None:
+        """BadInput for a model that would score answers to pictures without seeing them."""
+        for source in self.rewards.sources:
+            if isinstance(source, Credited):
+                raise BadInput(
+                    "rewards of single tokens read no pictures; leave such prompts out", field="reward"
+                )
+            if not isinstance(source, LearnedReward | ImplicitReward):
+                continue  # rules read the words, or nothing but the answer
+            tokenizer = source.tokenizer
+            if getattr(tokenizer, "reader", None) is None:
+                raise BadInput(
+                    "prompts hold pictures, which this reward does not read; name a reward model that does",
+                    file=tokenizer.tokenizer.name_or_path,
+                    field="reward",
+                )
 
     def score(self, rollouts: Sequence[Rollout]) -> Judged:
         """Every answer in the order of the rollouts. An answer that cannot be read is worth the worst of its

@@ -10,7 +10,6 @@ from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
     AutoModelForImageTextToText,
-    AutoModelForSequenceClassification,
     AutoProcessor,
     AutoTokenizer,
 )
@@ -31,6 +30,7 @@ from training.tuning.text.models import (
     without_dropout,
 )
 from training.tuning.text.quantization import Quantization, quantizing
+from training.tuning.text.scorers import scorer_class
 
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 ADAPTER = "adapter_config.json"
@@ -234,8 +234,6 @@ def load_model(
         raise BadInput(
             f"{config.model_type} is an encoder and writes no text; use a causal model", file=folder
         )
-    if kind == "reward" and reads_pictures(config):
-        raise BadInput("a reward model reads words alone; use a language model", file=folder)
     options: dict[str, Any] = {"dtype": dtype, "use_safetensors": True, "output_loading_info": True}
     options |= quantized or {}
     disable_progress_bar()
@@ -244,7 +242,7 @@ def load_model(
             kinds = AutoModelForImageTextToText if reads_pictures(config) else AutoModelForCausalLM
             model, report = kinds.from_pretrained(folder, **options)
         else:
-            model, report = AutoModelForSequenceClassification.from_pretrained(
+            model, report = scorer_class(config).from_pretrained(
                 folder, num_labels=outputs or outputs_of(base), **options
             )
     except (OSError, ValueError) as error:
@@ -346,7 +344,7 @@ def padding_token(tokenizer: Any) -> str:
 
 def _settle_padding(model: Any, tokenizer: Any) -> None:
     tokenizer.pad_token = padding_token(tokenizer)
-    model.config.pad_token_id = tokenizer.pad_token_id
+    model.config.pad_token_id = model.config.get_text_config().pad_token_id = tokenizer.pad_token_id
 
 
 def _first_line(error: Exception) -> str:

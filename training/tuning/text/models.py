@@ -271,7 +271,13 @@ def layout_of(config: Any) -> Literal["shared", "separate", "alone"]:
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
     if reads_pictures(config):
-        if layout_of(config.get_text_config()) != "shared" or _rotates_in_space(config):
+        if _rotates_in_space(config):
+            raise BadInput(
+                f"models of type {config.model_type} number a picture's tokens by row and column (M-RoPE), "
+                "which group batches do not; use a vision-language model of LLaVA's kind",
+                field="base",
+            )
+        if layout_of(config.get_text_config()) != "shared":
             raise BadInput(
                 f"vision-language models of type {config.model_type} are not supported: their language part "
                 "does more than attend to numbered positions",
@@ -350,7 +356,8 @@ def _tell_members_apart(model: Any, members: Sequence[str]) -> None:
         if any(f".{member}." in name for member in members):
             value.requires_grad_(True)
             if not HEAD.isdisjoint(name.split(".")) and value.ndim > 1 and "lora_" not in name:
-                nn.init.normal_(value, std=model.get_base_model().config.initializer_range)
+                spread = model.get_base_model().config.get_text_config().initializer_range
+                nn.init.normal_(value, std=spread)
 
 
 # What a reward model puts on a language model or encoder; always float32.

@@ -6,7 +6,9 @@ from typing import Any, Literal
 
 import torch
 
+from training.tuning.text.loading import model_folder
 from training.tuning.text.models import Kind, TextModel
+from training.tuning.text.scorers import how_to_make
 
 
 def save_result(
@@ -42,6 +44,8 @@ def is_peft(model: Any) -> bool:
 
 def how_to_load(policy: TextModel, *, kind: Kind) -> str:
     """Python that loads the result with the public libraries alone."""
+    if policy.processor is not None:
+        return _how_to_load_pictured(policy, kind=kind)
     name = "CausalLM" if kind == "causal" else "SequenceClassification"
     package, cls = (
         ("peft", f"AutoPeftModelFor{name}")
@@ -59,6 +63,32 @@ def how_to_load(policy: TextModel, *, kind: Kind) -> str:
         'tokenizer = AutoTokenizer.from_pretrained("result")',
     ]
     return "\n".join([*lines, *(_reward_usage(policy, outputs) if kind == "reward" else [])])
+
+
+def _how_to_load_pictured(policy: TextModel, *, kind: Kind) -> str:
+    """The same of a model that reads pictures; peft's own loaders know none of these."""
+    outputs = 1 if policy.members or kind == "causal" else policy.inner.config.num_labels
+    options = f", num_labels={outputs}" if kind == "reward" else ""
+    name, make = "Model", ["from transformers import AutoModelForImageTextToText as Model"]
+    if kind == "reward":
+        name, make = "Scorer", how_to_make(policy.inner.config)
+    lines = ["from transformers import AutoProcessor", *make, ""]
+    if is_peft(policy.model):
+        member = f"/{policy.members[0]}" if policy.members else ""
+        lines = ["from peft import PeftModel", *lines]
+        lines.append(f'base = {name}.from_pretrained("{model_folder(policy.base)}"{options})')
+        lines.append(f'model = PeftModel.from_pretrained(base, "result{member}")')
+    else:
+        lines.append(f'model = {name}.from_pretrained("result"{options})')
+    lines.append('processor = AutoProcessor.from_pretrained("result")')
+    if kind == "reward":
+        found, which = ("score", "[0, 0]") if outputs == 1 else ("outputs", "[0]")
+        lines += [
+            "# text: prompt and answer in the chat template, up to one end token and nothing after it",
+            'inputs = processor(text=[text], images=[image], add_special_tokens=False, return_tensors="pt")',
+            f"{found} = model(**inputs).logits{which}",
+        ]
+    return "\n".join(lines)
 
 
 def _reward_usage(policy: TextModel, outputs: int) -> list[str]:

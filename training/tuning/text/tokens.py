@@ -19,6 +19,7 @@ from training.tuning.text.pictures import Picture, PictureReader, expanded
 TOO_LONG = "the prompt is longer than the context"
 END_INSIDE = "an answer contains the end token"
 NO_PREFIX = "the prompt has no token"
+NO_PICTURES = "the prompt holds pictures, which this model does not read"
 Tools = list[dict[str, Any]] | None
 
 
@@ -134,7 +135,7 @@ class GroupTokenizer:
         """The pictures of a prompt. Unusable if this model reads none, or nobody said where they lie."""
         parts = pictures_of(prompt)
         if parts and self.reader is None:
-            raise Unusable("the prompt holds pictures, which this model does not read")
+            raise Unusable(NO_PICTURES)
         if any(part.path is None for part in parts):
             raise Unusable("the prompt's pictures were not found")
         return [Picture(part.path, self.reader) for part in parts if part.path and self.reader]
@@ -283,6 +284,8 @@ class PairTokenizer:
         """All candidates of one prompt, in the layout ``separate``. Raises Unusable with the reason."""
         if tools_of(prompt):
             raise Unusable("the row has tools, which need a chat template")
+        if pictures_of(prompt):
+            raise Unusable(NO_PICTURES)
         question = plain_text(prompt)
         special = self.tokenizer.num_special_tokens_to_add(pair=True)
         length = len(self.tokenizer(question, add_special_tokens=False)["input_ids"])
