@@ -12,6 +12,7 @@ from training.tuning.config import (
     CPOConfig,
     DDPOConfig,
     DiffusionDPOConfig,
+    DiffusionKTOConfig,
     DistillationConfig,
     DPOConfig,
     GenerateConfig,
@@ -20,6 +21,7 @@ from training.tuning.config import (
     ImageGenerateConfig,
     ImageRewardModelConfig,
     ImageScoreConfig,
+    ImageSFTConfig,
     KTOConfig,
     NashMDConfig,
     OnlineDPOConfig,
@@ -400,6 +402,29 @@ METHODS = [
         summary="Draws pictures, scores them, and makes the denoising steps of the better ones likelier. "
         "For any reward of pictures.",
         reward="required",
+    ),
+    Method(
+        name="diffusion_kto",
+        title="Diffusion-KTO",
+        paper="arXiv:2404.04465",
+        modality="image",
+        feedback=("thumbs", "choice", "ranking"),
+        config=DiffusionKTOConfig,
+        purpose="train",
+        summary="Learns from single pictures that were liked or disliked. Use it for thumbs, or when likes "
+        "and dislikes are unequal in number.",
+    ),
+    Method(
+        name="image_sft",
+        title="Supervised training on pictures",
+        paper="arXiv:2501.13918",
+        modality="image",
+        feedback=("choice", "ranking", "thumbs", "rating", "demonstration"),
+        config=ImageSFTConfig,
+        purpose="train",
+        summary="Imitates pictures that were preferred, or those that score well, the better the more. "
+        "Robust, and easy to follow.",
+        reward="optional",
     ),
     Method(
         name="image_generate",

@@ -159,8 +159,8 @@ class ImageSFTConfig(ImageDirectConfig, ScoreKeys):
         1.0,
         ge=0,
         title="Weight of demonstrations",
-        description="What a row with one picture and no judgement weighs, such as real data beside the "
-        "model's own (arXiv:2407.09499); 0 leaves them out.",
+        description="With votes and softmax: what a row with one picture and no judgement weighs, such as "
+        "real data beside the model's own (arXiv:2407.09499); 0 leaves them out.",
     )
     rating: str | None = Field(
         None,
@@ -174,6 +174,11 @@ class ImageSFTConfig(ImageDirectConfig, ScoreKeys):
         refuse(self.is_changed("temperature") and not tempered, f"weights {self.weights} has no temperature")
         cut = self.weights == "threshold"
         refuse(self.is_changed("threshold") and not cut, f"weights {self.weights} has no threshold")
+        picked = self.weights in ("votes", "softmax")
+        refuse(
+            self.is_changed("demonstration_weight") and not picked,
+            f"weights {self.weights} weighs demonstrations like other pictures",
+        )
         scored = self.weights != "votes"
         refuse(self.is_changed("rating") and not scored, "weights votes reads no ratings")
         return self
@@ -184,6 +189,14 @@ class DiffusionKTOConfig(ImageDirectConfig, VoteKeys, ImageReferenceKeys):
     both-bad makes all candidates bad.
     """
 
+    beta: float = Field(
+        1000.0,
+        gt=0,
+        title="Beta",
+        description="How sharply gains and losses are told apart, and with it how far the model moves. As "
+        "for Diffusion-DPO it belongs to Stable Diffusion's 16,384 numbers; smaller latents take less.",
+        json_schema_extra=PRIMARY,
+    )
     utility: Literal["kahneman_tversky", "loss_averse", "risk_seeking"] = Field(
         "kahneman_tversky",
         title="Utility",

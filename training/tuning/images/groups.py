@@ -3,7 +3,7 @@
 import hashlib
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from PIL import Image
@@ -17,12 +17,14 @@ from training.tuning.pairs import Pair, make_pairs, why_no_pairs
 
 @dataclass(frozen=True)
 class Chosen:
-    """What a method uses of a row: positions of candidates, rising, and pairs between positions of the
-    row.
+    """What a method uses of a row: positions of candidates, rising, pairs between positions of the row, or
+    how much each candidate counts as good and as bad.
     """
 
     candidates: list[int]
-    pairs: list[Pair]
+    pairs: list[Pair] = field(default_factory=list)
+    good: list[float] = field(default_factory=list)
+    bad: list[float] = field(default_factory=list)
 
 
 # What a method uses of a row, or why nothing.
@@ -31,19 +33,20 @@ Choose = Callable[[Group], Chosen | str]
 
 @dataclass(frozen=True)
 class ImageGroup:
-    """One prompt, the pictures of a row that a method uses, and the pairs, as positions in ``files``.
+    """One prompt, the pictures of a row that a method uses, and what was said about them.
 
-    ``name`` is unique in a run (part and line), and decides about its noise. ``frame`` is the size that all
-    pictures are brought to. ``used`` are the pictures' positions among the candidates of the ``row``.
+    ``name`` is unique in a run (part and line), and decides about its noise. ``pairs`` are between positions
+    in ``files``; ``good`` and ``bad`` have an entry for each file, or none. ``frame`` is the size that all
+    pictures are brought to.
     """
 
     name: str
     prompt: str
     files: list[Path]
-    pairs: list[Pair]
     frame: Frame
-    row: Group
-    used: list[int]
+    pairs: list[Pair] = field(default_factory=list)
+    good: list[float] = field(default_factory=list)
+    bad: list[float] = field(default_factory=list)
 
     @property
     def pixels(self) -> int:
@@ -63,11 +66,17 @@ def preferred(keys: PairKeys) -> Choose:
 
 
 def labelled(keys: VoteKeys) -> Choose:
-    """The candidates that somebody called good or bad."""
+    """The candidates that somebody called good or bad, with their votes."""
 
     def choose(group: Group) -> Chosen | str:
-        used = [label.candidate for label in make_labels(group, keys)]
-        return Chosen(used, []) if used else "no thumb, choice or ranking"
+        labels = make_labels(group, keys)
+        if not labels:
+            return "no thumb, choice or ranking"
+        return Chosen(
+            [label.candidate for label in labels],
+            good=[label.good for label in labels],
+            bad=[label.bad for label in labels],
+        )
 
     return choose
 
@@ -126,7 +135,7 @@ def _select(
         return frame
     place = {index: position for position, index in enumerate(found.candidates)}
     moved = [replace(pair, chosen=place[pair.chosen], rejected=place[pair.rejected]) for pair in found.pairs]
-    return ImageGroup(name, prompt, files, moved, frame, group, found.candidates)
+    return ImageGroup(name, prompt, files, frame, moved, found.good, found.bad)
 
 
 def _frame(files: Sequence[Path], *, name: str, framing: Framing) -> Frame | str:

@@ -99,7 +99,7 @@ def _logit_normal(quantile: float) -> float:
 def betas(config: Any, family: Family, timesteps: Int[Tensor, " G"]) -> Float[Tensor, " G"]:
     """The strength of the reference's pull at these timesteps, (G,), as ``beta_schedule`` says.
 
-    flow: β (1 − t)², Eq. 11 of arXiv:2501.13918.
+    flow: β (1 − t)², as Flow-DPO is derived (arXiv:2501.13918).
     """
     constant = torch.full(timesteps.shape, config.beta, device=timesteps.device)
     if config.beta_schedule == "constant":

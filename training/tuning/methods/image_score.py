@@ -18,8 +18,7 @@ from training.tuning.images.data import open_image
 from training.tuning.images.preview import preview
 from training.tuning.images.reward import ImageReward, prepare
 from training.tuning.images.reward_files import load_image_reward
-from training.tuning.rewards.compose import open_rewards
-from training.tuning.rewards.sources import Measured, join
+from training.tuning.images.scores import open_picture_rewards, score_rows
 from training.tuning.run import Run
 from training.tuning.rundir import append_json_line
 
@@ -41,30 +40,17 @@ def score_with_model(run: Run, config: ImageScoreConfig) -> None:
     run.dir.cut_back(-1)
     scores: list[list[float]] = []
     for start in range(0, len(run.train), config.batch_size):
-        scores += score_rows(run, model, start)
+        scores += model_scores(run, model, start)
         run.progress(len(scores), len(run.train), {})
     run.publish(lambda folder: write_result(scores, folder))
 
 
 def score_with_rewards(run: Run) -> None:
     """Measure batch by batch, then transform and add up as a whole."""
-    rewards = open_rewards(run.reward, modality="image", device=run.device, precision=run.config.precision)
-    if rewards.needs_references:
-        raise BadInput("a comparison with reference answers is for text", field="reward")
+    rewards = open_picture_rewards(run)
     run.dir.cut_back(-1)
-    measured: list[list[Measured]] = [[] for _ in rewards.sources]
-    for start in range(0, len(run.train), run.config.batch_size):
-        groups = run.train[start : start + run.config.batch_size]
-        prompts = [group.prompt for group in groups for _ in group.candidates]
-        files = [run.dir.media / str(item.image) for group in groups for item in group.candidates]
-        pictures = [open_image(file) for file in files]
-        for number, source in enumerate(rewards.uncredited() if pictures else ()):
-            measured[number].append(source.measure(prompts, pictures))
-        run.progress(min(start + run.config.batch_size, len(run.train)), len(run.train), {})
-    if not any(measured):
-        raise BadInput("no row has a candidate", file=run.dir.train_file)
-    prompts = [group.prompt for group in run.train for _ in group.candidates]
-    scored = rewards.combine([join(parts) for parts in measured], prompts, None)
+    total = len(run.train)
+    scored = score_rows(run, rewards, run.train, on_batch=lambda done: run.progress(done, total, {}))
     columns = dict(zip(rewards.labels, scored.parts.unbind(dim=1), strict=True))
 
     def write(folder: Path) -> None:
@@ -91,7 +77,7 @@ def load(run: Run) -> ImageReward:
 
 
 @torch.no_grad()
-def score_rows(run: Run, model: ImageReward, start: int) -> list[list[float]]:
+def model_scores(run: Run, model: ImageReward, start: int) -> list[list[float]]:
     """The scores of one batch of rows, which begins at ``start``; a row without candidates has none."""
     groups = run.train[start : start + run.config.batch_size]
     files = [run.dir.media / str(candidate.image) for group in groups for candidate in group.candidates]
