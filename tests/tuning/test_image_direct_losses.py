@@ -1,7 +1,7 @@
 """Losses on given pictures by hand, and their optima on Gaussian data, with known tilted velocities.
 
-Flow: t = 0 data, x_t = (1 - t) x_0 + t e, v = e - x_0; data N(m, s²), D = (1 - t)² s² + t². The data's density
-times exp(a x_0) is N(m + a s², s²): its velocity is the data's minus a s² t / D.
+Flow: t = 0 data, x_t = (1 - t) x_0 + t e, v = e - x_0; data N(m, s²), D = (1 - t)² s² + t². The data's
+density times exp(a x_0) is N(m + a s², s²): its velocity is the data's minus a s² t / D.
 """
 
 import math
@@ -18,6 +18,7 @@ from training.tuning.losses.diffusion_kto import (
     mean_gain,
     mean_of_class_means,
 )
+from training.tuning.losses.seppo import anchor_sign, seppo_loss
 from training.tuning.losses.weighted_regression import (
     curated_weights,
     exponential_weights,
@@ -172,3 +173,31 @@ def test_kto_baselines_by_hand():
     assert mean_of_class_means(gain, good, bad) == pytest.approx(8 / 15)
     assert mean_of_class_means(gain, good, torch.zeros(3)) == pytest.approx(5 / 3)
     assert mean_gain(-gain, good, bad) == 0.0
+
+
+@pytest.mark.system("s004-031")
+def test_seppo_by_hand():
+    """β = 2, Δ_w = ∓ln 3, Δ_g = ln 3. The policy fits the winner better: q = 1, the logit is 2 ln 3, and the
+    sample's error shall rise. Worse: q = -1, the logit is -2 ln 3, and it shall fall as the winner's shall.
+    """
+    ln3, one = math.log(3), torch.ones(2, dtype=torch.float64)
+    chosen = torch.tensor([1 - ln3, 1 + ln3], dtype=torch.float64, requires_grad=True)
+    sample = (one + ln3).requires_grad_()
+    losses = seppo_loss(chosen, sample, one, one, beta=2.0)
+    assert losses.tolist() == pytest.approx([math.log(10 / 9), math.log(10)])
+    losses.sum().backward()
+    assert (chosen.grad > 0).all()
+    assert sample.grad.sign().tolist() == [-1, 1]
+    swapped = diffusion_dpo_loss(chosen[:1], sample[:1], one[:1], one[:1], beta=2.0)
+    assert swapped.item() == losses[0].item()
+
+
+@pytest.mark.system("s004-031")
+def test_seppo_starts_by_pushing_samples_down():
+    """sign(0) = +1: at the reference the loss is ln 2, and the sample has a gradient, -β/4."""
+    chosen, sample = (torch.tensor([0.3], requires_grad=True) for _ in range(2))
+    assert anchor_sign(chosen, chosen.detach()).tolist() == [1.0]
+    loss = seppo_loss(chosen, sample, chosen.detach(), sample.detach(), beta=1000.0)
+    loss.sum().backward()
+    assert loss.item() == pytest.approx(math.log(2), abs=1e-7)
+    assert (chosen.grad.item(), sample.grad.item()) == (250.0, -250.0)

@@ -10,31 +10,9 @@ from training.tuning.config.shared import PRIMARY, Config, LoraConfig, PairKeys,
 from training.tuning.config.unpaired import ScoreKeys
 
 
-class ImageDirectConfig(ImageTrainConfig, SamplingKeys):
-    """What methods share that learn from given pictures: framing, timesteps, samples."""
+class TimestepKeys(Config):
+    """Where on the noise schedule is trained."""
 
-    learning_rate: float = Field(
-        1e-4,
-        gt=0,
-        title="Learning rate",
-        description="Peak learning rate. With LoRA 1e-4 suits Stable Diffusion, 1e-3 models of a few "
-        "million weights; full fine-tuning takes a tenth.",
-        json_schema_extra=PRIMARY,
-    )
-    lora: LoraConfig | None = Field(
-        LoraConfig(r=8, alpha=8, target_modules=["to_q", "to_k", "to_v", "to_out.0"]),
-        title="LoRA",
-        description="Train a low-rank adapter on the denoiser; null trains all its weights. Small models do "
-        'well with "all-linear".',
-    )
-    caption_dropout: float = Field(
-        0.0,
-        ge=0,
-        lt=1,
-        title="Caption dropout",
-        description="Share of groups that are trained without their prompt. Diffusion-DPO's authors take "
-        "0.2, for models that are sampled with guidance.",
-    )
     timestep_sampling: Literal["uniform", "logit_normal"] = Field(
         "uniform",
         title="Timesteps",
@@ -60,6 +38,43 @@ class ImageDirectConfig(ImageTrainConfig, SamplingKeys):
         description="Train at these alone, such as [249, 499, 749, 999] for a model that draws in four "
         "steps (turbo). Empty: as the keys above say.",
     )
+
+    @model_validator(mode="after")
+    def _timesteps_are_a_range(self) -> Self:
+        refuse(self.timestep_low >= self.timestep_high, "timestep_low must be below timestep_high")
+        ranged = ("timestep_low", "timestep_high", "timestep_sampling")
+        refuse(
+            self.timesteps is not None and any(map(self.is_changed, ranged)),
+            f"timesteps leaves nothing to draw for {', '.join(ranged)}: use one or the other",
+        )
+        return self
+
+
+class ImageDirectConfig(ImageTrainConfig, SamplingKeys, TimestepKeys):
+    """What methods share that learn from given pictures: framing, timesteps, samples."""
+
+    learning_rate: float = Field(
+        1e-4,
+        gt=0,
+        title="Learning rate",
+        description="Peak learning rate. With LoRA 1e-4 suits Stable Diffusion, 1e-3 models of a few "
+        "million weights; full fine-tuning takes a tenth.",
+        json_schema_extra=PRIMARY,
+    )
+    lora: LoraConfig | None = Field(
+        LoraConfig(r=8, alpha=8, target_modules=["to_q", "to_k", "to_v", "to_out.0"]),
+        title="LoRA",
+        description="Train a low-rank adapter on the denoiser; null trains all its weights. Small models do "
+        'well with "all-linear".',
+    )
+    caption_dropout: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        title="Caption dropout",
+        description="Share of groups that are trained without their prompt. Diffusion-DPO's authors take "
+        "0.2, for models that are sampled with guidance.",
+    )
     resolution: int | None = Field(
         None,
         ge=8,
@@ -82,16 +97,6 @@ class ImageDirectConfig(ImageTrainConfig, SamplingKeys):
     samples: int = Field(
         4, ge=0, title="Samples", description="Prompts that are drawn before and after training; 0: none."
     )
-
-    @model_validator(mode="after")
-    def _timesteps_are_a_range(self) -> Self:
-        refuse(self.timestep_low >= self.timestep_high, "timestep_low must be below timestep_high")
-        ranged = ("timestep_low", "timestep_high", "timestep_sampling")
-        refuse(
-            self.timesteps is not None and any(map(self.is_changed, ranged)),
-            f"timesteps leaves nothing to draw for {', '.join(ranged)}: use one or the other",
-        )
-        return self
 
     @model_validator(mode="after")
     def _crop_has_a_size(self) -> Self:
@@ -217,3 +222,25 @@ class DiffusionKTOConfig(ImageDirectConfig, VoteKeys, ImageReferenceKeys):
         description="Repeat the liked or the disliked until liked pictures make up this share (the authors "
         "take 0.8). Empty: as they are.",
     )
+
+
+class SePPOConfig(ImageDirectConfig, VoteKeys):
+    """SePPO on winners. Of two, the chosen is the winner. Ties and both-bad are left out."""
+
+    beta: float = Field(
+        2000.0,
+        gt=0,
+        title="Beta",
+        description="Weight of the pull towards the reference; smaller moves further. It multiplies the "
+        "mean error per number of the latent, of which Stable Diffusion has 16,384; smaller latents take "
+        "less.",
+        json_schema_extra=PRIMARY,
+    )
+    references: int = Field(
+        7,
+        ge=1,
+        title="Earlier policies",
+        description="How many are kept; one of them is the reference of a step. Without LoRA each is a copy "
+        "of all weights.",
+    )
+    keep_every: int = Field(30, ge=1, title="Keep every", description="Steps between policies that are kept.")

@@ -157,12 +157,15 @@ class Direct:
             self._started = time.perf_counter()
             yield step
 
+    def noisy(self, micro: Micro, *, source: str = "train") -> NoisyGroups:
+        """A micro-batch of ``train``, ``eval`` or another source, with its noise, before it is read."""
+        return self._sources[source].batch(micro.groups, epoch=micro.draw)
+
     def read(self, micro: Micro, *, source: str = "train") -> Reading:
-        """Read a micro-batch of ``train``, ``eval`` or another source, with the policy and the reference."""
-        prepared = self._sources[source]
-        batch = prepared.batch(micro.groups, epoch=micro.draw)
+        """Read a micro-batch with the policy and the reference."""
+        batch = self.noisy(micro, source=source)
         policy = self._errors(batch)
-        groups = [prepared.groups[index] for index in micro.groups]
+        groups = [self._sources[source].groups[index] for index in micro.groups]
         return Reading(batch, groups, policy, self._read_reference(batch, micro, policy, source))
 
     def evaluate(self, measure: Callable[[Micro, str], tuple[dict[str, Tensor], Tensor]]) -> dict[str, float]:

@@ -73,19 +73,28 @@ class NoisyGroups:
     conditioning: Conditioning
 
 
-def denoising_errors(
+def predictions(
     family: Family, denoiser: nn.Module, batch: NoisyGroups, *, autocast: torch.dtype | None = None
-) -> Float[Tensor, " N"]:
-    """``mean((prediction - target)²)`` of each candidate, (N,), float32; Eq. 14 of arXiv:2311.12908.
+) -> tuple[Float[Tensor, "N C h w"], Float[Tensor, "N C h w"]]:
+    """What the denoiser says of each noised candidate, and what it should say, float32.
 
-    The target follows the family: the noise, the velocity or the clean latent. ``autocast`` is the
-    type the denoiser computes in, or None for that of its weights; noising, target and error are
-    float32 either way, since losses multiply differences of errors by thousands.
+    The target follows the family: the noise, the velocity or the clean latent. ``autocast`` is the type the
+    denoiser computes in, or None for that of its weights; noising and target are float32 either way.
     """
     noise, timesteps = batch.noise[batch.owner], batch.timesteps[batch.owner]
     conditioning = {name: value[batch.owner] for name, value in batch.conditioning.items()}
     noisy = family.add_noise(batch.latents, noise, timesteps)
     with torch.autocast(noisy.device.type, dtype=autocast, enabled=autocast is not None):
         prediction = family.predict(denoiser, noisy, timesteps, conditioning)
-    target = family.target(batch.latents, noise, timesteps)
-    return (prediction.float() - target).square().flatten(1).mean(dim=1)
+    return prediction.float(), family.target(batch.latents, noise, timesteps)
+
+
+def denoising_errors(
+    family: Family, denoiser: nn.Module, batch: NoisyGroups, *, autocast: torch.dtype | None = None
+) -> Float[Tensor, " N"]:
+    """``mean((prediction - target)²)`` of each candidate, (N,), float32; Eq. 14 of arXiv:2311.12908.
+
+    In float32 whatever ``autocast`` says, since losses multiply differences of errors by thousands.
+    """
+    prediction, target = predictions(family, denoiser, batch, autocast=autocast)
+    return (prediction - target).square().flatten(1).mean(dim=1)

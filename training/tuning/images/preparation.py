@@ -13,7 +13,7 @@ from jaxtyping import Float, Int
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from training.tuning.config import ImageDirectConfig, ImageTrainConfig
+from training.tuning.config import ImageDirectConfig, ImageTrainConfig, TimestepKeys
 from training.tuning.data import Group
 from training.tuning.errors import BadInput
 from training.tuning.images.batches import DrawSettings, PreparedGroups
@@ -76,7 +76,7 @@ def prepare_groups(run: Run, family: Family, groups: list[ImageGroup], *, part: 
     return PreparedGroups(groups, family, draws=draws, folder=run.dir.path / "cache", on_batch=run.check_stop)
 
 
-def timestep_table(config: ImageDirectConfig, count: int) -> Sequence[int]:
+def timestep_table(config: TimestepKeys, count: int) -> Sequence[int]:
     """The timesteps of 0..count-1 that training draws from, each entry with the same probability."""
     if config.timesteps is not None:
         if max(config.timesteps) >= count:
