@@ -361,7 +361,7 @@ def test_seppo_needs_winners_alone_and_draws_the_rest(base, tmp_path):
 
 @pytest.mark.system("s004-031")
 def test_seppo_references_are_earlier_policies_each_as_likely():
-    """One slot until the first is kept; then all that are filled come up, the newest no more than the others."""
+    """One slot until the first is kept; then all that are filled come up, the newest no more than others."""
     config = SePPOConfig(references=3, keep_every=10)
     assert {chosen_slot(step, config, seed=0) for step in range(1, 11)} == {0}
     assert {chosen_slot(step, config, seed=0) for step in range(11, 21)} == {0, 1}

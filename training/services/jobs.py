@@ -177,12 +177,14 @@ def add_answers(*, run: Run) -> dict[str, int]:
     with open_result(run) as result:
         for row in rows_of(result, "generations.jsonl"):
             contents = [_content(result, candidate) for candidate in row["candidates"]]
-            different = [item for at, item in enumerate(contents) if item not in contents[:at]]
+            different = [at for at, item in enumerate(contents) if item not in contents[:at]]
             if len(different) < 2:
                 alike += 1
                 continue
-            candidates = [{**item, "source": source} for item in different]
+            candidates = [{**contents[at], "source": source} for at in different]
             meta = {"generation": run.pk}
+            if chains := row.get("meta", {}).get("chains"):  # how pictures were drawn, for `d3po`
+                meta["chains"] = chains | {"seeds": [chains["seeds"][at] for at in different]}
             groups.append({"prompt": row["prompt"], "candidates": candidates, "meta": meta})
     if groups:
         add_comparisons(project=run.project, groups=groups)

@@ -11,6 +11,7 @@ from training.tuning.config import (
     CoPGConfig,
     CPOConfig,
     CRDConfig,
+    D3POConfig,
     DDPOConfig,
     DiffusionDPOConfig,
     DiffusionKTOConfig,
@@ -416,6 +417,17 @@ METHODS = [
         purpose="train",
         summary="Learns from single pictures that were liked or disliked. Use it for thumbs, or when likes "
         "and dislikes are unequal in number.",
+    ),
+    Method(
+        name="d3po",
+        title="D3PO",
+        paper="arXiv:2311.13231",
+        modality="image",
+        feedback=("choice", "ranking"),
+        config=D3POConfig,
+        purpose="train",
+        summary="Learns from comparisons of pictures that this model drew, at every step of drawing them. "
+        "Draw them with eta first.",
     ),
     Method(
         name="image_sft",

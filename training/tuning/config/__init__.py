@@ -14,6 +14,7 @@ from training.tuning.config.images import (
 )
 from training.tuning.config.images_direct import (
     BetaScheduleKeys,
+    D3POConfig,
     DiffusionDPOConfig,
     DiffusionKTOConfig,
     ImageDirectConfig,
@@ -75,6 +76,7 @@ __all__ = [
     "CRDConfig",
     "CoPGConfig",
     "Config",
+    "D3POConfig",
     "DDPOConfig",
     "DPOConfig",
     "DiffusionDPOConfig",

@@ -1,8 +1,8 @@
 """Image methods: configurations."""
 
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from training.tuning.config.images_search import SearchKeys
 from training.tuning.config.shared import (
@@ -119,6 +119,20 @@ class ImageGenerateConfig(SamplingKeys, SearchKeys):
     precision: Literal["fp32", "bf16"] = Field(
         "fp32", title="Precision", description="Arithmetic of the denoiser."
     )
+    eta: float | None = Field(
+        None,
+        gt=0,
+        le=1,
+        title="Eta",
+        description="Draw with noise on the way (1: as much as the ancestral sampler has) and record how, "
+        "so that d3po can learn from what people say about these pictures. Empty: the model's own sampler.",
+    )
+
+    @model_validator(mode="after")
+    def _a_search_has_its_own_noise(self) -> Self:
+        if self.eta is not None and self.search != "none":
+            raise ValueError("eta records plain drawing; a search has noise of its own")
+        return self
 
 
 class ImageScoreConfig(Config):

@@ -244,3 +244,60 @@ class SePPOConfig(ImageDirectConfig, VoteKeys):
         "of all weights.",
     )
     keep_every: int = Field(30, ge=1, title="Keep every", description="Steps between policies that are kept.")
+
+
+class D3POConfig(ImageTrainConfig, PairKeys, SamplingKeys):
+    """D3PO on recorded chains. Ties and both-bad are left out unless ``ties``/``both_bad`` say half."""
+
+    learning_rate: float = Field(
+        3e-5,
+        gt=0,
+        title="Learning rate",
+        description="Peak learning rate. 3e-5 suits LoRA on Stable Diffusion, 1e-3 models of a few million "
+        "weights.",
+        json_schema_extra=PRIMARY,
+    )
+    beta: float = Field(
+        0.1,
+        gt=0,
+        title="Beta",
+        description="How strongly a step's log-ratios are told apart. They are means over a picture's "
+        "numbers, and clipped: larger values only make single steps count more.",
+        json_schema_extra=PRIMARY,
+    )
+    lora: LoraConfig | None = Field(
+        LoraConfig(r=8, alpha=8, target_modules=["to_q", "to_k", "to_v", "to_out.0"]),
+        title="LoRA",
+        description="Train a low-rank adapter on the denoiser; null trains all its weights. Small models do "
+        'well with "all-linear".',
+    )
+    ratio_clip: float = Field(
+        0.1,
+        gt=0,
+        lt=1,
+        title="Clip",
+        description="A step stops learning once its likelihood has changed by this share.",
+    )
+    step_share: float = Field(
+        1.0,
+        gt=0,
+        le=1,
+        title="Share of the steps",
+        description="Of the denoising steps this share is trained, drawn anew in every step of the "
+        "optimizer.",
+    )
+    pareto: list[str] | None = Field(
+        None,
+        min_length=1,
+        title="Aspects that must agree",
+        description="A picture is preferred if it is chosen in one of these aspects and in none of them "
+        "another is. Empty: by the choice as a whole.",
+    )
+    samples: int = Field(
+        4, ge=0, title="Samples", description="Prompts that are drawn before and after training; 0: none."
+    )
+
+    @model_validator(mode="after")
+    def _one_view(self) -> Self:
+        refuse(self.pareto is not None and self.looks_at_a_part, "pareto looks at aspects itself")
+        return self

@@ -75,7 +75,6 @@ class CRDConfig(ForwardConfig):
         ge=2,
         title="Pictures per prompt",
         description="Drawn by the policy in each step, and compared with one another.",
-        json_schema_extra=PRIMARY,
     )
     anchor: float = Field(
         0.1,

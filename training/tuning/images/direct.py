@@ -161,6 +161,10 @@ class Direct:
         """A micro-batch of ``train``, ``eval`` or another source, with its noise, before it is read."""
         return self._sources[source].batch(micro.groups, epoch=micro.draw)
 
+    def names(self, micro: Micro, *, source: str = "train") -> list[str]:
+        """The names of a micro-batch's groups, unique in the run."""
+        return [self._sources[source].groups[index].name for index in micro.groups]
+
     def read(self, micro: Micro, *, source: str = "train") -> Reading:
         """Read a micro-batch with the policy and the reference."""
         batch = self.noisy(micro, source=source)

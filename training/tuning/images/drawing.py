@@ -1,6 +1,7 @@
 """Pictures that a method draws while it trains, for prompts that it has encoded already."""
 
 import hashlib
+from collections.abc import Sequence
 
 import torch
 from jaxtyping import Float
@@ -22,17 +23,17 @@ from training.tuning.run import Run
 
 
 def draw_latents(
-    run: Run, family: Family, module: nn.Module, groups: NoisyGroups, *, key: str
+    run: Run, family: Family, module: nn.Module, groups: NoisyGroups, *, keys: Sequence[str]
 ) -> Float[Tensor, "G C h w"]:
     """The latents of a picture by ``module`` for every group, of the size of the group's own, without noise
-    on the way; ``key`` and the run's seed decide about them.
+    on the way; each group's entry of ``keys`` and the run's seed decide about it.
     """
     sampling = sampling_for(run.config, family)
     count = len(groups.timesteps)
     factor = int(family.pipeline.vae_scale_factor)
     height, width = (side * factor for side in groups.latents.shape[-2:])
     schedule = schedule_of(family, steps=sampling.num_inference_steps, height=height, width=width)
-    generators = [_generator(f"{run.seed}\0{key}\0{number}") for number in range(count)]
+    generators = [_generator(f"{run.seed}\0{key}") for key in keys]
     denoise = guided_denoiser(
         family,
         module,

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from training.tuning.images.errors import NoisyGroups, draw_for_group, predictions
 from training.tuning.images.families import Family
-from training.tuning.images.families.noise import BetaNoise
+from training.tuning.images.families.noise import BetaNoise, FlowNoise
 from training.tuning.images.online import Drawn, ImageOnline
 from training.tuning.images.preparation import autocast, timestep_table
 
@@ -69,11 +69,12 @@ def predict(
 
 def clean_scale(family: Family, timesteps: Int[Tensor, " N"]) -> Float[Tensor, " N"]:
     """|dx̂_0 / dprediction|, (N,): t on a flow (x̂_0 = x_t - t v); by betas σ / α of ε, σ of v, 1 of x_0."""
-    if not isinstance(family.noise, BetaNoise):
-        return family.noise.read(timesteps) / family.noise.scale
-    schedule = family.noise.schedule
-    square = schedule.alphas_cumprod.to(timesteps.device)[timesteps]
-    kind = schedule.config.prediction_type
+    noise = family.noise
+    if isinstance(noise, FlowNoise):
+        return noise.read(timesteps) / noise.scale
+    assert isinstance(noise, BetaNoise)
+    square = noise.schedule.alphas_cumprod.to(timesteps.device)[timesteps]
+    kind = noise.schedule.config.prediction_type
     if kind == "epsilon":
         return ((1 - square) / square).sqrt()
     return (1 - square).sqrt() if kind == "v_prediction" else torch.ones_like(square)

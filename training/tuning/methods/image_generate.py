@@ -19,6 +19,7 @@ from PIL import Image
 from training.tuning.config import ImageGenerateConfig
 from training.tuning.data import plain_text
 from training.tuning.errors import BadInput
+from training.tuning.images.chains import ChainRecord, draw_chains, pictures_of
 from training.tuning.images.families import Family
 from training.tuning.images.generation import Request, Sampling, generate_images, plan_requests
 from training.tuning.images.loading import load_for_sampling
@@ -32,7 +33,9 @@ from training.tuning.rundir import append_json_line
 def train(run: Run) -> None:
     config: ImageGenerateConfig = run.config
     family = load_for_sampling(run.base, device=run.device)
-    draw = open_drawing(run, family, sampling_for(config, family))
+    sampling = sampling_for(config, family)
+    record = record_for(family, sampling, config)
+    draw = open_drawing(run, family, sampling, record)
     prompts = [plain_text(group.prompt) for group in run.train]
     plan = plan_requests(prompts, samples_per_prompt=config.samples_per_prompt, seed=run.seed)
     drawn = run.dir.path / "drawn"
@@ -57,14 +60,14 @@ def train(run: Run) -> None:
         speed = len(batch) / (time.perf_counter() - started)
         done = total - len(missing) + start + len(batch)
         run.progress(done, total, metrics | {"images_per_second": speed})
-    run.publish(lambda folder: write_result(run, plan, drawn, folder))
+    run.publish(lambda folder: write_result(run, plan, drawn, folder, record))
     shutil.rmtree(drawn)
 
 
 Draw = Callable[[list[Request]], tuple[list[Image.Image], dict[str, float]]]
 
 
-def open_drawing(run: Run, family: Family, sampling: Sampling) -> Draw:
+def open_drawing(run: Run, family: Family, sampling: Sampling, record: ChainRecord | None) -> Draw:
     """What draws some pictures, and says what to log of them."""
     config: ImageGenerateConfig = run.config
     if config.search == "none" and run.reward:
@@ -81,6 +84,16 @@ def open_drawing(run: Run, family: Family, sampling: Sampling) -> Draw:
 
         return find
 
+    if record is not None:
+
+        def draw_recorded(requests: list[Request]) -> tuple[list[Image.Image], dict[str, float]]:
+            rows = family.encode_prompts([request.prompt for request in requests])
+            seeds = [request.seed for request in requests]
+            chain = draw_chains(family, family.denoiser, rows, record, seeds)
+            return pictures_of(family, chain.final), {}
+
+        return draw_recorded
+
     def draw(requests: list[Request]) -> tuple[list[Image.Image], dict[str, float]]:
         enabled = config.precision == "bf16"
         with torch.autocast(run.device.type, dtype=torch.bfloat16, enabled=enabled):
@@ -89,20 +102,43 @@ def open_drawing(run: Run, family: Family, sampling: Sampling) -> Draw:
     return draw
 
 
+def record_for(family: Family, sampling: Sampling, config: ImageGenerateConfig) -> ChainRecord | None:
+    """How chains are drawn that can be drawn again; None if the pipeline's own sampler draws."""
+    if config.eta is None:
+        return None
+    height, width = family.native_size
+    return ChainRecord(
+        seeds=[],
+        num_inference_steps=sampling.num_inference_steps,
+        guidance_scale=sampling.guidance_scale,
+        eta=config.eta,
+        height=sampling.height or height,
+        width=sampling.width or width,
+        precision=config.precision,
+    )
+
+
 def file_name(row: int, sample: int) -> str:
     """The picture's name, the same in ``drawn/`` and in the result."""
     return f"{row:06d}-{sample:02d}.png"
 
 
-def write_result(run: Run, plan: list[list[Request]], drawn: Path, folder: Path) -> None:
-    """One row per prompt, in the input's order; ``meta`` is the input's, with the seeds added."""
+def write_result(
+    run: Run, plan: list[list[Request]], drawn: Path, folder: Path, record: ChainRecord | None
+) -> None:
+    """One row per prompt, in the input's order; ``meta`` is the input's, with the seeds added, and with the
+    record of chains that can be drawn again.
+    """
     (folder / "media").mkdir()
     for row, (group, requests) in enumerate(zip(run.train, plan, strict=True)):
         names = [file_name(row, sample) for sample in range(len(requests))]
         for name in names:
             (folder / "media" / name).write_bytes((drawn / name).read_bytes())
         candidates = [{"image": name, "source": run.base} for name in names]
-        meta = {**group.meta, "seeds": [request.seed for request in requests]}
+        seeds = [request.seed for request in requests]
+        meta: dict[str, Any] = {**group.meta, "seeds": seeds}
+        if record is not None:
+            meta["chains"] = record.model_copy(update={"seeds": seeds}).model_dump(mode="json")
         prompt = group.model_dump(mode="json", include={"prompt"})
         append_json_line(folder / "generations.jsonl", {**prompt, "candidates": candidates, "meta": meta})
 

@@ -8,6 +8,7 @@
 """
 
 import random
+from functools import partial
 from typing import Any
 
 import torch
@@ -44,7 +45,7 @@ def train(run: Run) -> None:
         for micro in micro_batches:
             losses = winner_losses(work, micro, "train", reference, means)
             (losses.sum() / pictures).backward()
-        work.end_step(step, means, lambda reference=reference: evaluate(work, reference))
+        work.end_step(step, means, partial(evaluate, work, reference))
         if step % config.keep_every == 0:
             work.policy.mix_trained(slots[step // config.keep_every % config.references], share=1.0)
     work.finish()
@@ -77,8 +78,9 @@ def winner_losses(work: Direct, micro: Micro, source: str, reference: Copy, mean
     """Losses of a micro-batch's winners (N,); the metrics go into ``means``."""
     config, policy = work.run.config, work.policy
     winners = work.noisy(micro, source=source)
+    keys = [f"{name}/{micro.draw}" for name in work.names(micro, source=source)]
     with torch.no_grad(), policy.as_trained(reference) as module:
-        drawn = draw_latents(work.run, policy.family, module, winners, key=f"{source}/{micro.key}")
+        drawn = draw_latents(work.run, policy.family, module, winners, keys=keys)
         batch = NoisyGroups(
             torch.cat([winners.latents, drawn]),
             torch.cat([winners.owner, torch.arange(len(drawn), device=drawn.device)]),
