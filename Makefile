@@ -31,8 +31,8 @@ test-slow: .make/dev .make/browser
 screenshots: .make/dev .make/browser
 	$(RUN) -m pytest tests/functional/screenshots.py
 bench: .make/bench
-	@status=0; for each in dpo_vs_trl "dpo_vs_trl --shape long_prompt" reward_vs_trl grpo_vs_trl frontier \
-	  collect_throughput collect_vs_label_studio scale; do \
+	@status=0; for each in dpo_vs_trl "dpo_vs_trl --shape long_prompt" reward_vs_trl reward_decoder_vs_trl \
+	  grpo_vs_trl text_scaling frontier collect_throughput collect_vs_label_studio scale; do \
 	  $(RUN) -m benchmarks.$$each || { echo "benchmarks.$$each missed a target" >&2; status=1; }; \
 	done; exit $$status
 systems: .make/dev

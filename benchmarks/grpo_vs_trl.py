@@ -1,25 +1,24 @@
 """GRPO updates per second and peak memory against TRL's GRPOTrainer: the same answers, rewards and loss.
 
 The answers are given and not generated, eight to a prompt, so that only the update is timed: reference
-log-probabilities, the loss and its gradients, and the optimizer's step. Every variant runs in a process of
-its own with one thread and is timed in CPU seconds, in turn, several rounds; the fastest of each counts. TRL
-runs in float32 without activation checkpointing, its fastest mode.
-``python -m benchmarks.grpo_vs_trl [--rounds 3] [--write FILE]``
+log-probabilities, the loss and its gradients, and the optimizer's step. See ``steps`` for how time and
+memory are taken.
+
+    python -m benchmarks.grpo_vs_trl [--rounds 3] [--write FILE]
 """
 
 import argparse
 import json
-import os
 import random
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
 from typing import Any
 
-from benchmarks.dpo_vs_trl import ANSWER, LEARNING_RATE, PROMPT, VOCABULARY, Clock, prepare
+from benchmarks import steps
+from benchmarks.steps import ANSWER, BATCH, PROMPT, Clock
 
-PROMPTS, BATCH, ANSWERS, BETA = 24, 8, 8, 0.04
+PROMPTS, ANSWERS, BETA = 24, 8, 0.04
 VARIANTS = ["trl", "tiebreak"]
 TARGETS = {"speed": 2.5, "memory": 0.45}
 
@@ -36,16 +35,16 @@ def main() -> int:
         print(json.dumps(CHILDREN[options.child](options.folder)))
         return 0
     with tempfile.TemporaryDirectory() as name:
-        prepare(Path(name))
+        steps.save_llama(Path(name) / "model")
         write_answers(Path(name) / "answers.jsonl")
-        best = measure(Path(name), rounds=options.rounds)
+        best = steps.measure("grpo_vs_trl", VARIANTS, Path(name), rounds=options.rounds)
     ours, theirs = best["tiebreak"], best["trl"]
     ratios = {
         "speed": ours["pairs_per_second"] / theirs["pairs_per_second"],
         "memory": ours["peak_mib"] / theirs["peak_mib"],
         # Losses start at zero by construction; the gradients tell whether both train the same thing.
         "gradient_difference": max(
-            abs(one / other - 1) for one, other in zip(ours["losses"], theirs["losses"], strict=True)
+            abs(one / other - 1) for one, other in zip(ours["logged"], theirs["logged"], strict=True)
         ),
     }
     report = describe(best, ratios, rounds=options.rounds)
@@ -60,12 +59,11 @@ def main() -> int:
 def write_answers(path: Path) -> None:
     """Prompts with eight answers each, as words that are one token each."""
     rng = random.Random(0)
-
-    def words(least: int, most: int) -> str:
-        return " ".join(f"w{rng.randrange(VOCABULARY)}" for _ in range(rng.randint(least, most)))
-
     rows = [
-        {"prompt": words(*PROMPT) + " ", "answers": [words(*ANSWER) for _ in range(ANSWERS)]}
+        {
+            "prompt": steps.words(rng, PROMPT) + " ",
+            "answers": [steps.words(rng, ANSWER, less=1) for _ in range(ANSWERS)],
+        }
         for _ in range(PROMPTS)
     ]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
@@ -75,29 +73,6 @@ def read_answers(folder: Path) -> dict[str, list[str]]:
     """Answers by prompt."""
     rows = [json.loads(line) for line in (folder / "answers.jsonl").read_text().splitlines()]
     return {row["prompt"]: row["answers"] for row in rows}
-
-
-def measure(folder: Path, *, rounds: int) -> dict[str, dict[str, Any]]:
-    """The fastest round of each."""
-    best: dict[str, dict[str, Any]] = {}
-    for _ in range(rounds):
-        for variant in VARIANTS:
-            command = [sys.executable, "-m", "benchmarks.grpo_vs_trl", "--child", variant]
-            done = subprocess.run(
-                [*command, "--folder", str(folder)],
-                capture_output=True,
-                text=True,
-                check=False,
-                env=os.environ | {"OMP_NUM_THREADS": "1"},
-            )
-            if done.returncode:
-                raise SystemExit(f"{variant} failed:\n{done.stderr[-3000:]}")
-            found = json.loads(done.stdout.strip().splitlines()[-1])
-            print(variant, round(found["pairs_per_second"], 3), round(found["peak_mib"]), file=sys.stderr)
-            known = best.get(variant)
-            if known is None or found["pairs_per_second"] > known["pairs_per_second"]:
-                best[variant] = found
-    return best
 
 
 def describe(best: dict[str, dict[str, Any]], ratios: dict[str, float], *, rounds: int) -> str:
@@ -130,9 +105,7 @@ def describe(best: dict[str, dict[str, Any]], ratios: dict[str, float], *, round
 
 def train_tiebreak(folder: Path) -> dict[str, Any]:
     """Ours, through the command line's entry point."""
-    from training.tuning.__main__ import main as command
     from training.tuning.methods import grpo
-    from training.tuning.run import Run
     from training.tuning.text.generation import Answer
     from training.tuning.text.rollouts import make_rollout
 
@@ -149,61 +122,25 @@ def train_tiebreak(folder: Path) -> dict[str, Any]:
         return rollouts
 
     grpo.roll_out = given
-    run = folder / f"run-{os.getpid()}"
-    (run / "data").mkdir(parents=True)
-    config = {
-        "learning_rate": LEARNING_RATE,
-        "batch_size": BATCH,
-        "lora": None,
-        "beta": BETA,
-        "num_generations": ANSWERS,
-        "scheduler": "constant",
-        "warmup": 0,
-        "log_every": 1,
-        "samples": 0,
-    }
-    spec = {"method": "grpo", "config": config, "base": str(folder / "model"), "seed": 0}
-    (run / "run.json").write_text(json.dumps(spec | {"reward": [{"rule": "words"}]}))
-    rows = [json.dumps({"prompt": prompt}) + "\n" for prompt in known]
-    (run / "data" / "train.jsonl").write_text("".join(rows))
-    clock, end_step = Clock(), Run.end_step
-
-    def timed(self: Run, step: int) -> None:
-        clock.mark()
-        if step < self.total_steps:
-            end_step(self, step)
-
-    Run.end_step = timed  # type: ignore[method-assign]
-    Run.publish = lambda *args, **options: None  # type: ignore[method-assign,assignment]
-    if command([str(run)]):
-        raise SystemExit("our run failed")
-    lines = (run / "metrics.jsonl").read_text().splitlines()
-    return clock.result([json.loads(line)["grad_norm"] for line in lines])
+    config = {"beta": BETA, "num_generations": ANSWERS, "samples": 0, "max_length": None}
+    rows = "".join(json.dumps({"prompt": prompt}) + "\n" for prompt in known)
+    reward = [{"rule": "words"}]
+    return steps.train_tiebreak(folder, "grpo", config, rows=rows, column="grad_norm", reward=reward)
 
 
 def train_trl(folder: Path) -> dict[str, Any]:
     """TRL's, on the batches of our plan in our order."""
     from datasets import Dataset
-    from transformers import AutoTokenizer, TrainerCallback
+    from transformers import AutoTokenizer
     from trl import GRPOConfig, GRPOTrainer
 
     from training.tuning.config import GRPOConfig as Ours
-    from training.tuning.plan import make_plan
 
     known = read_answers(folder)
     prompts = list(known)
-    plan = make_plan([1] * PROMPTS, config=Ours(batch_size=BATCH), seed=0, budget=BATCH)
-    order = [index for step in range(1, plan.total_steps + 1) for micro in plan.step(step) for index in micro]
+    order = steps.order_of(Ours(batch_size=BATCH), PROMPTS)
     tokenizer = AutoTokenizer.from_pretrained(folder / "model")
-    clock, norms = Clock(), []
-
-    class Marks(TrainerCallback):
-        def on_step_end(self, *args: Any, **options: Any) -> None:
-            clock.mark()
-
-        def on_log(self, *args: Any, logs: dict[str, float], **options: Any) -> None:
-            if "grad_norm" in logs:
-                norms.append(logs["grad_norm"])
+    clock, norms = Clock(), list[float]()
 
     def given(asked: list[str], trainer: Any) -> dict[str, Any]:
         """``asked`` holds each prompt once for each of its answers."""
@@ -232,21 +169,11 @@ def train_trl(folder: Path) -> dict[str, Any]:
             max_completion_length=ANSWER[1] + 1,
             steps_per_generation=1,
             shuffle_dataset=False,
-            learning_rate=LEARNING_RATE,
-            lr_scheduler_type="constant",
-            num_train_epochs=1,
             beta=BETA,
             loss_type="grpo",
-            gradient_checkpointing=False,
-            bf16=False,
-            use_cpu=True,
-            save_strategy="no",
-            logging_steps=1,
-            report_to="none",
-            disable_tqdm=True,
-            seed=0,
+            **steps.THEIRS,
         ),
-        callbacks=[Marks()],
+        callbacks=[steps.watcher(clock, norms, column="grad_norm")],
     )
     trainer.train()
     return clock.result(norms)

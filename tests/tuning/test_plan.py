@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from training.tuning import plan as plan_module
 from training.tuning.config import SFTConfig
 from training.tuning.metrics import Means, accuracy, wilson
 from training.tuning.optim import learning_rate
@@ -28,6 +29,18 @@ def test_epochs_permute_batches_and_keep_micro_batches() -> None:
     assert first != second
     assert sorted(first) == sorted(second)
     assert sorted(plan.micro_batches()) == sorted(micro for batch in first for micro in batch)
+
+
+def test_order_is_made_once_an_epoch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A step of a large data set costs no more than one of a small one."""
+    plan, made = plan_of(40, batch_size=4, epochs=2), []
+    shuffled = plan_module._shuffled
+    monkeypatch.setattr(
+        plan_module, "_shuffled", lambda values, seed: made.append(seed) or shuffled(values, seed)
+    )
+    for step in range(1, 21):
+        plan.step(step)
+    assert made == ["1/epoch/0", "1/epoch/1"]
 
 
 def test_splitting_does_not_change_batches() -> None:

@@ -8,7 +8,7 @@ same arithmetic, which makes step 0 exact in bfloat16 too. How a batch is split 
 import math
 import random
 from collections.abc import Hashable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from training.tuning.config import TrainConfig
 
@@ -22,14 +22,18 @@ class Plan:
     batches: list[list[MicroBatch]]
     total_steps: int
     seed: int
+    _order: dict[int, list[int]] = field(default_factory=dict, repr=False, compare=False)
 
     def step(self, number: int) -> list[MicroBatch]:
         """The micro-batches of step ``number``, which counts from 1."""
         return self.batches[self.order((number - 1) // len(self.batches))[(number - 1) % len(self.batches)]]
 
     def order(self, epoch: int) -> list[int]:
-        """The order of the batches in an epoch, which counts from 0."""
-        return _shuffled(range(len(self.batches)), f"{self.seed}/epoch/{epoch}")
+        """The order of the batches in an epoch, which counts from 0; the last one is kept."""
+        if epoch not in self._order:
+            self._order.clear()
+            self._order[epoch] = _shuffled(range(len(self.batches)), f"{self.seed}/epoch/{epoch}")
+        return self._order[epoch]
 
     def micro_batches(self) -> list[MicroBatch]:
         """Every micro-batch once, those that no step reaches left out."""

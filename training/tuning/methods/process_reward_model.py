@@ -31,7 +31,7 @@ from training.tuning.text.dataset import Example, Prepared, prepare, preview, te
 from training.tuning.text.models import TextModel
 from training.tuning.text.reward_saving import reward_notes
 from training.tuning.text.saving import how_to_load, save_result
-from training.tuning.text.setup import TOKEN_BUDGET, open_policy, open_tokenizer
+from training.tuning.text.setup import TOKEN_BUDGET, open_policy, open_tokenizer, training_budget
 from training.tuning.text.steps import Step, labelled_segments, labelled_steps, last_token
 from training.tuning.text.tokens import GroupTokenizer, Unusable, how_joined
 from training.tuning.throughput import Throughput
@@ -58,7 +58,7 @@ def train(run: Run) -> None:
     tokenizer = open_step_tokenizer(run)
     data = _prepare(run, tokenizer, held_out=False)
     held_out = _prepare(run, tokenizer, held_out=True).examples if run.eval else []
-    plan = make_plan(data.sizes, config=config, seed=run.seed, budget=TOKEN_BUDGET)
+    plan = make_plan(data.sizes, config=config, seed=run.seed, budget=training_budget(run.device))
     label = labels_of(config)
     counts = [len(_ends(example, label)) for example in data.examples]
 
@@ -100,7 +100,7 @@ def train(run: Run) -> None:
 
 def step_losses(model: TextModel, batch: GroupBatch, places: Places) -> tuple[Tensor, dict[str, Tensor]]:
     """Losses (B, M) and metrics (B,) of the steps of a batch."""
-    states = model.states(batch).index_select(0, places.at)
+    states = model.states(batch, at=places.at)
     logits = model.score_head(states.to(torch.promote_types(states.dtype, torch.float32)))
     losses = torch.stack([step_loss(column, places.target) for column in logits.unbind(dim=1)], dim=1)
     margin = logits.detach().mean(dim=1)

@@ -45,7 +45,7 @@ from training.tuning.text.reward_training import (
     start_head,
 )
 from training.tuning.text.saving import how_to_load
-from training.tuning.text.setup import TOKEN_BUDGET, open_policy, open_tokenizer
+from training.tuning.text.setup import TOKEN_BUDGET, open_policy, open_tokenizer, training_budget
 from training.tuning.text.tokens import GroupTokenizer, PairTokenizer, how_joined
 from training.tuning.throughput import Throughput
 
@@ -63,7 +63,8 @@ def train(run: Run) -> None:
     tokenizer = open_tokenizer(run.base, kind="reward", max_length=config.max_length)
     data = _prepare(run, tokenizer, objective, held_out=False)
     held_out = _prepare(run, tokenizer, objective, held_out=True).examples if run.eval else []
-    plan = make_plan(data.sizes, config=config, seed=run.seed, budget=TOKEN_BUDGET)
+    budget = training_budget(run.device, encoder=isinstance(tokenizer, PairTokenizer))
+    plan = make_plan(data.sizes, config=config, seed=run.seed, budget=budget)
 
     model = open_model(run, objective)
     data.examples = _corrected(run, data.examples)

@@ -28,7 +28,12 @@ from training.tuning.text.models import TextModel
 from training.tuning.text.rewrites import as_demonstrations, critiques_of, rewrites_of
 from training.tuning.text.samples import write_samples
 from training.tuning.text.saving import how_to_load, save_result
-from training.tuning.text.setup import TOKEN_BUDGET, open_group_tokenizer, open_policy
+from training.tuning.text.setup import (
+    TOKEN_BUDGET,
+    open_group_tokenizer,
+    open_policy,
+    training_budget,
+)
 from training.tuning.text.tokens import Unusable, how_joined
 from training.tuning.throughput import Throughput
 
@@ -65,7 +70,7 @@ def train(run: Run) -> None:
     eval_batches = split(
         range(len(held_out)), [one.tokens.size for one in held_out], most=None, budget=TOKEN_BUDGET
     )
-    plan = make_plan(data.sizes, config=config, seed=run.seed, budget=TOKEN_BUDGET)
+    plan = make_plan(data.sizes, config=config, seed=run.seed, budget=training_budget(run.device))
 
     policy = open_policy(run, kind="causal")
     optimizer = make_optimizer(policy.model.parameters(), config)

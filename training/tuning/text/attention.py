@@ -18,6 +18,7 @@ from transformers import AttentionInterface
 
 from training.tuning.errors import BadInput
 from training.tuning.text.batches import Layout, Segment
+from training.tuning.text.last_layer import skip_unread
 
 NAME = "tiebreak_groups"
 Attend = Callable[..., Tensor]
@@ -130,7 +131,9 @@ def read_groups(model: Any) -> None:
 
     Not for one call at a time: with gradient checkpointing the backward pass runs the layers once more.
     """
-    _language(model).set_attn_implementation(NAME)
+    language = _language(model)
+    language.set_attn_implementation(NAME)
+    skip_unread(language, layers=language.config.get_text_config().num_hidden_layers)
 
 
 def _language(model: Any) -> Any:

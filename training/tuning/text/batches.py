@@ -31,10 +31,14 @@ class Segment:
 
 @dataclass
 class Layout:
-    """What attention must know. ``calls`` counts layers that obeyed it; ``masks`` is what they share."""
+    """What attention must know. ``calls`` counts layers that obeyed it; ``masks`` is what they share.
+
+    ``read`` are the tokens whose last state somebody wants, in order; None: all of them.
+    """
 
     segments: tuple[Segment, ...]
     causal: bool
+    read: Tensor | None = None
     calls: int = 0
     masks: dict[object, Tensor] = field(default_factory=dict)
 

@@ -22,7 +22,12 @@ from training.tuning.text.pairs import PairIndex, PairValues, index_pairs, pair_
 from training.tuning.text.reference import reference_logprobs
 from training.tuning.text.samples import write_samples
 from training.tuning.text.saving import how_to_load, save_result
-from training.tuning.text.setup import TOKEN_BUDGET, open_group_tokenizer, open_policy
+from training.tuning.text.setup import (
+    TOKEN_BUDGET,
+    open_group_tokenizer,
+    open_policy,
+    training_budget,
+)
 from training.tuning.text.tokens import GroupTokenizer, how_joined
 from training.tuning.throughput import Throughput
 
@@ -63,7 +68,8 @@ class Direct:
         self.tokenizer = _tokenizer(run)
         self.data = prepare(run.train, self.tokenizer, choose, file=run.dir.train_file, needs=needs)
         self.held_out = self._held_out(choose)
-        self.plan = make_plan(self.data.sizes, config=config, seed=run.seed, budget=TOKEN_BUDGET)
+        budget = training_budget(run.device)
+        self.plan = make_plan(self.data.sizes, config=config, seed=run.seed, budget=budget)
         sizes = [one.tokens.size for one in self.held_out]
         self.eval_batches = split(range(len(self.held_out)), sizes, most=None, budget=TOKEN_BUDGET)
         self.policy = open_policy(run, kind="causal")

@@ -8,7 +8,7 @@ autocast.
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
@@ -91,8 +91,15 @@ class TextModel:
         """Tokens that end an answer, the tokenizer's first."""
         return end_ids(self.tokenizer, getattr(self.inner, "generation_config", None))
 
-    def states(self, batch: GroupBatch) -> Float[Tensor, "T H"]:
-        """The last hidden state of every token. Raises BadInput if a layer ignored the layout."""
+    def states(self, batch: GroupBatch, *, at: Int[Tensor, " R"] | None = None) -> Float[Tensor, "R H"]:
+        """The last hidden states at the tokens ``at``, or of all; what nobody reads is not computed.
+
+        Raises BadInput if a layer ignored the layout.
+        """
+        whole = self._states(batch, None if at is None else at.unique())
+        return whole if at is None else whole.index_select(0, at)
+
+    def _states(self, batch: GroupBatch, read: Tensor | None) -> Tensor:
         backbone = self.inner.base_model
         types = {} if batch.token_type_ids is None else {"token_type_ids": batch.token_type_ids}
         with self._arithmetic():
@@ -103,18 +110,18 @@ class TextModel:
                 return torch.cat(
                     [backbone(input_ids=row, use_cache=False).last_hidden_state[0] for row in rows]
                 )
-            batch.layout.calls = 0
+            layout = replace(batch.layout, calls=0, read=read)
             output = backbone(
                 input_ids=batch.input_ids,
                 position_ids=batch.position_ids,
-                layout=batch.layout,
+                layout=layout,
                 **types,
                 **self.vision_inputs(batch.pictures),
             )
         layers = self.inner.config.get_text_config().num_hidden_layers
-        if batch.layout.calls != layers:
+        if layout.calls != layers:
             raise BadInput(
-                f"{type(self.inner).__name__} used our attention in {batch.layout.calls} of {layers} layers; "
+                f"{type(self.inner).__name__} used our attention in {layout.calls} of {layers} layers; "
                 "this architecture is not supported",
                 file=self.base,
             )
@@ -133,7 +140,7 @@ class TextModel:
 
     def answer_states(self, batch: GroupBatch) -> Float[Tensor, "C H"]:
         """The states that predict the answers' tokens."""
-        return self.states(batch).index_select(0, batch.predict_at)
+        return self.states(batch, at=batch.predict_at)
 
     def token_logprobs(
         self,
@@ -176,7 +183,7 @@ class TextModel:
         In float32, as the head's weights are.
         """
         encoder = self.inner.config.model_type in ENCODER_HEADS
-        read = self.states(batch).index_select(0, batch.first if encoder else batch.last)
+        read = self.states(batch, at=batch.first if encoder else batch.last)
         return read.to(torch.promote_types(read.dtype, torch.float32))
 
     def score_head(self, read: Float[Tensor, "N H"]) -> Float[Tensor, "N T"]:

@@ -28,7 +28,7 @@ from training.tuning.text.logprobs import token_kl
 from training.tuning.text.models import Frozen, TextModel
 from training.tuning.text.pictures import Picture
 from training.tuning.text.samples import as_json
-from training.tuning.text.setup import TOKEN_BUDGET, open_group_tokenizer
+from training.tuning.text.setup import open_group_tokenizer, training_budget
 from training.tuning.text.tokens import EncodedGroup, GroupTokenizer, Unusable, how_joined
 
 
@@ -196,9 +196,8 @@ def lay_out(
     ``with_kl``, KL(policy ‖ reference) of every token over the whole vocabulary.
     """
     sizes = [rollout.tokens.size for rollout in rollouts]
-    parts: list[MicroBatch] = split(
-        range(len(rollouts)), sizes, most=config.micro_batch_size, budget=TOKEN_BUDGET
-    )
+    budget = training_budget(policy.device)
+    parts: list[MicroBatch] = split(range(len(rollouts)), sizes, most=config.micro_batch_size, budget=budget)
     micros, answers, tokens = [], 0, 0
     for part in halved(parts, sizes, multiple=process_count()):
         batch = make_batch([rollouts[index].tokens for index in part], causal=True, device=policy.device)

@@ -4,6 +4,7 @@ import logging
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from transformers import GenerationConfig
 
 from training.tuning.run import Run
@@ -23,8 +24,18 @@ from training.tuning.text.tokens import GroupTokenizer, PairTokenizer, how_joine
 
 logger = logging.getLogger("training.tuning")
 
-# Tokens of a forward pass, unless micro_batch_size says how many groups: enough to keep the cores busy.
+# Tokens of a forward pass, unless micro_batch_size says how many groups: enough to keep a device busy.
 TOKEN_BUDGET = 4096
+
+
+def training_budget(device: torch.device, *, encoder: bool = False) -> int:
+    """Tokens of a pass with gradients.
+
+    A CPU's caches hold the activations of a thousand, which makes them faster, and four times as many take
+    up memory that nobody has to spare. Encoders get more: most of their weights are embeddings, and each
+    pass adds up the gradients of all.
+    """
+    return TOKEN_BUDGET if encoder or device.type != "cpu" else TOKEN_BUDGET // 4
 
 
 def open_policy(run: Run, *, kind: Kind, outputs: int = 1, members: Sequence[str] = ()) -> TextModel:
