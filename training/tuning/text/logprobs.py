@@ -155,13 +155,7 @@ def _wide(dtype: torch.dtype) -> torch.dtype:
 
 
 def _log_softmax(states: Tensor, head: Tensor, bias: Tensor | None) -> Tensor:
-    logits = (states @ head.T).to(_wide(states.dtype))
-    if bias is not None:
-        logits += bias.to(logits.dtype)
-    if logits.requires_grad:
-        return logits.log_softmax(dim=1)
-    logits -= torch.logsumexp(logits, dim=1, keepdim=True)
-    return logits
+    return _logits(states, head, bias).log_softmax(dim=1)
 
 
 def _one_minus_p(log_p: Tensor, targets: Tensor) -> Tensor:
