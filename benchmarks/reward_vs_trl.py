@@ -52,8 +52,8 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as name:
         prepare(Path(name), options.data, share=0.2 if options.quick else 1.0)
         found = measure(Path(name), seeds=seeds)
-        floors = {each: floor_of(Path(name) / each) for each in SETS}
-    report = describe(found, floors, seeds=seeds, quick=options.quick)
+        tokens = {each: token_share(Path(name) / each) for each in SETS}
+    report = describe(found, tokens, seeds=seeds, quick=options.quick)
     print(report)
     if options.write:
         options.write.write_text(report + "\n", encoding="utf-8")
@@ -286,7 +286,7 @@ def met(rows: dict[str, list[dict[str, Any]]]) -> bool:
     return fast and difference + half >= 0
 
 
-def floor_of(folder: Path) -> float:
+def token_share(folder: Path) -> float:
     """Tokens that we read, each answer once, over those that TRL reads, padded in batches of pairs."""
     from transformers import AutoTokenizer
 
@@ -307,7 +307,7 @@ def floor_of(folder: Path) -> float:
 
 
 def describe(
-    found: dict[str, dict[str, list[dict[str, Any]]]], floors: dict[str, float], *, seeds: int, quick: bool
+    found: dict[str, dict[str, list[dict[str, Any]]]], tokens: dict[str, float], *, seeds: int, quick: bool
 ) -> str:
     """The result as Markdown."""
     from importlib.metadata import version
@@ -339,7 +339,7 @@ def describe(
         difference, half = gain(found[name])
         ratios.append(
             f"- {name}: **{share:.2f}** of TRL's time (target {TIME_TARGET}), accuracy {difference:+.3f} "
-            f"± {half:.3f}; by tokens read, ours each once and TRL's padded, the floor is {floors[name]:.2f}"
+            f"± {half:.3f}; by tokens read, ours each once and TRL's padded, {tokens[name]:.2f}"
         )
     return "\n".join([*lines, "", *ratios])
 
