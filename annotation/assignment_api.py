@@ -255,6 +255,15 @@ def priorities(request: Request, pk: int) -> Response:
     return Response({"changed": services.set_priorities(project=found, priorities=wanted)})
 
 
+@extend_schema(request=serializers.OverlapSerializer, responses=serializers.PriorityReplySerializer)
+@api_view(["POST"])
+def overlap(request: Request, pk: int) -> Response:
+    """Have comparisons judged by more people, or by fewer."""
+    found = find_project(request, pk, Action.EDIT)
+    values = _checked(serializers.OverlapSerializer(data=request.data))
+    return Response({"changed": services.set_overlap(project=found, **values)})
+
+
 @extend_schema(request=None, parameters=[AFTER, HTML], responses={200: PresentedLeaseSerializer, 204: None})
 @api_view(["POST"])
 def next_review(request: Request, pk: int) -> Response:
@@ -310,6 +319,7 @@ urlpatterns = [
     path("projects/<int:pk>/gold/", GoldAnswers.as_view(), name="gold-answers"),
     path("projects/<int:pk>/gold/<int:answer>/", gold_answer, name="gold-answer"),
     path("projects/<int:pk>/priorities/", priorities, name="project-priorities"),
+    path("projects/<int:pk>/overlap/", overlap, name="project-overlap"),
     path("projects/<int:pk>/review/next/", next_review, name="review-next"),
     path("projects/<int:pk>/changes/", Changes.as_view(), name="project-changes"),
     path("projects/<int:pk>/skipped/", Skipped.as_view(), name="project-skipped"),

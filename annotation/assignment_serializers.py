@@ -170,6 +170,15 @@ class PrioritySerializer(StrictSerializer):
     priority = serializers.IntegerField(min_value=-(2**15), max_value=2**15 - 1)
 
 
+class OverlapSerializer(StrictSerializer):
+    comparisons = serializers.ListField(
+        child=serializers.IntegerField(min_value=1, max_value=2**63 - 1), min_length=1, max_length=10_000
+    )
+    labels = serializers.IntegerField(
+        min_value=1, max_value=1000, help_text="how many people judge each; never fewer than have"
+    )
+
+
 class PriorityReplySerializer(serializers.Serializer):
     changed = serializers.IntegerField()
 

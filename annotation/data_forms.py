@@ -9,6 +9,7 @@ from django.utils.translation import gettext_lazy as _
 
 from annotation.forms import PageForm
 from annotation.models import Comparison, Judgement
+from annotation.services.overlap import MOST_LABELS
 from annotation.transfer_forms import DateInput
 
 
@@ -154,3 +155,14 @@ class CorrectionForm(PageForm):
 
 class ReasonForm(PageForm):
     reason = forms.CharField(label=_("Why"), max_length=500)
+
+
+class OverlapForm(PageForm):
+    """How many people judge a comparison."""
+
+    labels = forms.IntegerField(
+        label=_("How many people judge it"),
+        help_text=_("Who has judged it already is counted; what is given stays."),
+        min_value=1,
+        max_value=MOST_LABELS,
+    )

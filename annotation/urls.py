@@ -94,6 +94,7 @@ urlpatterns = [
     path("projects/<int:pk>/data/judgements/<int:judgement>/", data.judgement_edit, name="judgement_edit"),
     path("projects/<int:pk>/data/<int:comparison>/", data.comparison, name="comparison"),
     path("projects/<int:pk>/data/<int:comparison>/edit/", data.comparison_edit, name="comparison_edit"),
+    path("projects/<int:pk>/data/<int:comparison>/overlap/", data.overlap, name="overlap"),
     path("projects/<int:pk>/data/<int:comparison>/delete/", data.comparison_delete, name="comparison_delete"),
     path(
         "projects/<int:pk>/data/<int:comparison>/<int:index>/image/",

@@ -160,6 +160,11 @@ class Client:
         body = {"comparisons": list(comparisons), "priority": priority}
         return self._post(f"projects/{project}/priorities/", body)
 
+    def set_overlap(self, project: int, comparisons: Sequence[int], labels: int) -> Row:
+        """Have comparisons judged by so many people."""
+        body = {"comparisons": list(comparisons), "labels": labels}
+        return self._post(f"projects/{project}/overlap/", body)
+
     def skipped(self, project: int) -> Iterator[Row]:
         return self.rows(f"projects/{project}/skipped/")
 

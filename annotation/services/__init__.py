@@ -27,6 +27,7 @@ from annotation.services.invitations import (
 )
 from annotation.services.jobs import resume_lost_jobs
 from annotation.services.judging import submit_judgement, undo_judgement
+from annotation.services.overlap import set_overlap
 from annotation.services.people import (
     member_of,
     pause_member,
@@ -118,6 +119,7 @@ __all__ = [
     "set_aside",
     "set_aside_judgement",
     "set_gold_answer",
+    "set_overlap",
     "set_priorities",
     "sign_in",
     "sign_in_link",

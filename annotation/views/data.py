@@ -25,7 +25,14 @@ from annotation.data_browsing import (
     judgements_of,
     page_of,
 )
-from annotation.data_forms import ContentForm, CorrectionForm, DataFilterForm, JudgementFilterForm, ReasonForm
+from annotation.data_forms import (
+    ContentForm,
+    CorrectionForm,
+    DataFilterForm,
+    JudgementFilterForm,
+    OverlapForm,
+    ReasonForm,
+)
 from annotation.errors import Conflict, Invalid
 from annotation.forms import PageForm
 from annotation.models import Comparison, Judgement, Media, Project
@@ -104,6 +111,7 @@ def comparison(request: SignedIn, pk: int, comparison: int) -> HttpResponse:
         "hide_sources": is_in_hands_of(shown, request.user),
         "may_edit": Project.objects.visible_to(request.user, Action.EDIT).filter(pk=pk).exists(),
         "consensus": consensus_about(shown),
+        "overlap": OverlapForm(initial={"labels": shown.needed}),
         "before": _neighbour(shown, rank__lt=shown.rank, order="-rank"),
         "after": _neighbour(shown, rank__gt=shown.rank, order="rank"),
     }
@@ -128,6 +136,25 @@ def comparison_edit(request: SignedIn, pk: int, comparison: int) -> HttpResponse
         return redirect("annotation:comparison", pk, comparison)
     context = {"project": project, "comparison": shown, "form": form}
     return render(request, "annotation/comparison_edit.html", context, status=400 if form.is_bound else 200)
+
+
+@login_required
+@require_POST
+def overlap(request: SignedIn, pk: int, comparison: int) -> HttpResponse:
+    """Have a comparison judged by more people, or by fewer."""
+    project = project_for(request, pk, Action.EDIT)
+    shown = get_object_or_404(project.comparisons, pk=comparison)
+    form = OverlapForm(request.POST)
+    if not form.is_valid():
+        messages.error(request, " ".join(form.errors["labels"]))
+    else:
+        try:
+            services.set_overlap(project=project, comparisons=[shown.pk], **form.cleaned_data)
+        except Conflict as error:
+            messages.error(request, str(error))
+        else:
+            messages.info(request, _("Saved."))
+    return redirect("annotation:comparison", pk, comparison)
 
 
 @login_required

@@ -107,6 +107,7 @@ PAGES: dict[str, Route] = {
     "annotation:group_remove": Route({"pk": "project", "group": "group"}, {"POST": MANAGING}),
     "annotation:gold": of_project(GET=MANAGING),
     "annotation:gold_remove": Route({"pk": "project", "answer": "gold"}, {"POST": MANAGING}),
+    "annotation:overlap": Route({"pk": "project", "comparison": "comparison"}, {"POST": MANAGING}),
     "annotation:gold_set": Route(
         {"pk": "project", "comparison": "comparison"}, {"GET": MANAGING, "POST": MANAGING}
     ),
@@ -266,6 +267,7 @@ API: dict[str, Route] = {
     "gold-answers": api("project", GET=(MANAGING, "manage"), POST=(MANAGING, "manage")),
     "gold-answer": in_project("gold", "answer", DELETE=(MANAGING, "manage")),
     "project-priorities": api("project", POST=(MANAGING, "manage")),
+    "project-overlap": api("project", POST=(MANAGING, "manage")),
     "review-next": api("project", POST=(REVIEWING, "judge")),
     "project-changes": api("project", GET=(MANAGING, "manage")),
     "project-skipped": api("project", GET=(MANAGING, "manage")),
