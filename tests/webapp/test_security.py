@@ -22,6 +22,7 @@ from django.db import connection
 from django.test import Client
 from django.urls import get_resolver, reverse
 from django.utils import timezone
+from drf_spectacular.generators import SchemaGenerator
 from PIL import Image
 from rest_framework.test import APIClient
 
@@ -35,6 +36,8 @@ from tests.annotation.files import jsonl, png, run, zipped
 from tests.webapp.access_world import make_world
 from tests.webapp.test_permissions import API, PAGES, ask, patterns
 from training import services as training_services
+from training.models import BaseModel
+from training.tuning.registry import METHODS
 
 pytestmark = pytest.mark.django_db
 ROOT = Path(site_settings.BASE_DIR)
@@ -270,6 +273,58 @@ def test_unsafe_model_load(owner, tmp_path):
         assert not re.search(r"import pickle\b", text), path
         for call in re.findall(r"torch\.load\((?:[^()]|\([^()]*\))*\)", text):
             assert "weights_only=True" in call, (path, call)
+
+
+# Server-side requests to storage and to workers: CVE-2025-25297, CVE-2024-10044, CVE-2024-40441
+
+
+ADDRESSES = re.compile(r"ur[il]|endpoint|host|address|server|bucket|broker|proxy", re.IGNORECASE)
+
+
+def test_no_request_says_where_storage_or_workers_are():
+    """Operators say so in the environment. What a run's config may say of a server is whether to ask one."""
+    document = SchemaGenerator().get_schema(request=None, public=True)
+    asked = json.dumps(
+        [
+            operation.get("requestBody", {})
+            for path in document["paths"].values()
+            for operation in path.values()
+        ]
+    )
+    bodies = {
+        f"{name}.{key}"
+        for name in set(re.findall(r"#/components/schemas/(\w+)", asked))
+        for key in document["components"]["schemas"][name].get("properties", {})
+        if ADDRESSES.search(key)
+    }
+    configs = {
+        f"{method.name}.{key}"
+        for method in METHODS
+        for key in method.config.model_fields
+        if ADDRESSES.search(key)
+    }
+    assert bodies == {"Webhook.url", "PatchedWebhookChange.url"}
+    assert configs == set()
+
+
+@pytest.mark.parametrize(
+    "location",
+    [
+        "http://169.254.169.254/latest",
+        "https://x/y",
+        "s3://bucket/model",
+        "file:///etc",
+        "http:/x",
+        "//x/y",
+        "../x",
+    ],
+)
+def test_a_model_is_no_address(owner, location):
+    client = api_client(owner)
+    body = {"name": "x", "modality": "text", "location": location}
+    refused = client.post("/api/v1/models/", body)
+    assert (refused.status_code, refused.json()["errors"][0]["field"]) == (400, "location")
+    assert not BaseModel.objects.exists()
 
 
 # Denial of service by a blocked worker: CVE-2026-6607

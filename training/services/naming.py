@@ -1,5 +1,6 @@
 """How runs name what they start from: `demo-text` is a registered model, `checkpoint:12` a result."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from training.tuning.rewards.spec import BadReward, parse_rewards
 
 REWARD_MODELS = ("reward_model", "process_reward_model", "image_reward_model")
 SCORERS = ("score", "image_score")
+HUB_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 
 
@@ -43,10 +45,7 @@ def _problem_of(location: str) -> str:
     """What is wrong with a location, or nothing. Hub ids are not looked up: workers may be elsewhere."""
     folder = Path(location)
     if not folder.is_absolute():
-        is_hub_id = 0 < len(location.split("/")) <= 2 and all(part for part in location.split("/"))
-        return (
-            "" if is_hub_id and not location.startswith(".") else _("must be an absolute path or a hub id.")
-        )
+        return "" if HUB_ID.fullmatch(location) else _("must be an absolute path or a hub id.")
     if not folder.is_dir():
         return _("There is no folder %(location)s.") % {"location": location}
     if not any(
