@@ -256,7 +256,7 @@ BEHIND_HTTPS = _flag("BEHIND_HTTPS", default=False)
 if BEHIND_HTTPS:
     SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https")
     SECURE_SSL_REDIRECT = True
-    SECURE_REDIRECT_EXEMPT = ["^healthz$", "^readyz$"]
+    SECURE_REDIRECT_EXEMPT = ["^healthz$", "^readyz$", "^metrics$"]
     SECURE_HSTS_SECONDS = 31_536_000
 SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = LANGUAGE_COOKIE_SECURE = BEHIND_HTTPS
 SESSION_COOKIE_SAMESITE = CSRF_COOKIE_SAMESITE = "Lax"
@@ -328,6 +328,9 @@ RUN_DEVICE_KIND = os.environ.get("RUN_DEVICE_KIND", "cpu")  # whose queue new ru
 RUN_STALE_AFTER = timedelta(seconds=60)
 RUN_STALL_AFTER = timedelta(minutes=30)
 RUN_MAX_ATTEMPTS = 3
+
+# Operation
+METRICS_TOKEN = os.environ.get("METRICS_TOKEN", "")  # who may read /metrics; nobody if unset
 
 LOGGING = {
     "version": 1,

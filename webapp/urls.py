@@ -11,11 +11,12 @@ import annotation.data_api
 import annotation.quality_api
 import annotation.webhook_api
 import training.api
-from webapp import health
+from webapp import health, metrics
 
 urlpatterns = [
     path("healthz", health.healthz, name="healthz"),
     path("readyz", health.readyz, name="readyz"),
+    path("metrics", metrics.metrics, name="metrics"),
     path("language/", require_POST(set_language), name="set_language"),
     path("api/schema/", SpectacularAPIView.as_view(), name="api-schema"),
     path("api/v1/", include(annotation.api.urlpatterns + annotation.assignment_api.urlpatterns)),

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -350,3 +351,14 @@ def test_interrupted_killed_and_cancelled(tmp_path: Path, llama: Path) -> None:
     while not gone(ranks) and time.monotonic() < deadline:
         time.sleep(0.1)
     assert gone(ranks)
+
+
+def test_what_a_device_holds(monkeypatch):
+    """In GiB; a CPU's memory is everybody's."""
+    assert processes.device_memory(torch.device("cpu")) == {}
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: 2**29)
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda device: 2**30)
+    held = SimpleNamespace(total_memory=2**33)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: held)
+    told = {"memory/allocated_gib": 0.5, "memory/peak_gib": 1.0, "memory/total_gib": 8.0}
+    assert processes.device_memory(torch.device("cuda")) == told

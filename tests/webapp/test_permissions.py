@@ -68,6 +68,7 @@ def of_member(body: dict[str, Any] | None = None, **who: Any) -> Route:
 PAGES: dict[str, Route] = {
     "healthz": Route({}, {"GET": EVERYBODY}),
     "readyz": Route({}, {"GET": EVERYBODY}),
+    "metrics": Route({}, {"GET": EVERYBODY}, says=404),  # where no METRICS_TOKEN is set
     "api-schema": Route({}, {"GET": EVERYBODY}),
     "set_language": Route({}, {"POST": EVERYBODY}),
     "annotation:sign_in": Route({}, {"GET": EVERYBODY, "POST": EVERYBODY}),

@@ -73,6 +73,19 @@ def device() -> torch.device:
     return torch.device(f"cuda:{os.environ['LOCAL_RANK']}" if several else kind)
 
 
+def device_memory(device: torch.device) -> dict[str, float]:
+    """``memory/allocated_gib`` and ``memory/peak_gib`` of this process's tensors, ``memory/total_gib`` of its
+    device. Empty on a CPU, whose memory belongs to everybody."""
+    if device.type != "cuda":
+        return {}
+    told = {
+        "allocated": torch.cuda.memory_allocated(device),
+        "peak": torch.cuda.max_memory_allocated(device),
+        "total": torch.cuda.get_device_properties(device).total_memory,
+    }
+    return {f"memory/{name}_gib": value / 2**30 for name, value in told.items()}
+
+
 def mine(items: Sequence[T]) -> Sequence[T]:
     """The share of this process: every n-th."""
     return items[rank() :: count()]

@@ -297,6 +297,7 @@ class Run:
         return [f"{ended}The weights are those of step {found['kept']}, the best by {found['metric']}."]
 
     def _tell(self, step: int, values: dict[str, float]) -> None:
+        values = values | processes.device_memory(self.device)
         self.dir.append_metrics({"step": step, "time": self._seconds(), **values})
         if self._trackers is not None:
             self._trackers.send(step, values)
