@@ -146,7 +146,7 @@ def overlap(request: SignedIn, pk: int, comparison: int) -> HttpResponse:
     shown = get_object_or_404(project.comparisons, pk=comparison)
     form = OverlapForm(request.POST)
     if not form.is_valid():
-        messages.error(request, " ".join(form.errors["labels"]))
+        messages.error(request, " ".join(map(str, form.errors["labels"])))
     else:
         try:
             services.set_overlap(project=project, comparisons=[shown.pk], **form.cleaned_data)
