@@ -64,13 +64,11 @@ def _backlogs(now: datetime) -> list[Backlog]:
     found = []
     for model, task in TASKS.items():
         unfinished = model._default_manager.filter(status__in=model.UNFINISHED).order_by().values("status")
-        rows = {
-            row["status"]: row for row in unfinished.annotate(count=Count("pk"), oldest=Min("created_at"))
-        }
+        counted = unfinished.annotate(count=Count("pk"), oldest=Min("created_at"))
+        rows = {row["status"]: (row["count"], _age(row["oldest"], now)) for row in counted}
         for status in model.UNFINISHED:
-            row = rows.get(status, {"count": 0, "oldest": None})
-            kind = task.removeprefix("run_")
-            found.append(Backlog(kind, str(status), row["count"], _age(row["oldest"], now)))
+            count, oldest = rows.get(status, (0, 0.0))
+            found.append(Backlog(task.removeprefix("run_"), str(status), count, oldest))
     return found
 
 

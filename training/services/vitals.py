@@ -46,16 +46,22 @@ class TrainingVitals:
 def training_vitals(*, now: datetime, device_kinds: Iterable[str]) -> TrainingVitals:
     """Of the whole site. `device_kinds` are named even where nothing waits for them."""
     rows = Run.objects.filter(status__in=WAITING).order_by().values("device_kind", "status")
-    found = {
-        (row["device_kind"], row["status"]): row
-        for row in rows.annotate(count=Count("pk"), oldest=Min("queued_at"))
-    }
-    kinds = sorted({*device_kinds, *(kind for kind, _status in found)})
-    queues = []
-    for kind in kinds:
-        counts = {status: found.get((kind, status), {}).get("count", 0) for status in WAITING}
-        oldest = found.get((kind, Run.Status.QUEUED), {}).get("oldest")
-        queues.append(Queue(kind, *counts.values(), oldest=_age(oldest, now)))
+    counts: dict[tuple[str, str], int] = {}
+    oldest: dict[str, float] = {}
+    for row in rows.annotate(count=Count("pk"), oldest=Min("queued_at")):
+        counts[row["device_kind"], row["status"]] = row["count"]
+        if row["status"] == Run.Status.QUEUED:
+            oldest[row["device_kind"]] = _age(row["oldest"], now)
+    queues = [
+        Queue(
+            kind,
+            preparing=counts.get((kind, Run.Status.PREPARING), 0),
+            queued=counts.get((kind, Run.Status.QUEUED), 0),
+            running=counts.get((kind, Run.Status.RUNNING), 0),
+            oldest=oldest.get(kind, 0.0),
+        )
+        for kind in sorted({*device_kinds, *(kind for kind, _status in counts)})
+    ]
     running = Run.objects.filter(status=Run.Status.RUNNING).order_by("pk")
     return TrainingVitals(tuple(queues), tuple(_pulse(run, now) for run in running))
 
