@@ -145,6 +145,7 @@ INSTALLED_APPS = [
     "annotation",
 ]
 MIDDLEWARE = [
+    "webapp.logs.RequestIdMiddleware",
     "django.middleware.security.SecurityMiddleware",
     "whitenoise.middleware.WhiteNoiseMiddleware",
     "csp.middleware.CSPMiddleware",
@@ -332,10 +333,21 @@ RUN_MAX_ATTEMPTS = 3
 # Operation
 METRICS_TOKEN = os.environ.get("METRICS_TOKEN", "")  # who may read /metrics; nobody if unset
 
+LOG_FORMAT = os.environ.get("LOG_FORMAT", "line")
+if LOG_FORMAT not in ("line", "json"):
+    raise ImproperlyConfigured(f"LOG_FORMAT is {LOG_FORMAT!r}; set it to line or json.")
 LOGGING = {
     "version": 1,
     "disable_existing_loggers": False,
-    "formatters": {"line": {"format": "{asctime} {levelname} {name} {message}", "style": "{"}},
-    "handlers": {"console": {"class": "logging.StreamHandler", "formatter": "line"}},
+    "formatters": {
+        "line": {"format": "{asctime} {levelname} {name} {message}", "style": "{"},
+        "json": {"()": "webapp.logs.Json"},
+    },
+    "filters": {"ids": {"()": "webapp.logs.Ids"}},
+    "handlers": {
+        "console": {"class": "logging.StreamHandler", "formatter": LOG_FORMAT, "filters": ["ids"]},
+    },
+    # gunicorn writes the lines about requests, unless they are wanted as JSON
+    "loggers": {"webapp.access": {"level": "INFO" if LOG_FORMAT == "json" else "WARNING"}},
     "root": {"handlers": ["console"], "level": os.environ.get("LOG_LEVEL", "INFO")},
 }

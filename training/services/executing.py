@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 from django.conf import settings
 from django.db import connection
 
+from annotation.log_context import working_on
 from training import storage
 from training.models import ResumePoint, Run
 from training.services.errors import AttemptLost, GivenUp, RunFailed
@@ -54,6 +55,11 @@ def stop_was_asked() -> bool:
 
 def execute(run: Run) -> None:
     """Work on a claimed run until it, or this attempt, has ended. Never raises for what a run did."""
+    with working_on(run_id=run.pk):
+        _execute(run)
+
+
+def _execute(run: Run) -> None:
     recorder, workspace = Recorder(run), Workspace(run)
     trainer = Trainer(workspace)
     logger.info("run %s (%s), attempt %s", run.pk, run.method, run.attempt)

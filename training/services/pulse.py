@@ -8,6 +8,7 @@ from types import TracebackType
 from django.db import connection
 from django.db.models.functions import Now
 
+from annotation.log_context import working_on
 from training.models import Run
 from training.services.recording import LONGEST_WAIT, OUTAGES
 
@@ -40,6 +41,10 @@ class Pulse:
         self._thread.join()
 
     def _beat_on(self) -> None:
+        with working_on(run_id=self._run.pk):  # a thread begins without ids
+            self._beat_until_over()
+
+    def _beat_until_over(self) -> None:
         wait = 0.0
         try:
             while not self._over.wait(wait) and not self.given_up.is_set():

@@ -1,5 +1,6 @@
 """The programs that a site consists of, with the commands that start them."""
 
+import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -57,7 +58,9 @@ def plan_services(
 def _web(listener: int) -> list[str]:
     command = [*PYTHON, "gunicorn", "webapp.wsgi", "--bind", f"fd://{listener}", "--preload"]
     command += ["--worker-class", "gthread", "--workers", str(WEB_PROCESSES), "--threads", str(WEB_THREADS)]
-    return [*command, "--access-logfile", "-", "--graceful-timeout", "8", "--no-control-socket"]
+    if os.environ.get("LOG_FORMAT") != "json":  # then the site writes them itself: `webapp.logs`
+        command += ["--access-logfile", "-"]
+    return [*command, "--graceful-timeout", "8", "--no-control-socket"]
 
 
 def _worker(queue: str, *, name: str | None = None) -> list[str]:
