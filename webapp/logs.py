@@ -33,7 +33,7 @@ class Ids(logging.Filter):
 class Json(JsonFormatter):
     """Time (UTC), level, logger, message, ids, and what else the record brings but Django's request."""
 
-    converter = time.gmtime
+    converter = staticmethod(time.gmtime)
     default_msec_format = "%s.%03dZ"
     default_time_format = "%Y-%m-%dT%H:%M:%S"
 
