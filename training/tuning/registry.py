@@ -16,6 +16,7 @@ from training.tuning.config import (
     DiffusionDPOConfig,
     DiffusionKTOConfig,
     DiffusionNFTConfig,
+    DiffusionSharpeningConfig,
     DistillationConfig,
     DPOConfig,
     GenerateConfig,
@@ -451,6 +452,18 @@ METHODS = [
         purpose="train",
         summary="Learns from good pictures alone: its own earlier ones take the place of bad ones. For "
         "collections without comparisons.",
+    ),
+    Method(
+        name="diffusion_sharpening",
+        title="Diffusion-Sharpening",
+        paper="arXiv:2502.12146",
+        modality="image",
+        feedback=("candidates", "demonstration"),
+        config=DiffusionSharpeningConfig,
+        purpose="train",
+        summary="Draws the same picture from several noises, scores what comes out, and learns the noise "
+        "that did best. Better pictures without more steps of drawing.",
+        reward="required",
     ),
     Method(
         name="diffusion_nft",

@@ -146,3 +146,21 @@ class ImageScoreConfig(Config):
     precision: Literal["fp32", "bf16"] = Field(
         "fp32", title="Precision", description="Arithmetic of the model."
     )
+    select: Literal["none", "pairs"] = Field(
+        "none",
+        title="Selection",
+        description="pairs: selected.jsonl holds the rows again, each with a judge's choice of its best "
+        "picture against its worst, such as of a picture and its edit.",
+    )
+    margin: float = Field(
+        0.0,
+        ge=0,
+        title="Smallest gap",
+        description="With pairs: rows whose best and worst score differ by no more are left out.",
+    )
+
+    @model_validator(mode="after")
+    def _margin_has_a_use(self) -> Self:
+        if self.is_changed("margin") and self.select == "none":
+            raise ValueError('margin has a use only with "select": "pairs"')
+        return self

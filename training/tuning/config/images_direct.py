@@ -301,3 +301,35 @@ class D3POConfig(ImageTrainConfig, PairKeys, SamplingKeys):
     def _one_view(self) -> Self:
         refuse(self.pareto is not None and self.looks_at_a_part, "pareto looks at aspects itself")
         return self
+
+
+class DiffusionSharpeningConfig(ImageDirectConfig):
+    """Diffusion-Sharpening. Judgements are not used, so ties and both-bad do not arise."""
+
+    loss: Literal["sft", "rlhf"] = Field(
+        "sft",
+        title="Loss",
+        description="sft: the pictures of the data, each from the noise that does best. rlhf: pictures that "
+        "the model draws itself, the best noise against the worst.",
+        json_schema_extra=PRIMARY,
+    )
+    noises: int = Field(3, ge=2, title="Noises", description="Tried for each picture.")
+    roll: int = Field(
+        3, ge=1, title="Steps", description="Of the sampler, that each noise is followed and scored."
+    )
+    beta: float = Field(
+        2500.0,
+        gt=0,
+        title="Beta",
+        description="For rlhf: how strongly best and worst are told apart. It multiplies the mean error per "
+        "number of the latent, of which Stable Diffusion has 16,384; smaller latents take less.",
+    )
+
+    @model_validator(mode="after")
+    def _keys_have_a_use_here(self) -> Self:
+        refuse(self.is_changed("beta") and self.loss == "sft", 'beta needs "loss": "rlhf"')
+        changed = [name for name in TimestepKeys.model_fields if self.is_changed(name)]
+        refuse(changed, f"{', '.join(changed)} has no use: places are those of the sampler's steps")
+        steps = self.num_inference_steps
+        refuse(steps is not None and steps < self.roll, "num_inference_steps must be at least roll")
+        return self

@@ -1,10 +1,13 @@
 """Scores of pictures by an image reward model (``base``), or by a list of rewards (``reward``).
 
 Rows of candidates in, rows of scores out, in the same order: ``scores.jsonl``. A list adds ``"parts"``, what
-each of its entries added.
+each of its entries added. With ``select: pairs`` there is ``selected.jsonl`` too: rows to train on, labelled
+by the scores; rich preference optimisation does so with pictures and their edits, since an edit may be worse.
 """
 
+import json
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +15,14 @@ import torch
 from torch import Tensor
 
 from training.tuning.config import ImageScoreConfig
-from training.tuning.data import plain_text
+from training.tuning.data import Group, plain_text
 from training.tuning.errors import BadInput
 from training.tuning.images.data import open_image
 from training.tuning.images.preview import preview
 from training.tuning.images.reward import ImageReward, prepare
 from training.tuning.images.reward_files import load_image_reward
 from training.tuning.images.scores import open_picture_rewards, score_rows
+from training.tuning.rewards.selection import best_and_worst
 from training.tuning.run import Run
 from training.tuning.rundir import append_json_line
 
@@ -42,7 +46,7 @@ def score_with_model(run: Run, config: ImageScoreConfig) -> None:
     for start in range(0, len(run.train), config.batch_size):
         scores += model_scores(run, model, start)
         run.progress(len(scores), len(run.train), {})
-    run.publish(lambda folder: write_result(scores, folder))
+    run.publish(lambda folder: write_result(run, [{"scores": row} for row in scores], folder))
 
 
 def score_with_rewards(run: Run) -> None:
@@ -53,16 +57,13 @@ def score_with_rewards(run: Run) -> None:
     scored = score_rows(run, rewards, run.train, on_batch=lambda done: run.progress(done, total, {}))
     columns = dict(zip(rewards.labels, scored.parts.unbind(dim=1), strict=True))
 
-    def write(folder: Path) -> None:
-        at = 0
-        for group in run.train:
-            own = slice(at, at + len(group.candidates))
-            row = {"scores": _finite(scored.total[own])}
-            parts = {label: _finite(part[own]) for label, part in columns.items()}
-            append_json_line(folder / "scores.jsonl", row | {"parts": parts})
-            at = own.stop
-
-    run.publish(write)
+    rows, at = [], 0
+    for group in run.train:
+        own = slice(at, at + len(group.candidates))
+        parts = {label: _finite(part[own]) for label, part in columns.items()}
+        rows.append({"scores": _finite(scored.total[own]), "parts": parts})
+        at = own.stop
+    run.publish(lambda folder: write_result(run, rows, folder))
 
 
 def _finite(values: Tensor) -> list[float | None]:
@@ -94,10 +95,33 @@ def model_scores(run: Run, model: ImageReward, start: int) -> list[list[float]]:
     return [[flat.pop(0) for _ in group.candidates] for group in groups]
 
 
-def write_result(scores: list[list[float]], folder: Path) -> None:
-    """``scores.jsonl``, one row per row of the input."""
-    for row in scores:
-        append_json_line(folder / "scores.jsonl", {"scores": row})
+def write_result(run: Run, rows: list[dict[str, Any]], folder: Path) -> None:
+    """``scores.jsonl``, one row per row of the input, and what was selected by them."""
+    for row in rows:
+        append_json_line(folder / "scores.jsonl", row)
+    if run.config.select == "pairs":
+        chosen = judged_pairs(run.train, [row["scores"] for row in rows], margin=run.config.margin)
+        text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in chosen)
+        (folder / "selected.jsonl").write_text(text, encoding="utf-8")
+
+
+def judged_pairs(
+    groups: Sequence[Group], scores: Sequence[Sequence[float | None]], *, margin: float
+) -> list[dict[str, Any]]:
+    """The best and the worst picture of each row, in the row's order, with a judge's choice; rows without a
+    gap above ``margin``, or with a picture that has no score, are left out.
+    """
+    rows = []
+    for group, own in zip(groups, scores, strict=True):
+        known = [score for score in own if score is not None]
+        pair = best_and_worst(known) if known and len(known) == len(own) else None
+        if pair is None or known[pair[0]] - known[pair[1]] <= margin:
+            continue
+        row = group.model_dump(mode="json", include={"prompt", "meta"})
+        places = sorted(pair)
+        row["candidates"] = [{"image": group.candidates[at].image} for at in places]
+        rows.append(row | {"judgements": [{"kind": "judge", "choice": places.index(pair[0])}]})
+    return rows
 
 
 def inspect(run: Run) -> dict[str, Any]:
