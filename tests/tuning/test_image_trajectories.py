@@ -411,3 +411,12 @@ def test_the_shift_of_a_flow_can_depend_on_the_size(tmp_path: Path):
     family.pipeline.scheduler.register_to_config(use_dynamic_shifting=True)
     small, large = (schedule_of(family, steps=4, height=side, width=side) for side in (16, 64))
     assert 0.75 < small.sigmas[1] < large.sigmas[1]
+
+
+def test_drawing_chains_leaves_the_pipelines_scheduler_as_it_is(family):
+    """Another number of steps, before the pipeline draws by itself."""
+    scheduler = family.pipeline.scheduler
+    before = dict(scheduler.config), scheduler.timesteps.tolist()
+    sampler_of(family, steps=7)
+    assert family.pipeline.scheduler is scheduler
+    assert (dict(scheduler.config), scheduler.timesteps.tolist()) == before

@@ -19,6 +19,8 @@ from training.tuning.config import (
     DiffusionSharpeningConfig,
     DistillationConfig,
     DPOConfig,
+    DPOKConfig,
+    FlowGRPOConfig,
     GenerateConfig,
     GoalDPOConfig,
     GRPOConfig,
@@ -487,6 +489,30 @@ METHODS = [
         purpose="train",
         summary="Like DiffusionNFT as a regression on rewards, held by what the model draws with guidance: "
         "less that looks good to the reward alone.",
+        reward="required",
+    ),
+    Method(
+        name="dpok",
+        title="DPOK",
+        paper="arXiv:2305.16381",
+        modality="image",
+        feedback=("prompt",),
+        config=DPOKConfig,
+        purpose="train",
+        summary="Policy gradient on denoising steps, held near the start by a KL divergence, with a learned "
+        "baseline.",
+        reward="required",
+    ),
+    Method(
+        name="flow_grpo",
+        title="Flow-GRPO",
+        paper="arXiv:2505.05470",
+        modality="image",
+        feedback=("prompt",),
+        config=FlowGRPOConfig,
+        purpose="train",
+        summary="Compares the pictures of a prompt with one another and trains some of their steps. The "
+        "first choice for flow models such as Stable Diffusion 3 and FLUX.",
         reward="required",
     ),
     Method(

@@ -27,6 +27,8 @@ from training.tuning.config.images_direct import (
 from training.tuning.config.images_forward import CRDConfig, DiffusionNFTConfig, ForwardConfig
 from training.tuning.config.images_online import (
     DDPOConfig,
+    DPOKConfig,
+    FlowGRPOConfig,
     ImageOnlineConfig,
 )
 from training.tuning.config.jobs import (
@@ -80,12 +82,14 @@ __all__ = [
     "D3POConfig",
     "DDPOConfig",
     "DPOConfig",
+    "DPOKConfig",
     "DiffusionDPOConfig",
     "DiffusionKTOConfig",
     "DiffusionNFTConfig",
     "DiffusionSharpeningConfig",
     "DistillationConfig",
     "EarlyStopConfig",
+    "FlowGRPOConfig",
     "ForwardConfig",
     "GRPOConfig",
     "GenerateConfig",

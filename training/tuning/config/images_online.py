@@ -1,8 +1,8 @@
 """Image methods that train on pictures which the policy draws as it goes, scored by rewards."""
 
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from training.tuning.config.images import ImageTrainConfig, SamplingKeys
 from training.tuning.config.shared import PRIMARY, Config, LoraConfig
@@ -119,3 +119,120 @@ class DDPOConfig(ImageOnlineConfig, UpdateKeys, ClipKeys):
         description="Weight of the KL divergence from the start, step by step; 0 as in the paper.",
         json_schema_extra=PRIMARY,
     )
+
+
+class DPOKConfig(ImageOnlineConfig, UpdateKeys, ClipKeys):
+    """DPOK. Judgements are not used, so ties and both-bad do not arise."""
+
+    learning_rate: float = Field(
+        1e-5,
+        gt=0,
+        title="Learning rate",
+        description="Peak learning rate; small models take 1e-3.",
+        json_schema_extra=PRIMARY,
+    )
+    max_grad_norm: float | None = Field(
+        0.1, gt=0, title="Gradient clipping", description="Largest norm of the gradient; null: no limit."
+    )
+    eta: float = Field(
+        1.0,
+        gt=0,
+        le=1,
+        title="Eta",
+        description="Noise of the denoising steps while training; 1 is as much as the ancestral sampler has.",
+    )
+    updates: int = Field(5, ge=1, title="Updates per step", description="Passes over the pictures of a step.")
+    reward_weight: float = Field(
+        100.0,
+        gt=0,
+        title="Weight of the reward",
+        description="Rewards are not standardised: choose it by their scale.",
+    )
+    beta: float = Field(
+        0.01,
+        ge=0,
+        title="Beta",
+        description="Weight of the divergence from the start.",
+        json_schema_extra=PRIMARY,
+    )
+    kl: Literal["epsilon", "step"] = Field(
+        "epsilon",
+        title="Divergence",
+        description="epsilon: squared distance of the predicted noises, as in the authors' code. step: "
+        "the KL divergence of each step, as in the paper.",
+    )
+    value_updates: int = Field(
+        5, ge=1, title="Updates of the baseline", description="Before those of the policy, in each step."
+    )
+    value_learning_rate: float = Field(
+        1e-4, gt=0, title="Learning rate of the baseline", description="Of the network that predicts rewards."
+    )
+
+
+class FlowGRPOConfig(ImageOnlineConfig, UpdateKeys, ClipKeys):
+    """Group relative policy optimisation. Judgements are not used, so ties and both-bad do not arise."""
+
+    num_generations: int = Field(
+        8, ge=2, title="Pictures per prompt", description="Compared with one another."
+    )
+    guidance_gradient: bool = Field(
+        False,
+        title="Both branches learn",
+        description="With guidance the gradient also passes through the prediction without prompt; off, as "
+        "in the paper, that one is a constant.",
+    )
+    beta: float = Field(
+        0.04,
+        ge=0,
+        title="Beta",
+        description="Weight of the KL divergence from the start, step by step; 0 needs no reference.",
+        json_schema_extra=PRIMARY,
+    )
+    noise: Literal["sde", "constant", "ddim"] | None = Field(
+        None,
+        title="Noise",
+        description="Of the steps. sde: 0.7 √(t / (1 - t)) (arXiv:2505.05470). constant: 0.3 at every step "
+        "(arXiv:2505.07818). ddim: that of DDIM with η = 1, which forgets where a chain began. Empty: "
+        "sde for flow models, ddim for others.",
+    )
+    noise_level: float | None = Field(
+        None, gt=0, title="Noise level", description="In place of 0.7, 0.3 or 1."
+    )
+    scale: Literal["group", "batch", "none"] = Field(
+        "batch",
+        title="Scale of advantages",
+        description="What they are divided by: the standard deviation of all rewards (batch, "
+        "arXiv:2505.05470), of the prompt's (group, arXiv:2505.07818), or nothing.",
+    )
+    per_reward: bool = Field(
+        False,
+        title="Scale each reward",
+        description="With several rewards: scale each before they are weighed and added.",
+    )
+    same_start: bool = Field(
+        False,
+        title="Same start",
+        description="All pictures of a prompt begin at the same noise (arXiv:2505.07818).",
+    )
+    window: int | None = Field(
+        None,
+        ge=1,
+        title="Window",
+        description="Draw with noise, and train, in that many steps in a row, and without noise outside of "
+        "them (arXiv:2507.21802); empty: in all but the last.",
+    )
+    window_every: int = Field(
+        25, ge=1, title="Window stays", description="Training steps before the window moves by one."
+    )
+    window_order: Literal["progressive", "decaying", "random"] = Field(
+        "progressive",
+        title="Window moves",
+        description="progressive: from the noisiest steps on. decaying: so, but faster late in the chain. "
+        "random: anywhere.",
+    )
+
+    @model_validator(mode="after")
+    def _window_has_a_use(self) -> Self:
+        if self.window is None and (self.is_changed("window_every") or self.is_changed("window_order")):
+            raise ValueError("window_every and window_order have no use without window")
+        return self

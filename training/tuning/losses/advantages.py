@@ -98,9 +98,12 @@ def remembered_advantages(
     for prompt, reward in zip(prompts, rewards, strict=True):
         memory[prompt] = [*memory.get(prompt, []), reward][-size:]
     batch = torch.tensor(rewards, dtype=torch.float64)
-    found = []
-    for prompt, reward in zip(prompts, rewards, strict=True):
+    statistics = {}
+    for prompt in dict.fromkeys(prompts):
         own = torch.tensor(memory[prompt], dtype=torch.float64)
         known = own if len(own) >= size else batch
-        found.append(float((reward - known.mean()) / (known.std(unbiased=False) + 1e-6)))
-    return found
+        statistics[prompt] = float(known.mean()), float(known.std(unbiased=False)) + 1e-6
+    return [
+        (reward - statistics[prompt][0]) / statistics[prompt][1]
+        for prompt, reward in zip(prompts, rewards, strict=True)
+    ]

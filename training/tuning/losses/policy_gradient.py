@@ -26,6 +26,16 @@ def clipped_surrogate(
     return -torch.minimum(ratio * advantages, ratio.clamp(1 - low, 1 + high) * advantages)
 
 
+def clamped_surrogate(
+    logps: Float[Tensor, " *C"], old: Float[Tensor, " *C"], advantages: Float[Tensor, " *C"], *, clip: float
+) -> Float[Tensor, " *C"]:
+    """-A clamp(rho, 1 - clip, 1 + clip), as the code of DPOK (arXiv:2305.16381) has it.
+
+    Without PPO's minimum: outside of the range nothing is learnt, in whichever direction it was left.
+    """
+    return -advantages * torch.exp(logps - old).clamp(1 - clip, 1 + clip)
+
+
 def sequence_surrogate(
     logps: Float[Tensor, " N"],
     old: Float[Tensor, " N"],

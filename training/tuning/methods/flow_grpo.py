@@ -1,0 +1,111 @@
+"""Group relative policy optimisation of image models: Flow-GRPO (Liu et al., arXiv:2505.05470), DanceGRPO
+(Xue et al., arXiv:2505.07818) and MixGRPO (Li et al., arXiv:2507.21802).
+
+1. Read the prompts. A flow's ODE becomes an SDE with the same marginals, whose steps have a Gaussian density;
+   a model by betas is sampled with DDIM's noise. The last step adds none: it is not trained.
+2. Per step: draw ``num_generations`` pictures of each prompt, keep their chains, score the pictures, and
+   compare each with the others of its prompt: the advantages.
+3. ``updates`` passes over the chains' steps (a share of them, or those of a moving window, outside of which
+   pictures are drawn without noise): PPO's clipped objective, and the KL divergence of each step from the
+   start.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from training.tuning.config import FlowGRPOConfig
+from training.tuning.errors import BadInput
+from training.tuning.images.online import Drawn, ImageOnline
+from training.tuning.images.policy_gradient import backward
+from training.tuning.images.prompts import preview_prompts
+from training.tuning.images.schedules import Sampler, Schedule, dance_grpo, ddim, flow_grpo
+from training.tuning.images.windows import window_at
+from training.tuning.losses.advantages import group_relative
+from training.tuning.optim import make_optimizer, update
+from training.tuning.run import Run
+
+
+def train(run: Run) -> None:
+    """Train a policy on a reward. See the module for the steps."""
+    config: FlowGRPOConfig = run.config
+    online = ImageOnline(run, reference=config.beta > 0)
+    whole = sampler_of(online.schedule, config)
+    optimizer = make_optimizer(online.policy.denoiser.parameters(), config)
+    for step in online.steps(online.policy.denoiser, optimizer):
+        sampler = whole if config.window is None else whole.only(window_of(step, whole, config, run.seed))
+        drawn = online.draw(step, sampler, same_start=config.same_start)
+        advantages = advantages_of(drawn, online, config)
+        metrics = drawn.metrics | {"pictures/even": float((advantages == 0).float().mean())}
+        for number in range(config.updates):
+            key = f"{step}/{number}"
+            steps = online.chosen_steps(sampler.stochastic, key=key)
+            for micros in online.minibatches(drawn, key=key):
+                metrics |= backward(
+                    online, sampler, micros, advantages, steps, clip=config.clip, beta=config.beta
+                )
+                metrics |= update(optimizer, config, step=step, total_steps=online.plan.total_steps)
+        online.end_step(step, metrics)
+
+    online.publish()
+
+
+def sampler_of(schedule: Schedule, config: FlowGRPOConfig) -> Sampler:
+    """The steps with noise that the config asks for; the last one of the chain has none."""
+    noise = config.noise or ("sde" if schedule.is_flow else "ddim")
+    if not schedule.is_flow and noise != "ddim":
+        problem = f"{noise} is the noise of a flow; this model mixes by betas: ddim, or leave it empty"
+        raise BadInput(problem, field="config.noise")
+    if schedule.steps < 2:
+        raise BadInput(
+            "the last step is not trained: draw in two at least", field="config.num_inference_steps"
+        )
+    level = config.noise_level
+    if noise == "sde":
+        found = flow_grpo(schedule, noise=0.7 if level is None else level)
+    elif noise == "constant":
+        found = dance_grpo(schedule, noise=0.3 if level is None else level)
+    else:
+        found = ddim(schedule, eta=1.0 if level is None else level)
+    return found.only(range(schedule.steps - 1))
+
+
+def window_of(step: int, sampler: Sampler, config: FlowGRPOConfig, seed: int) -> range:
+    """The steps that are drawn with noise and trained now."""
+    steps = len(sampler.stochastic)
+    if config.window is None or config.window > steps:
+        problem = f"the chain has {steps} steps with noise, fewer than the window"
+        raise BadInput(problem, field="config.window")
+    return window_at(
+        step,
+        steps=steps,
+        size=config.window,
+        every=config.window_every,
+        order=config.window_order,
+        seed=seed,
+    )
+
+
+def advantages_of(drawn: Drawn, online: ImageOnline, config: FlowGRPOConfig) -> Tensor:
+    """Of every picture (N,), against the others of its prompt.
+
+    With ``per_reward`` each entry of the reward list is standardised first and then weighed, so that none
+    drowns another (MixGRPO, DanceGRPO).
+    """
+    if config.per_reward:
+        groups = drawn.rewards.shape
+        found = torch.stack(
+            [
+                abs(entry.weight) * group_relative(part.to(drawn.rewards).view(groups), scale=config.scale)
+                for entry, part in zip(online.rewards.entries, drawn.scored.parts.unbind(dim=1), strict=True)
+            ]
+        ).sum(dim=0)
+    else:
+        found = group_relative(drawn.rewards, scale=config.scale)
+    return found.flatten().clamp(-config.advantage_clip, config.advantage_clip)
+
+
+def inspect(run: Run) -> dict[str, Any]:
+    """The prompts as the policy will see them."""
+    return preview_prompts(run)
