@@ -19,7 +19,7 @@ from annotation.api import find_project
 from annotation.errors import Invalid, NotFound
 from annotation.models import Project, User
 from annotation.permissions import Action, check_site, find
-from training import serializers, services
+from training import lineage, serializers, services
 from training.models import BaseModel, Checkpoint, Match, Round, Run, Schedule
 
 AFTER = OpenApiParameter(
@@ -347,6 +347,15 @@ def round_cancel(request: Request, pk: int) -> Response:
     return Response(serializers.RoundSerializer(found).data)
 
 
+@extend_schema(responses=serializers.LineageSerializer)
+@api_view(["GET"])
+def checkpoint_lineage(request: Request, pk: int) -> Response:
+    """All that had a part in a checkpoint, as a graph: runs, data, annotators, rewards, code."""
+    rows = Checkpoint.objects.select_related("run__project", "run__snapshot", "run__base")
+    found = find(rows, user_of(request), Action.TRAIN, pk=pk)
+    return Response(lineage.lineage_of(found).as_data())
+
+
 @extend_schema(request=None, responses={201: serializers.PromotionSerializer})
 @api_view(["POST"])
 def promotion(request: Request, pk: int) -> Response:
@@ -389,5 +398,6 @@ urlpatterns = [
     path("rounds/<int:pk>/", one_round, name="api-round"),
     path("rounds/<int:pk>/retry/", round_retry, name="api-round-retry"),
     path("rounds/<int:pk>/cancel/", round_cancel, name="api-round-cancel"),
+    path("checkpoints/<int:pk>/lineage/", checkpoint_lineage, name="api-checkpoint-lineage"),
     path("checkpoints/<int:pk>/promotion/", promotion, name="api-checkpoint-promotion"),
 ]

@@ -15,6 +15,7 @@ from django.utils.translation import gettext as _
 from annotation.models import Comparison, Judgement, Project
 from annotation.services import REVIEWS_COUNTED, reviews_waiting
 from training import services
+from training.lineage import taken_back
 from training.models import BaseModel, Checkpoint, Match, Run, RunQuerySet
 from training.schema_forms import changes_of
 from training.services.naming import REWARD_MODELS
@@ -244,6 +245,7 @@ class Branch:
     checkpoint: Checkpoint | None = None
     parent: str = ""
     compares: bool = False  # with its base, in a blind match
+    taken_back: int = 0  # people who have since deleted what they said and it learnt from
     accuracy: dict[str, Any] = field(default_factory=dict)
     matches: list[tuple[Match, dict[str, Any]]] = field(default_factory=list)  # newest first, with win rates
     branches: list["Branch"] = field(default_factory=list)
@@ -256,13 +258,14 @@ def lineage_of(project: Project) -> list[Branch]:
         for model in BaseModel.objects.filter(modality=project.modality).order_by("name")
     }
     known = dict(roots)
+    marks = taken_back(project)
     own = Checkpoint.objects.filter(run__project=project).of_models().order_by("pk")
     for checkpoint in own.select_related("run__base", "run__snapshot"):
         name = f"checkpoint:{checkpoint.pk}"
         parent = services.name_of_base(checkpoint.run)
         compares = checkpoint.run.method not in REWARD_MODELS and bool(parent)
         branch = Branch(name=name, checkpoint=checkpoint, parent=parent, compares=compares)
-        branch.accuracy = accuracy_of(checkpoint)
+        branch.accuracy, branch.taken_back = accuracy_of(checkpoint), marks.get(checkpoint.pk, 0)
         known[name] = branch
         known.get(parent, Branch(name="")).branches.append(branch)
         if parent not in known:  # of another project

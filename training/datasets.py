@@ -6,6 +6,7 @@ that no prompt is in both parts, and depends on nothing but the judgements, the 
 
 import hashlib
 import random
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -55,11 +56,12 @@ class EmptySnapshot(Exception):
 
 @dataclass(frozen=True)
 class Frozen:
-    """A stored snapshot: where, the hash of its content, and how much it holds."""
+    """A stored snapshot: where, the hash of its content, how much it holds, and of whom."""
 
     storage_key: str
     sha256: str
     counts: dict[str, int]
+    people: dict[str, int]
 
 
 def check_filters(filters: dict[str, Any]) -> dict[str, Any]:
@@ -192,12 +194,12 @@ def _store(rows: Iterable[dict[str, Any]], *, eval_fraction: float, seed: int) -
     with storage.scratch_folder() as scratch:
         every, folder = scratch / "rows.jsonl", scratch / "snapshot"
         folder.mkdir()
-        counts, scores = _write_all(rows, every, folder / "media", seed=seed)
+        counts, people, scores = _write_all(rows, every, folder / "media", seed=seed)
         cut = split_cut(set(scores), eval_fraction)
         counts |= _write_parts(every, scores, cut, folder)
         every.unlink()
         stored = storage.put_zip(folder, folder=FOLDER)
-        return Frozen(stored.key, content_hash(folder), counts)
+        return Frozen(stored.key, content_hash(folder), counts, people)
 
 
 def content_hash(folder: Path) -> str:
@@ -209,18 +211,19 @@ def content_hash(folder: Path) -> str:
 
 def _write_all(
     rows: Iterable[dict[str, Any]], path: Path, media: Path, *, seed: int
-) -> tuple[dict[str, int], list[float]]:
-    """Write every row once, and its images. Returns counts, and each row's split score."""
+) -> tuple[dict[str, int], dict[str, int], list[float]]:
+    """Write every row once, and its images. Returns counts, judgements by person, and rows' split scores."""
     judgements, scores = 0, []
-    annotators: set[str | None] = set()
+    people: Counter[str | None] = Counter()
     with path.open("w", encoding="utf-8") as file:
         for row in rows:
             file.write(canonical(_with_images(row, media)) + "\n")
             scores.append(split_score(row["prompt"], seed=seed))
             judgements += len(row.get("judgements", ()))
-            annotators.update(judgement.get("annotator") for judgement in row.get("judgements", ()))
-    counts = {"groups": len(scores), "judgements": judgements, "annotators": len(annotators - {None})}
-    return counts | {"prompts": len(set(scores))}, scores
+            people.update(judgement.get("annotator") for judgement in row.get("judgements", ()))
+    known = {name: n for name, n in people.items() if name is not None}
+    counts = {"groups": len(scores), "judgements": judgements, "annotators": len(known)}
+    return counts | {"prompts": len(set(scores))}, known, scores
 
 
 def _write_parts(every: Path, scores: list[float], cut: float, folder: Path) -> dict[str, int]:

@@ -251,3 +251,21 @@ class PromotionSerializer(serializers.ModelSerializer):
     class Meta:
         model = Promotion
         fields = ["id", "project", "checkpoint", "evidence", "promoted_at"]
+
+
+class NodeSerializer(serializers.Serializer):
+    id = serializers.CharField(help_text="checkpoint:5, run:7, snapshot:3, model:tiny, rule:words")
+    kind = serializers.CharField()
+    facts = serializers.DictField()
+
+
+class EdgeSerializer(serializers.Serializer):
+    child = serializers.CharField()
+    parent = serializers.CharField()
+    role = serializers.CharField(help_text="made by, started from, learnt from, rewarded by")
+
+
+class LineageSerializer(serializers.Serializer):
+    nodes = NodeSerializer(many=True)
+    edges = EdgeSerializer(many=True)
+    taken_back = serializers.IntegerField(help_text="people who have since deleted what they said")

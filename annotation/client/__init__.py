@@ -387,6 +387,10 @@ class Client:
         """The zip of a checkpoint's result."""
         return self.download(f"{ROOT}checkpoints/{checkpoint}/download/")
 
+    def lineage(self, checkpoint: int) -> Row:
+        """All that had a part in a checkpoint, as a graph."""
+        return self.call("GET", f"checkpoints/{checkpoint}/lineage/")
+
     def promote(self, checkpoint: int) -> Row:
         """Make a checkpoint its project's champion."""
         return self.call("POST", f"checkpoints/{checkpoint}/promotion/")

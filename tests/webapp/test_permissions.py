@@ -312,6 +312,7 @@ API: dict[str, Route] = {
     "api-round": api("round", GET=(WATCHING, "read")),
     "api-round-retry": api("round", POST=(MANAGING, "train")),
     "api-round-cancel": api("round", POST=(MANAGING, "train")),
+    "api-checkpoint-lineage": api("checkpoint", GET=(MANAGING, "train")),
     "api-checkpoint-promotion": api("checkpoint", POST=(MANAGING, "train")),
 }
 EXTRA_KEYS = {"lease-media": {"position": 0}, "lease-prompt-media": {"number": 0}}

@@ -53,6 +53,7 @@ class Snapshot(models.Model):
     counts = models.JSONField(
         default=dict, help_text="groups, judgements, annotators, train_groups, eval_groups"
     )
+    people = models.JSONField(default=dict, help_text="how many of its judgements each annotator gave")
     frozen_at = models.DateTimeField(null=True, blank=True)
     created_at = models.DateTimeField(auto_now_add=True)
 

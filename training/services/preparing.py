@@ -45,7 +45,11 @@ def freeze_snapshot(*, snapshot_id: int) -> None:
         return
     frozen = datasets.store_snapshot(snapshot)
     Snapshot.objects.filter(pk=snapshot_id, frozen_at=None).update(
-        sha256=frozen.sha256, storage_key=frozen.storage_key, counts=frozen.counts, frozen_at=Now()
+        sha256=frozen.sha256,
+        storage_key=frozen.storage_key,
+        counts=frozen.counts,
+        people=frozen.people,
+        frozen_at=Now(),
     )
 
 
