@@ -6,6 +6,7 @@ workers. A message carries nothing that Postgres does not know; losing or doubli
 
 import gc
 import os
+import sys
 
 from celery import Celery
 from celery.signals import worker_process_init
@@ -33,6 +34,9 @@ app.conf.beat_schedule = {
 
 
 @worker_process_init.connect
-def spare_what_stays(**_kwargs: object) -> None:
-    """What lives as long as the process is not looked through again and again."""
+def prepare_process(**_kwargs: object) -> None:
+    """What lives as long as the process is not looked through again and again, and a thread with an answer
+    from Postgres does not wait 5 ms for one that computes.
+    """
     gc.freeze()
+    sys.setswitchinterval(0.0005)

@@ -10,6 +10,8 @@ import math
 from dataclasses import dataclass
 from typing import Any, Final
 
+from pydantic_core import from_json
+
 from annotation.formats.schema import RowError, describe
 
 MAX_ROW: Final = 8 * 1024**2  # bytes of one row as text
@@ -47,7 +49,43 @@ def record_of(number: int, end: int, raw: bytes | None) -> Record:
 
 
 def parse_row(raw: bytes) -> dict[str, Any] | None:
-    """A JSON object; None where there is nothing but white space. Raises `RowError`."""
+    """A JSON object; None where there is nothing but white space. Raises `RowError`.
+
+    Most rows are texts alone: those are read five times faster, and all others, and what is wrong with them,
+    as Python reads them.
+    """
+    row = _parse_texts(raw)
+    return _parse_any(raw) if row is None else row
+
+
+def _parse_texts(raw: bytes) -> dict[str, Any] | None:
+    """A row of texts and of lists of objects of texts; None for any other."""
+    if b"\\u" in raw and (b"\\u0000" in raw or b"\\ud" in raw or b"\\uD" in raw):
+        return None
+    try:
+        row = from_json(raw)
+    except ValueError:
+        return None
+    # Numbers are left to Python: this parser takes one that is too large for infinity.
+    return row if type(row) is dict and _has_only_texts(row) else None
+
+
+def _has_only_texts(row: dict[str, Any]) -> bool:
+    for value in row.values():
+        if type(value) is str:
+            continue
+        if type(value) is not list:
+            return False
+        for item in value:
+            if type(item) is not dict:
+                return False
+            for inner in item.values():
+                if type(inner) is not str:
+                    return False
+    return True
+
+
+def _parse_any(raw: bytes) -> dict[str, Any] | None:
     try:
         text = raw.decode()
     except UnicodeDecodeError as error:

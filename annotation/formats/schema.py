@@ -8,6 +8,9 @@ from pydantic import BaseModel, ConfigDict, Field, PlainValidator, ValidationErr
 from annotation.prompts import words_of
 
 MAX_CANDIDATES: Final = 100
+MAX_SOURCE: Final = 200  # characters
+PLAIN_ROW: Final = {"prompt", "candidates", "judgements", "meta"}
+PLAIN_CANDIDATE: Final = {"text", "source"}
 Row = dict[str, Any]
 
 
@@ -142,7 +145,7 @@ class Strict(BaseModel):
 class CandidateRow(Strict):
     text: Text = None
     image: Annotated[Any, PlainValidator(_check_image)] = None
-    source: str | None = Field(None, max_length=200)
+    source: str | None = Field(None, max_length=MAX_SOURCE)
 
     @model_validator(mode="after")
     def _one_content(self) -> "CandidateRow":
@@ -215,6 +218,40 @@ def check_group(row: Row, *, content: str) -> Row:
 
     `content` is "text" or "image": what this project's candidates are.
     """
+    plain = _plain_group(row) if content == "text" else None
+    return _check_group(row, content=content) if plain is None else plain
+
+
+def _plain_group(row: Row) -> Row | None:
+    """A good row of texts that nobody has judged, as `_check_group` gives it, in a tenth of the time; None
+    for every other, good or bad.
+    """
+    candidates, meta = row.get("candidates"), row.get("meta", {})
+    if (
+        not row.keys() <= PLAIN_ROW
+        or not _is_plain_text(row.get("prompt"))
+        or row.get("judgements", []) != []
+    ):
+        return None
+    if type(candidates) is not list or not 1 <= len(candidates) <= MAX_CANDIDATES or type(meta) is not dict:
+        return None
+    for candidate in candidates:
+        if type(candidate) is not dict or not candidate.keys() <= PLAIN_CANDIDATE:
+            return None
+        source = candidate.get("source", "")
+        if not _is_plain_text(candidate.get("text")) or type(source) is not str or len(source) > MAX_SOURCE:
+            return None
+    first = candidates[0]["text"]
+    if len(candidates) > 1 and all(candidate["text"] == first for candidate in candidates):
+        return None
+    return {"prompt": row["prompt"], "candidates": candidates, "judgements": [], "meta": meta}
+
+
+def _is_plain_text(value: object) -> bool:
+    return type(value) is str and bool(value) and not value.isspace()
+
+
+def _check_group(row: Row, *, content: str) -> Row:
     try:
         group = GroupRow.model_validate(row)
     except ValidationError as error:

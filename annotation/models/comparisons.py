@@ -3,6 +3,7 @@
 from typing import ClassVar
 
 import pgtrigger
+from django.contrib.postgres.indexes import BrinIndex
 from django.db import models
 from django.db.models import F, Q
 
@@ -66,16 +67,23 @@ class Comparison(models.Model):
     makes of rank, priority and what was judged. Of the open slots, `reserved_open` wait for certain groups.
     """
 
-    project = models.ForeignKey(Project, on_delete=models.CASCADE, related_name="comparisons")
+    project = models.ForeignKey(
+        Project,
+        on_delete=models.CASCADE,
+        related_name="comparisons",
+        db_index=False,  # that of `comparison_rank_once` begins with it
+    )
     rank = models.BigIntegerField()
     queue_key = models.BigIntegerField()
     priority = models.SmallIntegerField(default=0, help_text="higher comes first, where the project says so")
     prompt = models.JSONField(help_text="a text, or a list of {role, content} messages")
     prompt_key = models.CharField(
-        max_length=64, help_text="SHA-256 of the prompt; splits keep equal prompts together"
+        max_length=64,
+        db_collation="C",
+        help_text="SHA-256 of the prompt; splits keep equal prompts together",
     )
     content_key = models.CharField(
-        max_length=64, blank=True, help_text="SHA-256 of the prompt and its candidates"
+        max_length=64, blank=True, db_collation="C", help_text="SHA-256 of the prompt and its candidates"
     )
     held_out = models.BooleanField(
         default=False, help_text="for evaluation only: never part of a training snapshot"
@@ -86,7 +94,12 @@ class Comparison(models.Model):
     reference = models.JSONField(null=True, blank=True, help_text="a known good answer, from the file")
     meta = models.JSONField(default=dict)
     import_job = models.ForeignKey(
-        "ImportJob", null=True, blank=True, on_delete=models.SET_NULL, related_name="comparisons"
+        "ImportJob",
+        null=True,
+        blank=True,
+        on_delete=models.SET_NULL,
+        related_name="comparisons",
+        db_index=False,  # `comparison_import`
     )
     created_at = models.DateTimeField(auto_now_add=True)
 
@@ -108,8 +121,9 @@ class Comparison(models.Model):
                 condition=Q(open_slots__gt=F("reserved_open")),
                 name="comparison_open_queue",
             ),
-            models.Index(fields=["project", "prompt_key"], name="comparison_prompt"),
             models.Index(fields=["project", "content_key"], name="comparison_content"),
+            # The rows of an import lie together, so that a summary of each range of pages finds them.
+            BrinIndex(fields=["import_job"], name="comparison_import", autosummarize=True),
         ]
         triggers = [
             pgtrigger.Trigger(
@@ -170,10 +184,17 @@ class Reservation(models.Model):
 class Candidate(models.Model):
     """One answer to a comparison's prompt: text or image. `source` never reaches an annotator's browser."""
 
-    comparison = models.ForeignKey(Comparison, on_delete=models.CASCADE, related_name="candidates")
+    comparison = models.ForeignKey(
+        Comparison,
+        on_delete=models.CASCADE,
+        related_name="candidates",
+        db_index=False,  # that of `candidate_position_once` begins with it
+    )
     index = models.PositiveSmallIntegerField(help_text="the canonical position, zero-based")
     text = models.JSONField(null=True, blank=True, help_text="a text, or a list of messages")
-    image = models.ForeignKey(Media, null=True, blank=True, on_delete=models.PROTECT, related_name="+")
+    image = models.ForeignKey(
+        Media, null=True, blank=True, on_delete=models.PROTECT, related_name="+", db_index=False
+    )
     source = models.CharField(max_length=200, blank=True, help_text="the model or person that made it")
 
     class Meta:
@@ -183,6 +204,9 @@ class Candidate(models.Model):
             models.CheckConstraint(
                 condition=Q(text__isnull=True) ^ Q(image__isnull=True), name="candidate_text_or_image"
             ),
+        ]
+        indexes = [
+            models.Index(fields=["image"], condition=Q(image__isnull=False), name="candidate_image"),
         ]
 
     def __str__(self) -> str:

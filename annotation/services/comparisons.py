@@ -6,7 +6,7 @@ import random
 import uuid
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 from django.db import transaction
 from django.db.models import Max
@@ -17,22 +17,22 @@ from annotation.models import (
     Comparison,
     ImportJob,
     Judgement,
-    Media,
     Project,
     QueueStrategy,
     Reservation,
     User,
 )
-from annotation.services.copying import copy_rows
+from annotation.services.copying import Encoded, copy_columns, copy_rows, next_ids
 from annotation.services.searching import note_new_comparisons
 from annotation.services.statements import fetch
 from annotation.services.strategies import lock_members, lower_frontiers, new_key
 from annotation.template import can_be_judged, differences_of
 
 KNOWN = """
-SELECT content_key FROM annotation_comparison
-WHERE project_id = %(project)s AND content_key = ANY(%(keys)s::text[])
+SELECT content_key FROM annotation_comparison c JOIN string_to_table(%(keys)s, ',') AS k ON c.content_key = k
+WHERE project_id = %(project)s
 """
+EMPTY = Encoded("{}")
 IMPORT_PREFIX = "import:"  # no person's name may contain a colon
 COLUMNS = (
     "annotator",
@@ -92,54 +92,59 @@ def add_groups(
     ranks = list(range(first, first + len(groups)))
     if shuffle_seed is not None:
         random.Random(shuffle_seed).shuffle(ranks)
-    rows = []
-    for group, rank in zip(groups, ranks, strict=True):
-        done = _labels(group)
-        slots = _slots(project, group, done) if needed is None else needed
-        row = {
-            "project_id": project.pk,
-            "rank": rank,
-            "queue_key": new_key(project, rank=rank, labels=done),
-            "prompt": group["prompt"],
-            "prompt_key": digest_of(group["prompt"]),
-            "content_key": group.get("content_key") or content_key(group),
-            "held_out": held_out,
-            "needed": slots,
-            "open_slots": slots,
-            "reference": group.get("reference"),
-            "meta": group.get("meta", {}),
-            "import_job_id": import_job and import_job.pk,
-        }
-        rows.append(row)
-    reserved = _reserve_slots(project, rows)
-    ids = copy_rows(Comparison, rows)
-    copy_rows(Candidate, list(_candidates(ids, groups)))
-    copy_rows(Reservation, [{"comparison_id": ids[number], **row} for number, row in reserved])
+    groups = [group if "content" in group else group | {"content": content_of(group)} for group in groups]
+    ids = next_ids(Comparison, len(groups))
+    contents = [group["content"] for group in groups]
+    labels = [_labels(group) for group in groups]
+    slots = _slots(project, groups, labels) if needed is None else [needed] * len(groups)
+    queue_keys = [new_key(project, rank=rank, labels=done) for rank, done in zip(ranks, labels, strict=True)]
+    reserved, reserved_open = _reserve_slots(project, ids, slots, queue_keys)
+    columns = {
+        "id": ids,
+        "rank": ranks,
+        "queue_key": queue_keys,
+        "prompt": [content.prompt for content in contents],
+        "prompt_key": [content.prompt_key for content in contents],
+        "content_key": [content.content_key for content in contents],
+        "needed": slots,
+        "open_slots": slots,
+        "reserved_open": reserved_open,
+        "reference": [group.get("reference") for group in groups],
+        "meta": [group.get("meta") or EMPTY for group in groups],
+    }
+    job = import_job and import_job.pk
+    copy_columns(Comparison, columns, project_id=project.pk, held_out=held_out, import_job_id=job)
+    copy_columns(Candidate, _candidates(ids, groups))
+    copy_rows(Reservation, reserved)
     note_new_comparisons(project, ids)
     _add_judgements(project, ids, groups)
-    if project.queue_strategy != QueueStrategy.ORDER and rows:
+    if project.queue_strategy != QueueStrategy.ORDER and ids:
         lock_members([project.pk])
-        lower_frontiers(project.pk, key=min(row["queue_key"] for row in rows))
+        lower_frontiers(project.pk, key=min(queue_keys))
     return ids
 
 
-def _reserve_slots(project: Project, rows: list[dict[str, Any]]) -> list[tuple[int, dict[str, Any]]]:
+def _reserve_slots(
+    project: Project, ids: list[int], slots: list[int], queue_keys: list[int]
+) -> tuple[list[dict[str, Any]], list[int]]:
     """Keep open slots for the groups that are to give judgements of their own, as far as there are any.
 
-    Sets the rows' `reserved_open`; the reservations come with the numbers of their rows.
+    Gives the rows of the reservations, and how many slots of each comparison are reserved.
     """
     groups = list(project.annotator_groups.filter(reserved_labels__gt=0).order_by("pk"))
-    reserved = []
-    for number, row in enumerate(rows) if groups else ():
-        left = row["open_slots"]
+    if not groups:
+        return [], [0] * len(ids)
+    rows, reserved = [], []
+    for pk, left, queue_key in zip(ids, slots, queue_keys, strict=True):
+        kept = 0
         for group in groups:
-            slots = min(group.reserved_labels, left)
-            left -= slots
-            if slots:
-                values = {"queue_key": row["queue_key"], "needed": slots, "open_slots": slots}
-                reserved.append((number, {"group_id": group.pk, **values}))
-        row["reserved_open"] = row["open_slots"] - left
-    return reserved
+            own = min(group.reserved_labels, left - kept)
+            kept += own
+            if own:
+                values = {"queue_key": queue_key, "needed": own, "open_slots": own}
+                rows.append({"comparison_id": pk, "group_id": group.pk, **values})
+        reserved.append(kept)
+    return rows, reserved
 
 
 _canonical = json.JSONEncoder(sort_keys=True, allow_nan=False).encode
@@ -147,18 +152,41 @@ _canonical = json.JSONEncoder(sort_keys=True, allow_nan=False).encode
 
 def digest_of(value: object) -> str:
     """SHA-256 of a JSON value, whatever its keys' order."""
-    return hashlib.sha256(_canonical(value).encode()).hexdigest()
+    return _digest(_canonical(value))
 
 
-def content_key(group: dict[str, Any]) -> str:
-    """Equal for groups with the same prompt and the same candidates in the same order."""
-    contents = [item["image"].sha256 if "image" in item else item["text"] for item in group["candidates"]]
-    return digest_of([group["prompt"], contents])
+class Content(NamedTuple):
+    """A group's prompt and candidates as JSON, and what they are known by.
+
+    The keys are the SHA-256 of the prompt and of `[prompt, [candidate, …]]`, an image being its SHA-256.
+    """
+
+    prompt: Encoded
+    candidates: list[Encoded]
+    prompt_key: str
+    content_key: str
+
+
+def content_of(group: dict[str, Any]) -> Content:
+    prompt = _canonical(group["prompt"])
+    candidates = [
+        _canonical(item["image"].sha256 if "image" in item else item["text"]) for item in group["candidates"]
+    ]
+    return Content(
+        Encoded(prompt),
+        [*map(Encoded, candidates)],
+        _digest(prompt),
+        _digest(f"[{prompt}, [{', '.join(candidates)}]]"),
+    )
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _labels(group: dict[str, Any]) -> int:
     """Judgements that it brings along and that count as filled slots."""
-    return sum(item.get("kind", "regular") == "regular" for item in group.get("judgements", ()))
+    return sum([item.get("kind", "regular") == "regular" for item in group.get("judgements", ())])
 
 
 def without_duplicates(
@@ -169,35 +197,47 @@ def without_duplicates(
     Call it in the transaction that adds them: it locks the project, so that nobody adds an equal one.
     """
     Project.objects.select_for_update(no_key=True).get(pk=project.pk)
-    keys = [content_key(group) for group in groups]
-    seen = {key for (key,) in fetch(KNOWN, {"project": project.pk, "keys": keys})}
+    groups = [group if "content" in group else group | {"content": content_of(group)} for group in groups]
+    keys = [group["content"].content_key for group in groups]
+    seen = {key for (key,) in fetch(KNOWN, {"project": project.pk, "keys": ",".join(keys)})}
     new, equal = [], 0
     for group, key in zip(groups, keys, strict=True):
         again = key in seen
         equal += again
         seen.add(key)
         if not (again and skip):
-            new.append(group | {"content_key": key})
+            new.append(group)
     return new, equal
 
 
-def _slots(project: Project, group: dict[str, Any], done: int) -> int:
-    if not can_be_judged(project.questions, len(group["candidates"])):
-        return 0
-    return max(0, project.labels_per_comparison - done)
+def _slots(project: Project, groups: Sequence[dict[str, Any]], labels: Sequence[int]) -> list[int]:
+    """How many people are still to judge each group."""
+    sizes = [len(group["candidates"]) for group in groups]
+    asked = {size for size in set(sizes) if can_be_judged(project.questions, size)}
+    wanted = project.labels_per_comparison
+    return [max(0, wanted - done) if size in asked else 0 for size, done in zip(sizes, labels, strict=True)]
 
 
-def _candidates(ids: Sequence[int], groups: Sequence[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+def _candidates(ids: Sequence[int], groups: Sequence[dict[str, Any]]) -> dict[str, list[Any]]:
+    columns: dict[str, list[Any]] = {
+        "comparison_id": [],
+        "index": [],
+        "text": [],
+        "image_id": [],
+        "source": [],
+    }
     for pk, group in zip(ids, groups, strict=True):
-        for index, item in enumerate(group["candidates"]):
-            image: Media | None = item.get("image")
-            yield {
-                "comparison_id": pk,
-                "index": index,
-                "text": item.get("text"),
-                "image_id": image and image.pk,
-                "source": item.get("source") or "",
-            }
+        items = group["candidates"]
+        images = [item.get("image") for item in items]
+        columns["comparison_id"] += [pk] * len(items)
+        columns["index"] += range(len(items))
+        columns["text"] += [
+            text if image is None else None
+            for text, image in zip(group["content"].candidates, images, strict=True)
+        ]
+        columns["image_id"] += [image and image.pk for image in images]
+        columns["source"] += [item.get("source") or "" for item in items]
+    return columns
 
 
 def _add_judgements(project: Project, ids: Sequence[int], groups: Sequence[dict[str, Any]]) -> None:

@@ -13,7 +13,7 @@ from annotation.models import Candidate, Comparison, Judgement, JudgementChange,
 from annotation.prompts import pictures_of
 from annotation.services import reopening
 from annotation.services.answers import known_answer
-from annotation.services.comparisons import content_key, digest_of
+from annotation.services.comparisons import content_of, digest_of
 from annotation.services.counting import count_now, mark_stale
 from annotation.services.searching import read_words
 from annotation.template import NOT_ANSWERS
@@ -68,9 +68,9 @@ def _set_contents(row: Comparison, candidates: list[Candidate], prompt: Any, tex
     if errors:
         raise Invalid(errors)
     Candidate.objects.bulk_update(candidates, ["text"])
-    row.prompt_key = digest_of(row.prompt)
     shown = [{"image": item.image} if item.image else {"text": item.text} for item in candidates]
-    row.content_key = content_key({"prompt": row.prompt, "candidates": shown})
+    content = content_of({"prompt": row.prompt, "candidates": shown})
+    row.prompt_key, row.content_key = content.prompt_key, content.content_key
 
 
 def _checked(value: Any, field: str, errors: dict[str, str], *, pictures: list[str] | None = None) -> Any:

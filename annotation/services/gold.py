@@ -9,7 +9,7 @@ from annotation.errors import Conflict, Invalid, NotFound
 from annotation.formats.schema import RowError
 from annotation.models import Comparison, GoldAnswer, ImportJob, Project, User
 from annotation.services.answers import answer_to_texts, known_answer
-from annotation.services.comparisons import COLUMNS, add_groups, content_key
+from annotation.services.comparisons import COLUMNS, add_groups, content_of
 from annotation.services.counting import mark_stale
 from annotation.template import presented_answer
 
@@ -88,13 +88,13 @@ def add_known_answers(*, project: Project, groups: list[dict[str, Any]], job: Im
     question only: nobody else is asked to judge it.
     """
     project = Project.objects.select_for_update(no_key=True).get(pk=project.pk)
-    by_key = {content_key(group): group for group in groups}
+    by_key = {content_of(group).content_key: group for group in groups}
     equal = Comparison.objects.filter(project=project, content_key__in=by_key).order_by("-rank")
     found = dict(equal.values_list("content_key", "pk"))
     new = [key for key in by_key if key not in found]
     added = add_groups(
         project=project,
-        groups=[by_key[key] | {"content_key": key} for key in new],
+        groups=[by_key[key] for key in new],
         held_out=job.held_out,
         import_job=job,
         needed=0,

@@ -8,9 +8,12 @@ import time
 import uuid
 from base64 import b64decode
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Final
+from itertools import chain
+from typing import Any, Final, TypeVar
 
 from django.conf import settings
 from django.core.files.base import File
@@ -28,15 +31,17 @@ from annotation.formats.records import Record, UnreadableFile
 from annotation.formats.schema import RowError
 from annotation.models import ImportJob, Media, Project, RejectedRow, User, Webhook
 from annotation.numbers import number
-from annotation.prompts import with_pictures
-from annotation.services.comparisons import add_groups, without_duplicates
+from annotation.prompts import pictures_of, with_pictures
+from annotation.services.comparisons import add_groups, content_of, without_duplicates
 from annotation.services.copying import refresh_statistics
 from annotation.services.gold import add_known_answers, with_known_answer
 from annotation.services.jobs import enqueue
 from annotation.services.media import store_image
+from annotation.services.statements import execute
 from annotation.services.webhooks import emit
 from annotation.template import most_candidates
 
+Batch = TypeVar("Batch")
 CHUNK_LINES: Final = 2000
 MAX_TOGETHER: Final = 1000  # rows that make up one group, or one tree
 CHUNK_BYTES: Final = 4 * 1024**2
@@ -47,6 +52,18 @@ ATTEMPTS_USED_UP: Final = (
 )
 
 
+@dataclass(slots=True)
+class _Unit:
+    """What one row, or the rows that belong together, came to; the picture files in it are still names."""
+
+    first: int
+    last: int
+    end: int
+    size: int
+    groups: list[dict[str, Any]] = field(default_factory=list)
+    error: RowError | None = None
+
+
 @dataclass
 class _Chunk:
     """What some lines of the file came to, and where they end."""
@@ -54,8 +71,13 @@ class _Chunk:
     groups: list[dict[str, Any]] = field(default_factory=list)
     rejected: list[RejectedRow] = field(default_factory=list)
     fetched: dict[str, Media] = field(default_factory=dict)
+    size: int = 0
     position: int = 0
     line: int = 0
+
+    @property
+    def is_full(self) -> bool:
+        return len(self.groups) + len(self.rejected) >= CHUNK_LINES or self.size >= CHUNK_BYTES
 
 
 def start_import(
@@ -149,17 +171,38 @@ def _note_total(job: ImportJob, upload: Upload) -> None:
 
 
 def _chunks(job: ImportJob, form: Format, upload: Upload) -> Iterator[_Chunk]:
-    chunk, began, size = _Chunk(), time.monotonic(), 0
-    for records in _together(upload.records(position=job.position, number=job.line), form):
-        _read(job, form, upload, records, chunk)
-        size += sum(record.size for record in records)
-        chunk.position, chunk.line = records[-1].end, records[-1].number
-        count = len(chunk.groups) + len(chunk.rejected)
-        if count >= CHUNK_LINES or size >= CHUNK_BYTES or time.monotonic() - began > CHUNK_SECONDS:
-            yield chunk
-            chunk, began, size = _Chunk(), time.monotonic(), 0
+    chunk, began = _Chunk(), time.monotonic()
+    with closing(_ahead(_read_some(job, form, upload))) as batches:
+        for unit in chain.from_iterable(batches):
+            _add(job, upload, unit, chunk)
+            if chunk.is_full or time.monotonic() - began > CHUNK_SECONDS:
+                yield chunk
+                chunk, began = _Chunk(), time.monotonic()
     if chunk.line:
         yield chunk
+
+
+def _ahead(batches: Iterator[Batch]) -> Iterator[Batch]:
+    """The same, each made by a thread while the one before it is worked on."""
+    with ThreadPoolExecutor(max_workers=1) as thread:
+        coming = thread.submit(next, batches, None)
+        while (batch := coming.result()) is not None:
+            coming = thread.submit(next, batches, None)
+            yield batch
+
+
+def _read_some(job: ImportJob, form: Format, upload: Upload) -> Iterator[list[_Unit]]:
+    """The rows as groups, so many at a time as make a chunk; needs no database."""
+    batch, size = list[_Unit](), 0
+    for records in _together(upload.records(position=job.position, number=job.line), form):
+        unit = _read(job, form, records)
+        batch.append(unit)
+        size += unit.size
+        if len(batch) >= CHUNK_LINES or size >= CHUNK_BYTES:
+            yield batch
+            batch, size = [], 0
+    if batch:
+        yield batch
 
 
 def _together(records: Iterator[Record], form: Format) -> Iterator[list[Record]]:
@@ -180,21 +223,40 @@ def _together(records: Iterator[Record], form: Format) -> Iterator[list[Record]]
         yield unit
 
 
-def _read(job: ImportJob, form: Format, upload: Upload, records: list[Record], chunk: _Chunk) -> None:
+def _read(job: ImportJob, form: Format, records: list[Record]) -> _Unit:
+    unit = _Unit(records[0].number, records[-1].number, records[-1].end, sum(item.size for item in records))
     try:
         for record in records:
             if record.error is not None:
                 raise record.error
         rows = [record.row for record in records if record.row is not None]
         if rows:
-            groups = form.read(rows, content=job.project.modality)
-            _check_numbers(job.project, groups)
-            if job.use != ImportJob.Use.JUDGEMENTS:
-                groups = [with_known_answer(group, job.project) for group in groups]
-            chunk.groups += [_with_images(group, upload, chunk.fetched) for group in groups]
+            unit.groups = form.read(rows, content=job.project.modality)
+            _check_numbers(job.project, unit.groups)
+            for group in unit.groups:
+                if not _has_pictures(group):
+                    group["content"] = content_of(group)
+    except RowError as error:
+        unit.error = error
+    return unit
+
+
+def _add(job: ImportJob, upload: Upload, unit: _Unit, chunk: _Chunk) -> None:
+    """Keep what was read, with the pictures in it."""
+    try:
+        if unit.error is not None:
+            raise unit.error
+        groups = unit.groups
+        if job.use != ImportJob.Use.JUDGEMENTS:
+            groups = [with_known_answer(group, job.project) for group in groups]
+        chunk.groups += [
+            group if "content" in group else _with_images(group, upload, chunk.fetched) for group in groups
+        ]
     except RowError as error:
         reason = {"field": error.field[:100], "reason": error.reason[:500]}
-        chunk.rejected.append(RejectedRow(job=job, line=records[0].number, **reason))
+        chunk.rejected.append(RejectedRow(job=job, line=unit.first, **reason))
+    chunk.size += unit.size
+    chunk.position, chunk.line = unit.end, unit.last
 
 
 def _check_numbers(project: Project, groups: list[dict[str, Any]]) -> None:
@@ -204,6 +266,10 @@ def _check_numbers(project: Project, groups: list[dict[str, Any]]) -> None:
         if most is not None and len(group["candidates"]) > most:
             problem = f"are {len(group['candidates'])}; this project ranks {most} at most"
             raise RowError("candidates", problem)
+
+
+def _has_pictures(group: dict[str, Any]) -> bool:
+    return any("image" in item for item in group["candidates"]) or bool(pictures_of(group["prompt"]))
 
 
 def _with_images(group: dict[str, Any], upload: Upload, fetched: dict[str, Media]) -> dict[str, Any]:
@@ -246,7 +312,12 @@ def _image_bytes(image: str, upload: Upload, field: str) -> bytes:
 
 @transaction.atomic
 def _commit(job: ImportJob, chunk: _Chunk) -> bool:
-    """Store a chunk and the position behind it; False if somebody else has moved the position."""
+    """Store a chunk and the position behind it; False if somebody else has moved the position.
+
+    What a server that loses its power forgets of it, it forgets together with the position, so that nobody
+    waits for the disk before `_finish`, which does.
+    """
+    execute("SET LOCAL synchronous_commit = off", {})
     now = ImportJob.objects.select_for_update(no_key=True).get(pk=job.pk)
     if now.position != job.position or now.status != ImportJob.Status.RUNNING:
         return False
