@@ -8,6 +8,7 @@ from django.db import models
 from django.db.models import F, Q
 
 from annotation.models.projects import AnnotatorGroup, Project
+from annotation.models.references import referred, refers
 from annotation.permissions import ProjectRows
 
 
@@ -71,6 +72,7 @@ class Comparison(models.Model):
         Project,
         on_delete=models.CASCADE,
         related_name="comparisons",
+        db_constraint=False,  # `refers` sees to it
         db_index=False,  # that of `comparison_rank_once` begins with it
     )
     rank = models.BigIntegerField()
@@ -99,6 +101,7 @@ class Comparison(models.Model):
         blank=True,
         on_delete=models.SET_NULL,
         related_name="comparisons",
+        db_constraint=False,
         db_index=False,  # `comparison_import`
     )
     created_at = models.DateTimeField(auto_now_add=True)
@@ -126,6 +129,9 @@ class Comparison(models.Model):
             BrinIndex(fields=["import_job"], name="comparison_import", autosummarize=True),
         ]
         triggers = [
+            *refers("project_id", table="annotation_comparison", to="annotation_project"),
+            *refers("import_job_id", table="annotation_comparison", to="annotation_importjob"),
+            referred("comparison_id", table="annotation_candidate", to="annotation_comparison"),
             pgtrigger.Trigger(
                 name="slots_added",
                 level=pgtrigger.Statement,
@@ -188,6 +194,7 @@ class Candidate(models.Model):
         Comparison,
         on_delete=models.CASCADE,
         related_name="candidates",
+        db_constraint=False,
         db_index=False,  # that of `candidate_position_once` begins with it
     )
     index = models.PositiveSmallIntegerField(help_text="the canonical position, zero-based")
@@ -208,6 +215,7 @@ class Candidate(models.Model):
         indexes = [
             models.Index(fields=["image"], condition=Q(image__isnull=False), name="candidate_image"),
         ]
+        triggers = refers("comparison_id", table="annotation_candidate", to="annotation_comparison")
 
     def __str__(self) -> str:
         return f"candidate {self.index} of {self.comparison_id}"

@@ -7,6 +7,7 @@ from django.utils.translation import gettext_lazy as _
 
 from annotation.models.people import User
 from annotation.models.projects import Project
+from annotation.models.references import referred
 from annotation.permissions import ProjectRows
 
 
@@ -100,6 +101,11 @@ class ImportJob(Job):
     total = models.BigIntegerField(default=0, help_text="where the position ends; 0 where that is not known")
 
     objects: ClassVar[ImportJobQuerySet] = ImportJobQuerySet.as_manager()  # type: ignore[assignment]
+
+    class Meta:
+        triggers: ClassVar = [
+            referred("import_job_id", table="annotation_comparison", to="annotation_importjob")
+        ]
 
     def __str__(self) -> str:
         return f"import {self.pk}"

@@ -10,6 +10,7 @@ from django.utils.translation import gettext_lazy as _
 
 from annotation.models.audit import audited
 from annotation.models.people import User
+from annotation.models.references import referred
 from annotation.permissions import ProjectRows, Role
 
 # What moves with every comparison and answer of a member: no change that anybody decided.
@@ -90,7 +91,10 @@ class Project(models.Model):
                 condition=Q(queue_strategy__in=QueueStrategy.values), name="project_queue_strategy_known"
             ),
         ]
-        triggers = audited("project", project="(whole ->> 'id')::bigint")
+        triggers = [
+            *audited("project", project="(whole ->> 'id')::bigint"),
+            referred("project_id", table="annotation_comparison", to="annotation_project"),
+        ]
 
     def __str__(self) -> str:
         return self.name

@@ -58,6 +58,7 @@ def copy_columns(model: type[models.Model], columns: Mapping[str, Sequence[Any]]
     quote = connection.ops.quote_name
     names = ", ".join(quote(str(fields[name].column)) for name in (*columns, *same))
     with (
+        connection.wrap_database_errors,
         connection.cursor() as cursor,
         cursor.copy(f"COPY {quote(model._meta.db_table)} ({names}) FROM STDIN") as copy,
     ):

@@ -1,4 +1,4 @@
-"""What imports do in a shorter way for most rows gives what the long way gives; reading runs ahead of storing."""
+"""The short ways that imports take for most rows end where the long ones do; reading runs ahead of storing."""
 
 import hashlib
 import json
