@@ -1,4 +1,4 @@
-"""The short ways that imports take for most rows end where the long ones do; reading runs ahead of storing."""
+"""The short ways that imports take for most rows end where the long ones do; reading is ahead of storing."""
 
 import hashlib
 import json
