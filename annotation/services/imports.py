@@ -7,7 +7,7 @@ that a second attempt after a kill goes on exactly there, and a doubled message 
 import time
 import uuid
 from base64 import b64decode
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -182,7 +182,7 @@ def _chunks(job: ImportJob, form: Format, upload: Upload) -> Iterator[_Chunk]:
         yield chunk
 
 
-def _ahead(batches: Iterator[Batch]) -> Iterator[Batch]:
+def _ahead(batches: Iterator[Batch]) -> Generator[Batch, None, None]:
     """The same, each made by a thread while the one before it is worked on."""
     with ThreadPoolExecutor(max_workers=1) as thread:
         coming = thread.submit(next, batches, None)
