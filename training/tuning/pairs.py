@@ -32,15 +32,16 @@ from training.tuning.errors import BadInput
 VOTING_KINDS = frozenset({"regular", "review", "judge"})
 # The ties that make a third outcome, beside those that are dropped or count half.
 TIE_MODELS = frozenset({"rao_kupper", "davidson"})
-Apart = Literal["strength", "annotator_group"]
+Apart = Literal["strength", "annotator_group", "annotator"]
 
 
 @dataclass(frozen=True)
 class Pair:
     """Candidates ``chosen`` and ``rejected`` of one group; see the module for the numbers.
 
-    ``strength`` (0 of a tie) and ``annotator_group`` are those of the votes, if the pairs were kept apart by
-    them. ``lead`` is by how much the preferred score shall be higher, if something has found that out.
+    ``strength`` (0 of a tie), ``annotator_group`` and ``annotator`` are those of the votes, if the pairs were
+    kept apart by them. ``lead`` is by how much the preferred score shall be higher, if something has found
+    that out.
     """
 
     chosen: int
@@ -50,6 +51,7 @@ class Pair:
     tie: float = 0.0
     strength: float = 1.0
     annotator_group: str | None = None
+    annotator: str | None = None
     lead: float = 0.0
 
 
@@ -66,17 +68,18 @@ def make_pairs(
     ``only`` leaves judgements out.
     """
     count = len(group.candidates)
-    buckets: dict[tuple[float, str], list[tuple[Judgement, float]]] = defaultdict(list)
+    buckets: dict[tuple[float, str, str], list[tuple[Judgement, float]]] = defaultdict(list)
     for judgement, weight in zip(group.judgements, judgement_weights(group, keys), strict=True):
         if judgement.kind not in VOTING_KINDS or weight == 0 or (only and not only(judgement)):
             continue
         tied = not _preferences_exist(judgement, count)
         strength = (0.0 if tied else float(judgement.strength or 1)) if "strength" in apart else 1.0
         label = judgement.annotator_group or "" if "annotator_group" in apart else ""
-        buckets[strength, label].append((judgement, weight))
+        name = "" if judgement.annotator is None or "annotator" not in apart else str(judgement.annotator)
+        buckets[strength, label, name].append((judgement, weight))
     pairs = []
-    for (strength, label), judgements in sorted(buckets.items()):
-        about = {"strength": strength, "annotator_group": label or None}
+    for (strength, label, name), judgements in sorted(buckets.items(), key=lambda bucket: bucket[0]):
+        about = {"strength": strength, "annotator_group": label or None, "annotator": name or None}
         pairs += _pairs_of(judgements, count, keys, about)
     return pairs
 

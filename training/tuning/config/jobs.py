@@ -95,7 +95,7 @@ class ScoreConfig(Config):
         min_length=1,
         title="Context",
         description="What to judge by (a principle, a person), for a reward model that was trained with "
-        "conditions.",
+        "conditions; or whose taste counts, for one of ideal points (empty: everybody's).",
         json_schema_extra=PRIMARY,
     )
     select: Literal["none", "best", "top_share", "rejection", "pairs"] = Field(

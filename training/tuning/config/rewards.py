@@ -11,6 +11,8 @@ from training.tuning.config.text import ProcessKeys, TextTrainConfig
 SCALAR_LOSSES = {"bradley_terry", "plackett_luce", "best_of_k", "ordinal"}
 # Losses that read pairs.
 PAIR_LOSSES = {"bradley_terry", "ordinal", "general_preference"}
+# Losses of people who differ.
+PERSONAL_LOSSES = {"ideal_point", "mixture"}
 
 
 class RewardModelConfig(TextTrainConfig, ProcessKeys, TextPairKeys, BestKeys):
@@ -19,14 +21,23 @@ class RewardModelConfig(TextTrainConfig, ProcessKeys, TextPairKeys, BestKeys):
     """
 
     loss: Literal[
-        "bradley_terry", "plackett_luce", "best_of_k", "ordinal", "regression", "general_preference"
+        "bradley_terry",
+        "plackett_luce",
+        "best_of_k",
+        "ordinal",
+        "regression",
+        "general_preference",
+        "ideal_point",
+        "mixture",
     ] = Field(
         "bradley_terry",
         title="Loss",
         description="bradley_terry: pairs (arXiv:2009.01325). plackett_luce: whole rankings. best_of_k: the "
         "choice among all candidates (arXiv:1909.08593). ordinal: how much better, from strength. "
         "regression: the ratings of attributes (arXiv:2406.08673). general_preference: preferences that may "
-        "be cyclic (arXiv:2410.02197).",
+        "be cyclic (arXiv:2410.02197). ideal_point: each annotator likes what lies near a point of their "
+        "own, which mixes shared prototypes (arXiv:2406.08469). mixture: several rewards, weighed by the "
+        "prompt (arXiv:2505.24846).",
         json_schema_extra=PRIMARY,
     )
     ties: TieModel = Field(  # type: ignore[assignment]
@@ -106,10 +117,43 @@ class RewardModelConfig(TextTrainConfig, ProcessKeys, TextPairKeys, BestKeys):
         description="How attributes add up to one score; those not named count 0. Empty: the mean of all.",
     )
     dimensions: int = Field(
-        4, ge=2, le=64, multiple_of=2, title="Dimensions", description="Of general preferences; even."
+        4,
+        ge=2,
+        le=1024,
+        multiple_of=2,
+        title="Dimensions",
+        description="Of general preferences, or of the space of ideal points; even.",
     )
     preference_temperature: float = Field(
         0.1, gt=0, title="Temperature", description="Of general preferences: smaller is more decided."
+    )
+    prototypes: int = Field(
+        2,
+        ge=1,
+        le=64,
+        title="Prototypes",
+        description="Of ideal points, or the rewards of a mixture: kinds of people that are told apart.",
+    )
+    fit: Literal["all", "people"] = Field(
+        "all",
+        title="Fit",
+        description="people: from a base of the same loss; its rewards stay, and what is learnt is who this "
+        "data's people are (ideal_point), or under which prompt which reward counts (mixture).",
+    )
+    people_learning_rate: float = Field(
+        5e-3,
+        gt=0,
+        title="Learning rate of people",
+        description="Peak, for prototypes and people's shares of them, or for the router of a mixture.",
+    )
+    router_entropy: float = Field(
+        0.5, ge=0, title="Entropy of the router", description="Pulls a mixture's weights towards equal ones."
+    )
+    router_temperature: float = Field(
+        1.0,
+        gt=0,
+        title="Temperature of the router",
+        description="For a mixture with fit people: the smaller, the more a pair's best reward counts.",
     )
     condition: Literal["none", "context", "annotator", "annotator_group"] = Field(
         "none",
@@ -168,6 +212,7 @@ class RewardModelConfig(TextTrainConfig, ProcessKeys, TextPairKeys, BestKeys):
         self._check_members()
         self._check_attributes()
         self._check_corrections()
+        self._check_people()
         return self
 
     def _check_members(self) -> None:
@@ -204,6 +249,25 @@ class RewardModelConfig(TextTrainConfig, ProcessKeys, TextPairKeys, BestKeys):
         _refuse(weighed and self.members > 1, "min_norm needs one member")
         placed = self.normalise_on != "candidates" and self.normalise == "none"
         _refuse(placed, "normalise_on has a use only with normalise")
+
+    def _check_people(self) -> None:
+        loss = self.loss
+        given = {key for key in ("prototypes", "fit", "people_learning_rate") if self.is_changed(key)}
+        _refuse(bool(given) and loss not in PERSONAL_LOSSES, f"{', '.join(sorted(given))}: for the losses "
+                "ideal_point and mixture")  # fmt: skip
+        _refuse(self.is_changed("dimensions") and loss not in ("general_preference", "ideal_point"),
+                'dimensions need the loss "general_preference" or "ideal_point"')  # fmt: skip
+        routed = loss == "mixture"
+        _refuse(self.is_changed("router_entropy") and not (routed and self.fit == "all"),
+                'router_entropy needs the loss "mixture" and fit "all"')  # fmt: skip
+        _refuse(self.is_changed("router_temperature") and not (routed and self.fit == "people"),
+                'router_temperature needs the loss "mixture" and fit "people"')  # fmt: skip
+        if loss in PERSONAL_LOSSES:
+            _refuse(self.start_head == "zero", f"{loss} learns nothing from outputs that are all the same")
+            _refuse(
+                self.normalise != "none", f"{loss} gives people scores of their own, which are not normalised"
+            )
+        _refuse(loss == "ideal_point" and self.condition != "none", "ideal_point goes without conditions")
 
 
 def _refuse(wrong: bool, message: str) -> None:

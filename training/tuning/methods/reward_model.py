@@ -31,8 +31,10 @@ from training.tuning.run import Run
 from training.tuning.text.batches import GroupBatch, make_batch
 from training.tuning.text.dataset import Example, Prepared, prepare, preview, texts_of
 from training.tuning.text.models import TextModel
+from training.tuning.text.pairs import sides
+from training.tuning.text.personal import PersonalObjective
 from training.tuning.text.reward_evaluation import Evaluation
-from training.tuning.text.reward_objectives import Objective, RatingObjective, objective_of, sides
+from training.tuning.text.reward_objectives import Objective, RatingObjective, objective_of
 from training.tuning.text.reward_saving import info_of, reward_notes, save_reward
 from training.tuning.text.reward_training import (
     bootstrap_weights,
@@ -69,6 +71,8 @@ def train(run: Run) -> None:
     model = open_model(run, objective)
     data.examples = _corrected(run, data.examples)
     references = _references(run, model, tokenizer) if config.normalise != "none" else []
+    if isinstance(objective, PersonalObjective):
+        objective.attach(model)
     start_head(model.model, outputs=_outputs_of_a_head(model, objective), start=config.start_head)
     if config.normalise == "standardise":
         found = moments(model, references)
@@ -76,7 +80,7 @@ def train(run: Run) -> None:
     trained = nn.ModuleDict({"model": model.model})
     if objective.link is not None:
         trained["link"] = objective.link.to(model.device)
-    optimizer = make_optimizer(trained.parameters(), config)
+    optimizer = optimizer_of(trained, objective, config)
     done = run.begin(trained, optimizer, total_steps=plan.total_steps)
 
     def read(micro: MicroBatch) -> tuple[GroupBatch, list[Example]]:
@@ -89,14 +93,14 @@ def train(run: Run) -> None:
         shares = step_weights(model, objective, config, read, micro_batches)
         for number, micro in mine(list(enumerate(micro_batches))):
             batch, examples = read(micro)
-            outputs = model.outputs(batch)
+            outputs = outputs_of(model, objective, batch)
             losses = objective.losses(outputs, examples)
             weight = term_weights(objective, examples, config, seed=run.seed).to(losses)
             if shares is not None:
                 weight = weight * shares[number].to(losses)
             (losses * weight).sum().div(total * losses.shape[1]).backward()
             means.add({"loss": losses.mean(dim=1)}, _plain_weights(objective, examples))
-            add_pair_metrics(means, outputs, examples, config)
+            add_pair_metrics(means, outputs, examples, config, objective)
             speed.add(batch.tokens)
         values = means.result() | update(optimizer, config, step=step, total_steps=plan.total_steps)
         run.log(step, values | add_up(speed.result()))
@@ -116,6 +120,23 @@ def open_model(run: Run, objective: Objective) -> TextModel:
         names = [f"member-{number}" for number in range(config.members)]
         return open_policy(run, kind="reward", members=names)
     return open_policy(run, kind="reward", outputs=objective.outputs)
+
+
+def optimizer_of(
+    trained: nn.ModuleDict, objective: Objective, config: RewardModelConfig
+) -> torch.optim.Optimizer:
+    """What stands for people has a learning rate of its own."""
+    if not isinstance(objective, PersonalObjective):
+        return make_optimizer(trained.parameters(), config)
+    people = (trained["link"].parameters(), config.people_learning_rate)
+    return make_optimizer(trained["model"].parameters(), config, others=[people])
+
+
+def outputs_of(model: TextModel, objective: Objective, batch: GroupBatch) -> Tensor:
+    """What the objective reads of a batch's candidates (N, T)."""
+    if isinstance(objective, PersonalObjective):
+        return objective.link.read(model, batch)  # type: ignore[no-any-return]
+    return model.outputs(batch)
 
 
 def step_weights(
@@ -154,26 +175,33 @@ def score_of(outputs: Tensor, config: RewardModelConfig, names: Sequence[str] = 
 
 
 def pair_scores(
-    outputs: Tensor, examples: Sequence[Example], config: RewardModelConfig, names: Sequence[str] = ()
+    outputs: Tensor, examples: Sequence[Example], config: RewardModelConfig, objective: Objective
 ) -> tuple[Tensor, Tensor]:
     """Scores (B,) of both sides of the pairs; of general preferences half the preference for each."""
+    if isinstance(objective, PersonalObjective):
+        return objective.pair_scores(outputs, examples)
     if config.loss == "general_preference":
         preference = preference_scores(*sides(outputs, examples)) / config.preference_temperature
         return preference / 2, -preference / 2
+    names = objective.names if isinstance(objective, RatingObjective) else []
     chosen, rejected = sides(score_of(outputs, config, names)[:, None], examples)
     return chosen[:, 0], rejected[:, 0]
 
 
 @torch.no_grad()
 def add_pair_metrics(
-    means: Means, outputs: Tensor, examples: Sequence[Example], config: RewardModelConfig
+    means: Means,
+    outputs: Tensor,
+    examples: Sequence[Example],
+    config: RewardModelConfig,
+    objective: Objective,
 ) -> None:
     """``rewards/…`` of the pairs, and how far the members are apart."""
     pairs = [pair for example in examples for pair in example.pairs]
     if pairs and not config.attribute_weights:
         target = outputs.new_tensor([pair.target + pair.tie / 2 for pair in pairs])
         weight = outputs.new_tensor([pair.weight for pair in pairs])
-        means.add(pair_metrics(*pair_scores(outputs, examples, config), target), weight)
+        means.add(pair_metrics(*pair_scores(outputs, examples, config, objective), target), weight)
     if config.members > 1:
         apart = disagreement(outputs)
         means.add({"disagreement": apart}, torch.ones_like(apart))
@@ -189,11 +217,11 @@ def evaluate(
     sizes = [one.tokens.size for one in examples]
     for micro in split(range(len(examples)), sizes, most=None, budget=TOKEN_BUDGET):
         batch, chosen = _batch(model, [examples[index] for index in micro])
-        outputs = model.outputs(batch)
+        outputs = outputs_of(model, objective, batch)
         losses = objective.losses(outputs, chosen).mean(dim=1)
         found.add_losses(losses, _plain_weights(objective, chosen))
         if any(one.pairs for one in chosen):
-            found.add_pairs(chosen, *pair_scores(outputs, chosen, config, names))
+            found.add_pairs(chosen, *pair_scores(outputs, chosen, config, objective))
         if isinstance(objective, RatingObjective):
             for one, own in zip(chosen, outputs.split(batch.sizes), strict=True):
                 found.add_ratings(objective.ratings(one.group), own)
@@ -215,7 +243,7 @@ def publish(
     normal = moments(model, references) if references else None
     info = info_of(config, objective, model, moments=normal, evaluation=found)
     run.publish(
-        save_reward(model, info, config, bins=found.bins() if found else []),
+        save_reward(model, info, config, objective, bins=found.bins() if found else []),
         how_to_load=how_to_load(model, kind="reward"),
         notes=[
             how_joined(model.tokenizer, pair=model.layout == "separate"),

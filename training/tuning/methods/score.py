@@ -22,6 +22,7 @@ from training.tuning.errors import BadInput
 from training.tuning.pairs import Pair
 from training.tuning.rewards.compose import Rewards, Scored, open_rewards
 from training.tuning.rewards.conditions import with_context
+from training.tuning.rewards.info import read_info
 from training.tuning.rewards.selection import best_and_worst, best_of, best_share, rejection_sample
 from training.tuning.rewards.sources import LearnedReward, Measured, join
 from training.tuning.rewards.spec import RewardEntry
@@ -37,7 +38,7 @@ from training.tuning.text.tokens import PairTokenizer, Unusable, how_joined
 def train(run: Run) -> None:
     """Score every candidate."""
     rewards = open_scorers(run)
-    groups = [with_context(group, run.config.context) for group in run.train]
+    groups = [with_context(group, context_of(run)) for group in run.train]
     if not any(group.candidates for group in groups):
         raise BadInput("no row has a candidate", file=run.dir.train_file)
     run.dir.cut_back(-1)
@@ -62,11 +63,25 @@ def open_scorers(run: Run) -> Rewards:
     options = {"precision": run.config.precision, "max_length": run.config.max_length}
     if run.reward:
         return open_rewards(run.reward, modality="text", device=run.device, **options)
+    if run.base and knows_people(run.base):
+        person = LearnedReward(run.base, device=run.device, annotator=run.config.context, **options)
+        return Rewards([RewardEntry(model=run.base)], [person])
     model = LearnedReward(run.base, device=run.device, **options)
     if (model.info.condition != "none") != (run.config.context is not None):
         needs = "needs" if run.config.context is None else "was trained without conditions and takes no"
         raise BadInput(f"the reward model {needs} context", file=run.dir.run_file, field="config.context")
     return Rewards([RewardEntry(model=run.base)], [model])
+
+
+def knows_people(base: str) -> bool:
+    """Whether a reward model knows annotators by their names."""
+    info = read_info(base)
+    return info is not None and info.taste is not None and info.taste.kind == "ideal_point"
+
+
+def context_of(run: Run) -> str | None:
+    """What is put before the prompts: not the name of somebody whom the reward model knows."""
+    return None if run.base and knows_people(run.base) else run.config.context  # type: ignore[no-any-return]
 
 
 def score_groups(run: Run, rewards: Rewards, groups: Sequence[Group]) -> tuple[Scored, list[Measured]]:
@@ -187,7 +202,7 @@ def inspect(run: Run) -> dict[str, Any]:
     tokenizer = open_tokenizer(model, kind="reward", max_length=run.config.max_length)
     pair = isinstance(tokenizer, PairTokenizer)
     data: Prepared = prepare(
-        [with_context(group, run.config.context) for group in run.train],
+        [with_context(group, context_of(run)) for group in run.train],
         tokenizer,
         _all_candidates,
         file=run.dir.train_file,

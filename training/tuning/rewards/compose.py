@@ -323,11 +323,18 @@ def open_source(
         return RuleReward.of_function(entry.python)
     assert entry.model is not None
     if modality == "image":
+        if entry.annotator is not None:
+            raise BadInput("reward models of pictures know no annotators", file=entry.model, field="reward")
         from training.tuning.rewards.pictures import PictureReward
 
         return PictureReward(entry.model, device=device, precision=precision)
-    kind = ImplicitReward if Path(entry.model).is_dir() and is_policy(entry.model) else LearnedReward
-    return kind(entry.model, device=device, precision=precision, max_length=max_length)
+    if Path(entry.model).is_dir() and is_policy(entry.model):
+        if entry.annotator is not None:
+            raise BadInput("a tuned policy knows no annotators", file=entry.model, field="reward")
+        return ImplicitReward(entry.model, device=device, precision=precision, max_length=max_length)
+    return LearnedReward(
+        entry.model, device=device, precision=precision, max_length=max_length, annotator=entry.annotator
+    )
 
 
 def _within(values: Tensor, least: float | None, most: float | None) -> Tensor:

@@ -5,6 +5,8 @@ score      = by ``kind``:  scalar      the one output
                            ensemble    ``aggregate`` of the members' outputs
                            attributes  the sum of ``weights`` · outputs
                            preference  mean probability of being preferred to the prompt's others
+                           personal    what ``taste`` and ``personal.safetensors`` make of the outputs for
+                                       somebody, or under a prompt
                            steps       ``step_rule`` of the outputs at the ends of the steps (or of other
                                        ``segments``), members averaged
 """
@@ -20,9 +22,19 @@ from training.tuning.errors import BadInput
 from training.tuning.rewards.spec import Aggregate
 
 FILE = "reward.json"
-RewardKind = Literal["scalar", "ensemble", "attributes", "preference", "steps"]
+RewardKind = Literal["scalar", "ensemble", "attributes", "preference", "personal", "steps"]
 Condition = Literal["none", "context", "annotator", "annotator_group"]
 SegmentKind = Literal["steps", "sentences", "clauses"]
+
+
+class Taste(Config):
+    """How outputs become a score for somebody: ``count`` prototypes or rewards are mixed. ``users`` are known
+    by name, in the order of their weights.
+    """
+
+    kind: Literal["ideal_point", "mixture"]
+    count: int = Field(ge=1)
+    users: list[str] = Field(default_factory=list)
 
 
 class RewardInfo(Config):
@@ -41,6 +53,7 @@ class RewardInfo(Config):
     step_rule: Literal["min", "product", "last"] = "min"
     segments: SegmentKind = "steps"
     link: dict[str, float | list[float]] = Field(default_factory=dict)
+    taste: Taste | None = None
 
     @model_validator(mode="after")
     def _lengths_fit(self) -> "RewardInfo":

@@ -25,6 +25,7 @@ from training.tuning.rewards.transforms import aggregate
 from training.tuning.text.batches import GroupBatch, make_batch
 from training.tuning.text.loading import load_for_use
 from training.tuning.text.models import TextModel
+from training.tuning.text.personal import load_taste
 from training.tuning.text.probe import check_reading
 from training.tuning.text.setup import TOKEN_BUDGET, open_tokenizer
 from training.tuning.text.steps import last_token, score_of_steps, segments_of
@@ -82,7 +83,9 @@ class LearnedReward:
         device: torch.device,
         precision: Precision = "fp32",
         max_length: int | None = 1024,
+        annotator: str | None = None,
     ) -> None:
+        self.annotator = annotator
         self.model: TextModel = load_for_use(folder, kind="reward", precision=precision, device=device)
         check_reading(self.model, kind="reward")
         self.tokenizer = open_tokenizer(folder, kind="reward", max_length=max_length)
@@ -91,6 +94,10 @@ class LearnedReward:
         self.info = read_info(self.model.base) or RewardInfo(
             outputs=self.model.inner.config.num_labels if not self.model.members else 1
         )
+        self.taste = load_taste(self.info, self.model) if self.info.taste is not None else None
+        users = self.info.taste.users if self.info.taste is not None else []
+        if annotator is not None and annotator not in users:
+            raise BadInput(f'this reward model knows no annotator "{annotator}"', file=self.model.base)
 
     @torch.no_grad()
     def measure(self, prompts: Sequence[Text], candidates: Sequence[Any]) -> Measured:
@@ -99,7 +106,8 @@ class LearnedReward:
         groups: list[tuple[list[int], EncodedGroup]] = []
         for _, run in groupby(range(len(prompts)), key=lambda at: prompts[at]):
             groups += self._encode(list(run), prompts, candidates, why)
-        outputs = torch.full((len(prompts), self.info.outputs), torch.nan, device=self.model.device)
+        columns = self.info.outputs if self.taste is None else 1
+        outputs = torch.full((len(prompts), columns), torch.nan, device=self.model.device)
         sizes = [tokens.size for _, tokens in groups]
         for micro in split(range(len(groups)), sizes, most=None, budget=TOKEN_BUDGET):
             batch = make_batch(
@@ -113,8 +121,15 @@ class LearnedReward:
                 tokens = [groups[index][1] for index in micro]
                 outputs[rows] = self._of_steps(batch, tokens, [candidates[at] for at in rows])
             else:
-                outputs[rows] = self._normalised(self.model.outputs(batch))
+                outputs[rows] = self._outputs(batch)
         return Measured(outputs, why)
+
+    def _outputs(self, batch: GroupBatch) -> Tensor:
+        """Normalised outputs (N, T), or what they are worth to the annotator (N, 1)."""
+        if self.taste is None:
+            return self._normalised(self.model.outputs(batch))
+        read = self.taste.read(self.model, batch)
+        return self.taste.scores(self.model, read, [self.annotator] * len(read))[:, None]
 
     def _of_steps(
         self, batch: GroupBatch, groups: Sequence[EncodedGroup], candidates: Sequence[Any]
@@ -171,12 +186,12 @@ class LearnedReward:
         pictures = self.tokenizer.pictures(prompt)
         group = EncodedGroup(prefix=ids[:shared], blocks=[ids[shared:]], starts=[0], pictures=pictures)
         batch = make_batch([group], causal=True, device=self.model.device)
-        return Measured(self._normalised(self.model.outputs(batch)))
+        return Measured(self._outputs(batch))
 
     def reduce(self, outputs: Tensor, prompts: Sequence[Text]) -> Tensor:
         """One score for each row, as ``reward.json`` says."""
         info = self.info
-        if info.kind == "steps":
+        if info.kind in ("steps", "personal"):
             return outputs[:, 0]
         if info.kind == "attributes" and info.weights:
             return outputs @ outputs.new_tensor(info.weights)

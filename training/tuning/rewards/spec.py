@@ -160,6 +160,7 @@ class RewardEntry(Config):
     transform: list[Transform] = Field(default_factory=list)
     gate: Gate | None = None
     credit: Credit | None = None
+    annotator: str | None = Field(None, min_length=1)
 
     @model_validator(mode="before")
     @classmethod
@@ -182,6 +183,8 @@ class RewardEntry(Config):
             raise ValueError('must be an object with one of "model", "rule" and "python"')
         if any(isinstance(step, REDUCING) for step in self.transform[1:]):
             raise ValueError("aggregate and attributes come first: what follows works on one score")
+        if self.annotator is not None and (self.model is None or self.credit is not None):
+            raise ValueError("an annotator belongs to a model of people's tastes, without credit")
         if self.transform and isinstance(self.transform[0], REDUCING) and self.model is None:
             raise ValueError("aggregate and attributes need a model: rules and functions give one score")
         if isinstance(self.gate, Constraint) and self.weight < 0:

@@ -162,3 +162,15 @@ def side_sums(
 def total_weight(examples: Sequence[Example], micro_batches: Sequence[MicroBatch]) -> float:
     """The weight of all pairs of a step: what its loss is divided by, however it is split."""
     return sum(pair.weight for micro in micro_batches for index in micro for pair in examples[index].pairs)
+
+
+def sides(outputs: Tensor, examples: Sequence[Example]) -> tuple[Tensor, Tensor]:
+    """Outputs (B, T) of the chosen and the rejected of all pairs of examples."""
+    chosen, rejected = [], []
+    offset = 0
+    for example in examples:
+        chosen += [offset + pair.chosen for pair in example.pairs]
+        rejected += [offset + pair.rejected for pair in example.pairs]
+        offset += len(example.tokens.blocks)
+    places = torch.tensor([chosen, rejected], dtype=torch.long, device=outputs.device)
+    return outputs.index_select(0, places[0]), outputs.index_select(0, places[1])

@@ -23,6 +23,8 @@ from training.tuning.losses.ordinal import ordinal_loss
 from training.tuning.losses.rankings import best_of_k_loss, plackett_luce_loss
 from training.tuning.pairs import VOTING_KINDS, Apart, Pair, make_pairs, why_no_pairs
 from training.tuning.text.dataset import Example, texts_of
+from training.tuning.text.pairs import sides
+from training.tuning.text.personal import TASTES, PersonalObjective
 from training.tuning.text.tokens import Unusable
 
 LEVELS = 3  # of strength
@@ -48,6 +50,8 @@ def objective_of(config: RewardModelConfig, groups: Sequence[Group]) -> Objectiv
         return RankObjective(config)
     if config.loss == "regression":
         return RatingObjective(config.attributes or attributes_of(groups))
+    if config.loss in TASTES:
+        return PersonalObjective(config, groups)
     return PairObjective(config)
 
 
@@ -266,15 +270,3 @@ def attributes_of(groups: Sequence[Group]) -> list[str]:
             if isinstance(value, int | float)
         }
     )
-
-
-def sides(outputs: Tensor, examples: Sequence[Example]) -> tuple[Tensor, Tensor]:
-    """Outputs (B, T) of the chosen and the rejected of all pairs of examples."""
-    chosen, rejected = [], []
-    offset = 0
-    for example in examples:
-        chosen += [offset + pair.chosen for pair in example.pairs]
-        rejected += [offset + pair.rejected for pair in example.pairs]
-        offset += len(example.tokens.blocks)
-    places = torch.tensor([chosen, rejected], dtype=torch.long, device=outputs.device)
-    return outputs.index_select(0, places[0]), outputs.index_select(0, places[1])

@@ -10,6 +10,7 @@ from training.tuning.rewards.info import FILE, RewardInfo, RewardKind, write_inf
 from training.tuning.rewards.spec import Aggregate
 from training.tuning.rundir import write_json
 from training.tuning.text.models import TextModel
+from training.tuning.text.personal import PersonalObjective, save_taste
 from training.tuning.text.reward_evaluation import Evaluation
 from training.tuning.text.reward_objectives import Cuts, Objective, RatingObjective
 from training.tuning.text.reward_training import Moments
@@ -34,6 +35,8 @@ def info_of(
         weights = (
             [config.attribute_weights.get(name, 0.0) for name in names] if config.attribute_weights else []
         )
+    elif isinstance(objective, PersonalObjective):
+        kind = "personal"
     elif config.loss == "general_preference":
         kind, link = "preference", {"tau": config.preference_temperature}
     elif isinstance(objective.link, Cuts):
@@ -53,11 +56,17 @@ def info_of(
         condition=config.condition,
         temperature=evaluation.temperature() if evaluation else None,
         link=link,
+        taste=objective.taste if isinstance(objective, PersonalObjective) else None,
     )
 
 
 def save_reward(
-    model: TextModel, info: RewardInfo, config: RewardModelConfig, *, bins: Sequence[Bin]
+    model: TextModel,
+    info: RewardInfo,
+    config: RewardModelConfig,
+    objective: Objective,
+    *,
+    bins: Sequence[Bin],
 ) -> Callable[[Path], None]:
     """A writer of the result. Members with adapters get a folder each, in peft's format."""
     write_model = save_result(model, precision=config.precision, merged=config.merged)
@@ -65,10 +74,26 @@ def save_reward(
     def write(folder: Path) -> None:
         write_model(folder)
         write_info(folder, info)
+        if isinstance(objective, PersonalObjective):
+            save_taste(folder, objective.link)
         if bins:
             write_json(folder / "calibration.json", {"bins": [asdict(one) for one in bins]})
 
     return write
+
+
+def _taste_note(info: RewardInfo) -> str:
+    if info.taste is None:
+        return ""
+    if info.taste.kind == "ideal_point":
+        return (
+            "The outputs are a point f(y); a person's score is minus its distance from f(softmax(w) P), with "
+            "their row w of `weights` and the `prototypes` P of `personal.safetensors`."
+        )
+    return (
+        f"The {info.outputs} outputs are rewards; the score is their mean by the softmax of what `router` in "
+        "`personal.safetensors` (two linear layers, a ReLU between them) makes of the prompt's last state."
+    )
 
 
 def reward_notes(info: RewardInfo) -> list[str]:
@@ -80,6 +105,7 @@ def reward_notes(info: RewardInfo) -> list[str]:
         "attributes": f"The outputs are {', '.join(info.names)}, in this order.",
         "preference": "The outputs are embeddings whose blocks (0, 1), (2, 3), … give the preference "
         "s(i, j) = sum of v_i1 v_j2 - v_i2 v_j1; the probability that i is preferred is sigmoid(s / tau).",
+        "personal": _taste_note(info),
         "steps": "The output at the last token of a step says whether it is right.",
     }
     notes = [f"{how[info.kind]} `{FILE}` says so for programs."]

@@ -19,7 +19,8 @@ from training.tuning.rewards.compose import Rewards
 from training.tuning.text.batches import GroupBatch
 from training.tuning.text.dataset import Example, texts_of
 from training.tuning.text.models import HEAD, TextModel
-from training.tuning.text.reward_objectives import Objective, sides
+from training.tuning.text.pairs import sides
+from training.tuning.text.reward_objectives import Objective
 
 Read = Callable[[MicroBatch], tuple[GroupBatch, list[Example]]]
 NORMALISING = 512  # groups at most that scores are normalised on
