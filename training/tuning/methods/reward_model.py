@@ -135,7 +135,7 @@ def optimizer_of(
 def outputs_of(model: TextModel, objective: Objective, batch: GroupBatch) -> Tensor:
     """What the objective reads of a batch's candidates (N, T)."""
     if isinstance(objective, PersonalObjective):
-        return objective.link.read(model, batch)  # type: ignore[no-any-return]
+        return objective.link.read(model, batch)
     return model.outputs(batch)
 
 

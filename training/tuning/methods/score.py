@@ -81,7 +81,7 @@ def knows_people(base: str) -> bool:
 
 def context_of(run: Run) -> str | None:
     """What is put before the prompts: not the name of somebody whom the reward model knows."""
-    return None if run.base and knows_people(run.base) else run.config.context  # type: ignore[no-any-return]
+    return None if run.base and knows_people(run.base) else run.config.context
 
 
 def score_groups(run: Run, rewards: Rewards, groups: Sequence[Group]) -> tuple[Scored, list[Measured]]:

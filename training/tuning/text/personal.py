@@ -94,7 +94,7 @@ class PersonalObjective:
         self.outputs = config.dimensions if config.loss == "ideal_point" else config.prototypes
         users = {pair.annotator or "" for group in groups for pair in self._pairs(group)}
         named = sorted(users) if config.loss == "ideal_point" else []
-        self.taste = Taste(kind=config.loss, count=config.prototypes, users=named)  # type: ignore[arg-type]
+        self.taste = Taste(kind=config.loss, count=config.prototypes, users=named)
         self.link: Any = None
         self.model: Any = None
 
