@@ -15,7 +15,7 @@ from training.tuning.images.errors import Draw, NoisyGroups, draw_for_group
 from training.tuning.images.families import Family
 from training.tuning.images.groups import ImageGroup
 
-ENCODE_PIXELS = 2**20  # pictures are encoded this many pixels at a time
+ENCODE_PIXELS = 2**18  # pictures are encoded this many pixels at a time: one of 512 × 512
 
 
 @dataclass(frozen=True)
