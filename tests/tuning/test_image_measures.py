@@ -83,7 +83,7 @@ def test_learned_and_closed_form_rewards_are_one_function(kind: str, tmp_path: P
     base = None if kind == "small" else str(save_clip(tmp_path / "clip"))
     model = reward_for_training(base, ImageRewardModelConfig(), seed=0)
     with torch.no_grad():
-        model.head.mlp[2].weight.normal_(generator=torch.Generator().manual_seed(1))
+        model.head.mlp[-1].weight.normal_(generator=torch.Generator().manual_seed(1))
     save_image_reward(model, tmp_path / "model")
     rewards = opened(
         {"model": str(tmp_path / "model"), "weight": 2.0, "transform": "sigmoid"},

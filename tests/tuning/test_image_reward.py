@@ -18,6 +18,7 @@ from tests.tuning.image_runs import make_run, metrics, pair_rows, read_rows, run
 from training.tuning.config import ImageRewardModelConfig
 from training.tuning.errors import EXIT_BAD_INPUT, EXIT_CANCELLED, EXIT_DONE, BadInput
 from training.tuning.images.data import open_image
+from training.tuning.images.pair_index import index_pairs
 from training.tuning.images.reward import RewardHead, prepare
 from training.tuning.images.reward_files import (
     load_clip,
@@ -25,6 +26,11 @@ from training.tuning.images.reward_files import (
     reward_for_training,
     save_image_reward,
 )
+from training.tuning.methods.image_reward_model import pair_losses
+from training.tuning.pairs import Pair
+from training.tuning.rewards.compose import open_rewards
+from training.tuning.rewards.pictures import PictureReward
+from training.tuning.rewards.spec import parse_rewards
 
 SMALL: dict[str, Any] = {
     "image_size": 16,
@@ -73,9 +79,9 @@ def test_head_by_hand():
     head = RewardHead(2, hidden=4, scale=3.0)
     image = torch.tensor([[2.0, 0.0]])
     text = torch.tensor([[0.5, math.sqrt(3) / 2]]) * 7
-    torch.testing.assert_close(head(image, text), torch.tensor([1.5]))
+    torch.testing.assert_close(head(image, text), torch.tensor([[1.5]]))
     with torch.no_grad():
-        head.mlp[2].weight.fill_(1.0)
+        head.mlp[-1].weight.fill_(1.0)
     assert head(image, text).item() != pytest.approx(1.5)
 
 
@@ -96,7 +102,7 @@ def test_a_fresh_clip_reward_is_clips_own_score(clip):
 def test_a_score_does_not_depend_on_its_batch(base, clip):
     model = reward_for_training(None if base == "small" else str(clip), ImageRewardModelConfig(), seed=0)
     with torch.no_grad():
-        model.head.mlp[2].weight.normal_()
+        model.head.mlp[-1].weight.normal_()
     images = [
         Image.fromarray(np.random.default_rng(n).integers(0, 256, (16, 16, 3), dtype=np.uint8))
         for n in range(4)
@@ -298,7 +304,7 @@ def test_scores_job(base, clip, tmp_path):
     """In the input's order, whatever the batches; a row of three and one without candidates."""
     model = reward_for_training(None if base == "small" else str(clip), ImageRewardModelConfig(), seed=0)
     with torch.no_grad():
-        model.head.mlp[2].weight.normal_()
+        model.head.mlp[-1].weight.normal_()
     save_image_reward(model, tmp_path / "model")
     media = tmp_path / "run" / "data" / "media"
     rows = [{key: row[key] for key in ("prompt", "candidates")} for row in pair_rows(media, count=3)]
@@ -380,3 +386,111 @@ def test_bad_folders(clip, tmp_path):
         load_clip(str(other))
     with pytest.raises(BadInput, match="not an image reward model"):
         load_image_reward(clip)
+
+
+def test_ties_have_a_probability_of_their_own():
+    """Rao-Kupper at nu = 5 and equal scores: 1/6 for each side and 2/3 for a tie; at any margin they sum
+    to 1.
+    """
+    config = ImageRewardModelConfig(ties="rao_kupper", tie_rate=5.0)
+    for margin in (0.0, -1.3, 40.0):
+        scores = torch.tensor([margin, 0.0])
+        losses = []
+        for target, tie in ((1.0, 0.0), (0.0, 0.0), (0.0, 1.0)):
+            index = index_pairs([[Pair(0, 1, 1.0, target, tie)]], [2], device=torch.device("cpu"))
+            losses.append(pair_losses(scores, index, config)[0])
+        shares = torch.cat(losses).neg().exp()
+        assert shares.sum().item() == pytest.approx(1)
+        if margin == 0:
+            assert shares.tolist() == pytest.approx([1 / 6, 1 / 6, 2 / 3])
+    with pytest.raises(ValueError, match="above 1"):
+        ImageRewardModelConfig(ties="rao_kupper", tie_rate=1.0)
+
+
+@pytest.mark.system("s002-056")
+def test_tied_votes_pull_scores_together(tmp_path):
+    """Half of the votes on the same two pictures are ties: with ties as an outcome the gap that fits is the
+    likeliest one, -log of P(win)½ P(tie)½; ties as half votes would fit ln 3.
+    """
+    media = tmp_path / "run" / "data" / "media"
+    (row,) = pair_rows(media, count=1)
+    row["judgements"] = [{"choice": choice, "annotator": f"p{at}"} for at, choice in enumerate([0, "tie"])]
+    keys = {"max_steps": 150, "learning_rate": 1e-2, "warmup": 0, "scheduler": "constant"}
+    config = SMALL | keys | {"ties": "rao_kupper", "tie_rate": 5.0, "batch_size": 1, "save_every": 1000}
+    folder = make_run(tmp_path / "run", "image_reward_model", base=None, config=config, rows=[row])
+    assert run(folder) == EXIT_DONE
+    # d maximises log σ(d - ln 5) + log[σ(d - ln 5) σ(-d - ln 5)]: 2 σ(ln 5 - d) = σ(d + ln 5).
+    margin = torch.linspace(-5, 5, 100_001, dtype=torch.float64)
+    lift = math.log(5)
+    best = margin[(2 * torch.sigmoid(lift - margin) - torch.sigmoid(margin + lift)).abs().argmin()].item()
+    assert metrics(folder)[-1]["rewards/margin"] == pytest.approx(best, abs=0.05)
+
+
+def aspect_rows(media: Path, *, count: int, seed: int) -> list[dict[str, Any]]:
+    """In one aspect the picture with the prompt's colour is better, in the other always the red one."""
+    rows = colour_rows(media, count=count, seed=seed)
+    for row in rows:
+        row["judgements"][0] = {
+            "annotator": "ann",
+            "aspects": {
+                "alignment": {"choice": row["judgements"][0]["choice"]},
+                "warmth": {"choice": 0},
+            },
+        }
+    return rows
+
+
+def test_an_output_for_each_aspect(tmp_path, capsys):
+    """Each output follows its own aspect; a reward list weighs them; what nobody judged is refused."""
+    media = tmp_path / "run" / "data" / "media"
+    rows, held_out = aspect_rows(media, count=48, seed=1), aspect_rows(media, count=24, seed=2)
+    config = SMALL | {"max_steps": 60, "learning_rate": 5e-3, "aspects": ["alignment", "warmth"]}
+    folder = make_run(
+        tmp_path / "run", "image_reward_model", base=None, config=config, rows=rows, held_out=held_out
+    )
+    assert run(folder) == EXIT_DONE
+    rated = [row for row in metrics(folder) if "eval/accuracy" in row][-1]
+    assert min(rated["eval/accuracy/alignment"], rated["eval/accuracy/warmth"]) >= 0.9
+    images = [Image.new("RGB", (16, 16), colour) for colour in COLOURS.values()]
+    source = PictureReward(str(folder / "result"), device=torch.device("cpu"))
+    outputs = source.measure(["a blue square"] * 2, images).outputs
+    assert outputs.shape == (2, 2)
+    assert outputs[1, 0] > outputs[0, 0]
+    assert outputs[0, 1] > outputs[1, 1]
+    model = load_image_reward(folder / "result")
+    assert model.scores("a blue square", images) == pytest.approx(outputs.mean(dim=1).tolist(), abs=1e-5)
+    spec = [{"model": str(folder / "result"), "transform": {"name": "attributes", "weights": [0.0, 2.0]}}]
+    rewards = open_rewards(
+        parse_rewards(spec, modality="image"), modality="image", device=torch.device("cpu")
+    )
+    torch.testing.assert_close(rewards.parts(["a blue square"] * 2, images).total, 2 * outputs[:, 1])
+    other = make_run(
+        tmp_path / "other",
+        "image_reward_model",
+        base=folder / "result",
+        config={"max_steps": 1, "aspects": ["alignment"]},
+    )
+    assert run(other) == EXIT_BAD_INPUT
+    assert "has alignment, warmth, which stay" in capsys.readouterr().err
+
+
+def test_an_ensemble_is_unsure_where_it_saw_nothing(tmp_path):
+    """Members differ in what they start from: they agree on what they were taught and not elsewhere."""
+    media = tmp_path / "run" / "data" / "media"
+    config = SMALL | {"max_steps": 60, "learning_rate": 5e-3, "members": 4, "hidden": 16}
+    rows = colour_rows(media, count=48, seed=1)
+    folder = make_run(tmp_path / "run", "image_reward_model", base=None, config=config, rows=rows)
+    assert run(folder) == EXIT_DONE
+    images = [Image.new("RGB", (16, 16), colour) for colour in COLOURS.values()]
+    source = PictureReward(str(folder / "result"), device=torch.device("cpu"))
+    outputs = source.measure(["a red square"] * 2, images).outputs
+    gaps = outputs[0] - outputs[1]
+    assert gaps.shape == (4,)
+    assert (gaps > 0).all()
+    assert gaps.std() > 1e-3
+    cautious = [{"model": str(folder / "result"), "transform": {"name": "aggregate", "how": "mean_std"}}]
+    rewards = open_rewards(
+        parse_rewards(cautious, modality="image"), modality="image", device=torch.device("cpu")
+    )
+    expected = outputs.mean(dim=1) - 0.5 * outputs.std(dim=1, unbiased=False)
+    torch.testing.assert_close(rewards.parts(["a red square"] * 2, images).total, expected)

@@ -11,7 +11,7 @@ from training.tuning.config.shared import (
     Config,
     LoraConfig,
     PairKeys,
-    TieRule,
+    TieModel,
     TrainConfig,
 )
 
@@ -81,11 +81,32 @@ class ImageRewardModelConfig(ImageTrainConfig, PairKeys, BestKeys):
         description="Train a low-rank adapter on a pretrained CLIP (the head is always trained in full); "
         "null trains all weights. The small backbone has nothing to adapt: null only.",
     )
-    ties: TieRule = Field(
+    ties: TieModel = Field(  # type: ignore[assignment]
         "half",
         title="Ties",
-        description="half: a tie counts as half a vote for each side. drop: it is left out.",
+        description="half: a tie counts as half a vote for each side. drop: it is left out. rao_kupper, "
+        "davidson: it has a probability of its own (arXiv:2409.17431).",
         json_schema_extra=PRIMARY,
+    )
+    tie_rate: float = Field(
+        3.0,
+        gt=0,
+        title="Tie rate",
+        description="nu of Rao-Kupper (above 1) or Davidson: of equal answers, 3 and 1 make half the "
+        "judgements ties.",
+    )
+    aspects: list[str] = Field(
+        [],
+        title="Aspects",
+        description="An output for each of these aspects, learned from the choices in it; the score is their "
+        "mean, and a reward list can weigh them.",
+    )
+    members: int = Field(
+        1,
+        ge=1,
+        le=64,
+        title="Members",
+        description="Reward models of one ensemble on one backbone (arXiv:2310.02743).",
     )
     hidden: int = Field(64, ge=1, title="Head width", description="Hidden units of the head.")
     image_size: int | None = Field(
@@ -102,6 +123,16 @@ class ImageRewardModelConfig(ImageTrainConfig, PairKeys, BestKeys):
         title="Backbone width",
         description="Features of the small backbone. A CLIP has its own.",
     )
+
+    @model_validator(mode="after")
+    def _outputs_are_one_kind(self) -> Self:
+        if self.aspects and (self.members > 1 or self.aspect is not None):
+            raise ValueError("aspects go with neither aspect nor members")
+        if len(set(self.aspects)) < len(self.aspects):
+            raise ValueError("aspects must differ")
+        if self.ties == "rao_kupper" and self.tie_rate <= 1:
+            raise ValueError("rao_kupper needs a tie_rate above 1")
+        return self
 
 
 class ImageGenerateConfig(SamplingKeys, SearchKeys):

@@ -12,7 +12,7 @@ from training.tuning.pairs import Pair
 
 @dataclass(frozen=True)
 class PairIndex:
-    """P pairs of a micro-batch, all (P,): positions among its candidates, weights and targets (see
+    """P pairs of a micro-batch, all (P,): positions among its candidates, weights, targets and ties (see
     ``pairs``).
     """
 
@@ -20,23 +20,26 @@ class PairIndex:
     rejected: Int[Tensor, " P"]
     weight: Float[Tensor, " P"]
     target: Float[Tensor, " P"]
+    tie: Float[Tensor, " P"]
 
 
 def index_pairs(
     pairs: Sequence[Sequence[Pair]], candidates: Sequence[int], *, device: torch.device
 ) -> PairIndex:
     """Join the pairs of groups whose candidates, so many in each group, lie one after another."""
-    chosen, rejected, weight, target = [], [], [], []
+    chosen, rejected, weight, target, tie = [], [], [], [], []
     start = 0
     for group, count in zip(pairs, candidates, strict=True):
         chosen += [start + pair.chosen for pair in group]
         rejected += [start + pair.rejected for pair in group]
         weight += [pair.weight for pair in group]
         target += [pair.target for pair in group]
+        tie += [pair.tie for pair in group]
         start += count
     return PairIndex(
         torch.tensor(chosen, device=device),
         torch.tensor(rejected, device=device),
         torch.tensor(weight, device=device),
         torch.tensor(target, device=device),
+        torch.tensor(tie, device=device),
     )

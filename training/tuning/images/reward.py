@@ -6,7 +6,8 @@ head:
     score = scale · cos(i, t) + MLP([i, t, i ⊙ t])
 
 with i, t normalised features, ``scale`` trained (PickScore, arXiv:2305.01569, is the first term alone) and
-the MLP starting at zero. Only differences of scores of one prompt's pictures mean something.
+the MLP starting at zero. Only differences of scores of one prompt's pictures mean something. A head has an
+output for each member of an ensemble, or for each aspect; ``reward.json`` says how they become one score.
 """
 
 import itertools
@@ -26,6 +27,8 @@ from transformers import CLIPModel
 
 from training.tuning.images.data import to_pixels
 from training.tuning.images.resampling import cover, resize
+from training.tuning.rewards.info import RewardInfo
+from training.tuning.rewards.transforms import one_score
 
 WORD = re.compile(r"\w+")
 
@@ -159,35 +162,49 @@ def prepare(backbone: Backbone, images: Sequence[Image.Image]) -> Float[Tensor, 
 
 
 class RewardHead(nn.Module):
-    """scale · cos(i, t) + MLP([i, t, i ⊙ t]); the MLP's last layer starts at zero. Always float32."""
+    """scale · cos(i, t) + MLP([i, t, i ⊙ t]), a scale and an MLP for each of K outputs; the MLPs' last layers
+    start at zero. Always float32.
+    """
 
-    def __init__(self, width: int, *, hidden: int, scale: float) -> None:
+    def __init__(self, width: int, *, hidden: int, scale: float, outputs: int = 1) -> None:
         super().__init__()
-        self.settings = {"hidden": hidden}
-        self.log_scale = nn.Parameter(torch.tensor(math.log(scale)))
-        last = nn.Linear(hidden, 1, bias=False)
+        self.settings = {"hidden": hidden, "outputs": outputs}
+        self.log_scale = nn.Parameter(torch.full((outputs,), math.log(scale)))
+        last = nn.Conv1d(hidden * outputs, outputs, 1, groups=outputs, bias=False)
         nn.init.zeros_(last.weight)
-        self.mlp = nn.Sequential(nn.Linear(3 * width, hidden), nn.SiLU(), last)
+        self.mlp = nn.Sequential(
+            nn.Linear(3 * width, hidden * outputs), nn.SiLU(), nn.Unflatten(1, (-1, 1)), last
+        )
 
-    def forward(self, image: Float[Tensor, "N width"], text: Float[Tensor, "N width"]) -> Float[Tensor, " N"]:
+    def forward(
+        self, image: Float[Tensor, "N width"], text: Float[Tensor, "N width"]
+    ) -> Float[Tensor, "N K"]:
         image, text = F.normalize(image.float(), dim=-1), F.normalize(text.float(), dim=-1)
         joined = torch.cat([image, text, image * text], dim=-1)
-        return self.log_scale.exp() * (image * text).sum(dim=-1) + self.mlp(joined).squeeze(-1)
+        cosines = (image * text).sum(dim=-1, keepdim=True)
+        return self.log_scale.exp() * cosines + self.mlp(joined).squeeze(-1)
 
 
 class ImageReward(nn.Module):
-    """Backbone and head. ``scores`` is what a program calls; ``forward`` what training calls."""
+    """Backbone and head. ``scores`` is what a program calls; ``outputs`` what training calls."""
 
-    def __init__(self, backbone: Backbone, head: RewardHead) -> None:
+    def __init__(self, backbone: Backbone, head: RewardHead, info: RewardInfo | None = None) -> None:
         super().__init__()
         self.backbone = backbone
         self.head = head
+        self.info = info or RewardInfo()
+
+    def outputs(
+        self, pixels: Float[Tensor, "N 3 H W"], owner: Int[Tensor, " N"], prompts: Sequence[str]
+    ) -> Float[Tensor, "N K"]:
+        """The head's outputs for each of N prepared pictures, float32. ``owner``: the index of its prompt."""
+        return self.head(self.backbone.image_features(pixels), self.backbone.text_features(prompts)[owner])
 
     def forward(
         self, pixels: Float[Tensor, "N 3 H W"], owner: Int[Tensor, " N"], prompts: Sequence[str]
     ) -> Float[Tensor, " N"]:
-        """The score of each of N prepared pictures, (N,), float32. ``owner`` is the index of its prompt."""
-        return self.head(self.backbone.image_features(pixels), self.backbone.text_features(prompts)[owner])
+        """The score of each of N prepared pictures, (N,), as ``info`` makes it of the outputs."""
+        return one_score(self.outputs(pixels, owner, prompts), self.info)
 
     @torch.no_grad()
     def scores(self, prompt: str, images: Sequence[Image.Image]) -> list[float]:

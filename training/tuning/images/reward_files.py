@@ -14,6 +14,7 @@ from training.tuning.config import ImageRewardModelConfig, LoraConfig
 from training.tuning.errors import BadInput
 from training.tuning.images.bases import LORA_FILE, check_tokenizer, pickled_weights
 from training.tuning.images.reward import Backbone, ClipBackbone, ImageReward, RewardHead, SmallBackbone
+from training.tuning.rewards.info import RewardInfo, read_info, write_info
 
 FORMAT = "tiebreak-image-reward"
 WEIGHTS = "reward.safetensors"
@@ -57,14 +58,32 @@ def _reward_for_training(base: str | None, config: ImageRewardModelConfig, image
         backbone = SmallBackbone(
             image_size=config.image_size or image_size, width=config.width, buckets=BUCKETS
         )
-        return ImageReward(backbone, RewardHead(config.width, hidden=config.hidden, scale=1.0)).eval()
+        return ImageReward(backbone, _head(config, config.width, scale=1.0), info_of(config)).eval()
     if is_image_reward(Path(base)):
         refuse_small_keys(base, config, "image_size", "width", "hidden")
-        return load_image_reward(base)
+        model = load_image_reward(base)
+        if model.info.names != info_of(config).names or model.info.outputs != info_of(config).outputs:
+            own = ", ".join(model.info.names) or f"{model.info.outputs} members"
+            raise BadInput(f"has {own}, which stay; set the same members and aspects", file=base)
+        return model
     refuse_small_keys(base, config, "image_size", "width")
     clip = load_clip(base)
     scale = clip.clip.logit_scale.exp().item()
-    return ImageReward(clip, RewardHead(clip.width, hidden=config.hidden, scale=scale)).eval()
+    return ImageReward(clip, _head(config, clip.width, scale=scale), info_of(config)).eval()
+
+
+def _head(config: ImageRewardModelConfig, width: int, *, scale: float) -> RewardHead:
+    return RewardHead(width, hidden=config.hidden, scale=scale, outputs=info_of(config).outputs)
+
+
+def info_of(config: ImageRewardModelConfig) -> RewardInfo:
+    """What the outputs will be: one, those of an ensemble's members, or one for each aspect, which are
+    averaged.
+    """
+    if config.aspects:
+        count = len(config.aspects)
+        return RewardInfo(kind="attributes", outputs=count, names=config.aspects, weights=[1 / count] * count)
+    return RewardInfo(kind="ensemble", outputs=config.members) if config.members > 1 else RewardInfo()
 
 
 def add_adapter(clip: CLIPModel, lora: LoraConfig) -> Any:
@@ -124,7 +143,8 @@ def read_preprocessing(folder: Path) -> dict[str, list[float]]:
 
 
 def save_image_reward(model: ImageReward, folder: Path) -> None:
-    """Write ``config.json`` and ``reward.safetensors``; a CLIP goes to ``backbone/`` in transformers format.
+    """Write ``config.json``, ``reward.json``, ``reward.safetensors``; a CLIP goes to ``backbone/`` as
+    transformers writes it.
 
     In ``reward.safetensors``, names that begin with ``head.`` are the head (see ``reward.py``), and those
     with ``backbone.`` the small backbone.
@@ -137,6 +157,7 @@ def save_image_reward(model: ImageReward, folder: Path) -> None:
     }
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+    write_info(folder, model.info)
     weights = model.state_dict()
     if isinstance(backbone, ClipBackbone):
         backbone.clip.save_pretrained(folder / "backbone", safe_serialization=True)
@@ -166,7 +187,8 @@ def load_image_reward(folder: str | Path) -> ImageReward:
         backbone = ClipBackbone(clip.clip, clip.tokenizer, **settings)
     else:
         backbone = SmallBackbone(**settings)
-    model = ImageReward(backbone, RewardHead(backbone.width, scale=1.0, **config["head"]))
+    head = RewardHead(backbone.width, scale=1.0, **config["head"])
+    model = ImageReward(backbone, head, read_info(folder))
     missing, unexpected = model.load_state_dict(load_file(folder / WEIGHTS), strict=False)
     wrong = [*unexpected, *(name for name in missing if not name.startswith("backbone.clip."))]
     if wrong:

@@ -33,3 +33,10 @@ def davidson_win_loss(margin: Float[Tensor, " B"], *, nu: float) -> Float[Tensor
 def davidson_tie_loss(margin: Float[Tensor, " B"], *, nu: float) -> Float[Tensor, " B"]:
     """−log P(tie), P = 2ν e^{−d/2} / (1 + e^{−d} + 2ν e^{−d/2})."""
     return davidson_win_loss(margin, nu=nu) + margin / 2 - math.log(2 * nu)
+
+
+# The losses of a win and of a tie, by the name that configs have for the model.
+MODELS = {
+    "rao_kupper": (rao_kupper_win_loss, rao_kupper_tie_loss),
+    "davidson": (davidson_win_loss, davidson_tie_loss),
+}

@@ -2,11 +2,14 @@
 
 1. Judgements become weighted pairs; a tie is half a vote for each side.
 2. A backbone and a head (see ``images/reward.py``) score every picture of a group for its prompt.
-3. Bradley-Terry: the probability that people prefer one picture is σ(difference of the scores).
+3. Bradley-Terry: the probability that people prefer one picture is σ(difference of the scores); where ties
+   have a probability of their own, it is that of Rao and Kupper or of Davidson. Each aspect has an output and
+   pairs of its own; each member of an ensemble has an output and all pairs.
 4. The result is the checkpoint that agreed best with the held-out judgements.
 """
 
 import time
+from collections import defaultdict
 from collections.abc import Sequence
 from functools import partial
 from typing import Any
@@ -24,12 +27,15 @@ from training.tuning.images.pair_index import PairIndex, index_pairs
 from training.tuning.images.preview import preview
 from training.tuning.images.reward import ImageReward, prepare
 from training.tuning.images.reward_files import merge_adapter, reward_for_training, save_image_reward
+from training.tuning.losses import ties
 from training.tuning.losses.bradley_terry import bradley_terry_loss
 from training.tuning.metrics import Means, accuracy, pair_metrics, wilson
 from training.tuning.optim import make_optimizer, update
-from training.tuning.pairs import make_pairs, why_no_pairs
+from training.tuning.pairs import Pair, make_pairs, why_no_pairs
 from training.tuning.plan import make_plan, split
+from training.tuning.rewards.transforms import one_score
 from training.tuning.run import Run
+from training.tuning.views import in_aspect
 
 IMAGES = 64  # pictures in one forward pass
 
@@ -44,7 +50,7 @@ def train(run: Run) -> None:
         raise BadInput(
             "no row gives a pair to train on; `inspect` lists the reasons", file=run.dir.train_file
         )
-    weights = [sum(pair.weight for pair in make_pairs(group, config)) for group in groups]
+    weights = [sum(pair.weight for _, view in views(group, config) for pair in view) for group in groups]
     plan = make_plan([len(group.candidates) for group in groups], config=config, seed=run.seed, budget=IMAGES)
     optimizer = make_optimizer(model.parameters(), config)
     done = run.begin(model, optimizer, total_steps=plan.total_steps)
@@ -54,10 +60,13 @@ def train(run: Run) -> None:
         total_weight = sum(weights[number] for micro in plan.step(step) for number in micro)
         for micro in plan.step(step):
             scores = score(run, model, [groups[number] for number in micro])
-            index = index_groups([groups[number] for number in micro], config, device=run.device)
-            losses, values = pair_losses(scores, index)
-            ((losses * index.weight).sum() / total_weight).backward()
-            means.add(values, index.weight)
+            chosen = [groups[number] for number in micro]
+            loss = torch.zeros((), device=run.device)
+            for output, index in index_views(chosen, config, device=run.device):
+                losses, values = pair_losses(scores[:, output], index, config)
+                loss = loss + (losses * index.weight).sum() / total_weight
+                means.add(values, index.weight)
+            loss.backward()
             images += len(scores)
         metrics = means.result() | update(optimizer, config, step=step, total_steps=plan.total_steps)
         metrics["images_per_second"] = images / (time.perf_counter() - started)
@@ -76,7 +85,9 @@ def inspect(run: Run) -> dict[str, Any]:
     return preview(
         run.train,
         reasons=reasons(run, model),
-        pairs=partial(make_pairs, keys=run.config),
+        pairs=lambda group: [
+            pair for _, own in views(group, run.config)[: len(run.config.aspects) or 1] for pair in own
+        ],
         count_tokens=model.backbone.count_tokens,
     )
 
@@ -94,8 +105,9 @@ def reasons(run: Run, model: ImageReward) -> list[str | None]:
     limits = [limit for limit in (run.config.max_length, model.backbone.longest_prompt) if limit is not None]
     found: list[str | None] = []
     for group in run.train:
-        if not make_pairs(group, run.config):
-            found.append(why_no_pairs(group))
+        if not any(pairs for _, pairs in views(group, run.config)):
+            aspects = run.config.aspects
+            found.append(f"no choice in {', '.join(aspects)}" if aspects else why_no_pairs(group))
         elif limits and model.backbone.count_tokens(plain_text(group.prompt)) > min(limits):
             found.append(f"prompt longer than {min(limits)} tokens")
         else:
@@ -103,13 +115,13 @@ def reasons(run: Run, model: ImageReward) -> list[str | None]:
     return found
 
 
-def score(run: Run, model: ImageReward, groups: Sequence[Group]) -> Float[Tensor, " N"]:
-    """The scores of all candidates of these groups, one group after another, (N,)."""
+def score(run: Run, model: ImageReward, groups: Sequence[Group]) -> Float[Tensor, "N K"]:
+    """The outputs for all candidates of these groups, one group after another."""
     files = [run.dir.media / str(candidate.image) for group in groups for candidate in group.candidates]
     pixels = prepare(model.backbone, [open_image(file) for file in files])
     owner = [number for number, group in enumerate(groups) for _ in group.candidates]
     with torch.autocast(run.device.type, dtype=torch.bfloat16, enabled=run.config.precision == "bf16"):
-        return model(
+        return model.outputs(
             pixels.to(run.device),
             torch.tensor(owner, device=run.device),
             [plain_text(group.prompt) for group in groups],
@@ -117,12 +129,17 @@ def score(run: Run, model: ImageReward, groups: Sequence[Group]) -> Float[Tensor
 
 
 def pair_losses(
-    scores: Float[Tensor, " N"], pairs: PairIndex
+    scores: Float[Tensor, " N"], pairs: PairIndex, config: ImageRewardModelConfig
 ) -> tuple[Float[Tensor, " P"], dict[str, Float[Tensor, " P"]]]:
     """Each pair's loss, and what is logged of it."""
     chosen, rejected = scores[pairs.chosen], scores[pairs.rejected]
-    losses = bradley_terry_loss(chosen, rejected, pairs.target)
-    return losses, {"loss": losses, **pair_metrics(chosen, rejected, pairs.target)}
+    if config.ties in ties.MODELS:
+        win, tie = (partial(loss, nu=config.tie_rate) for loss in ties.MODELS[config.ties])
+        margin, lost = chosen - rejected, 1 - pairs.target - pairs.tie
+        losses = pairs.target * win(margin) + lost * win(-margin) + pairs.tie * tie(margin)
+    else:
+        losses = bradley_terry_loss(chosen, rejected, pairs.target)
+    return losses, {"loss": losses, **pair_metrics(chosen, rejected, pairs.target + pairs.tie / 2)}
 
 
 @torch.no_grad()
@@ -133,29 +150,46 @@ def evaluate(run: Run, model: ImageReward) -> dict[str, float]:
     config: ImageRewardModelConfig = run.config
     majority = config.model_copy(update={"pairs": "majority", "ties": "drop", "both_bad": "drop"})
     sizes = [len(group.candidates) for group in run.eval]
-    means, right, count = Means(), 0.0, 0
+    means, aspects, right, count = Means(), defaultdict(Means), 0.0, 0
     for micro in split(range(len(sizes)), sizes, most=config.micro_batch_size, budget=IMAGES):
         groups = [run.eval[index] for index in micro]
         scores = score(run, model, groups)
-        votes = index_groups(groups, config, device=run.device)
-        _, values = pair_losses(scores, votes)
-        means.add({name.removeprefix("rewards/"): value for name, value in values.items()}, votes.weight)
-        choices = index_groups(groups, majority, device=run.device)
-        agrees = accuracy(scores[choices.chosen] - scores[choices.rejected], choices.target)
-        right, count = right + agrees.sum().item(), count + len(agrees)
+        for output, votes in index_views(groups, config, device=run.device):
+            _, values = pair_losses(scores[:, output], votes, config)
+            named = {name.removeprefix("rewards/"): value for name, value in values.items()}
+            means.add(named, votes.weight)
+            if config.aspects:
+                part = {f"accuracy/{config.aspects[output]}": named["accuracy"]}
+                aspects[output].add(part, votes.weight)
+        total = one_score(scores, model.info)
+        for output, choices in index_views(groups, majority, device=run.device)[: len(config.aspects) or 1]:
+            own = scores[:, output] if config.aspects else total
+            agrees = accuracy(own[choices.chosen] - own[choices.rejected], choices.target)
+            right, count = right + agrees.sum().item(), count + len(agrees)
     metrics = means.result()
+    for one in aspects.values():
+        metrics |= one.result()
     if count:
         low, high = wilson(right, float(count))
         metrics |= {"accuracy_majority": right / count, "accuracy_low": low, "accuracy_high": high}
     return metrics
 
 
-def index_groups(
+def views(group: Group, config: ImageRewardModelConfig) -> list[tuple[int, list[Pair]]]:
+    """For every output of the head the pairs of a group that it learns from."""
+    if config.aspects:
+        return [(at, make_pairs(in_aspect(group, name), config)) for at, name in enumerate(config.aspects)]
+    pairs = make_pairs(group, config)
+    return [(member, pairs) for member in range(config.members)]
+
+
+def index_views(
     groups: Sequence[Group], config: ImageRewardModelConfig, *, device: torch.device
-) -> PairIndex:
-    """The pairs of these groups, as positions among all their candidates."""
-    pairs = [make_pairs(group, config) for group in groups]
-    return index_pairs(pairs, [len(group.candidates) for group in groups], device=device)
+) -> list[tuple[int, PairIndex]]:
+    """For every output the pairs of these groups, as positions among all their candidates."""
+    sizes = [len(group.candidates) for group in groups]
+    by_output = zip(*(views(group, config) for group in groups), strict=True)
+    return [(own[0][0], index_pairs([pairs for _, pairs in own], sizes, device=device)) for own in by_output]
 
 
 HOW_TO_LOAD = """

@@ -13,6 +13,7 @@ from training.tuning.errors import BadInput
 from training.tuning.images.reward import prepare
 from training.tuning.images.reward_files import load_image_reward
 from training.tuning.rewards.sources import Measured, Precision
+from training.tuning.rewards.transforms import one_score
 
 BATCH = 32
 
@@ -29,7 +30,7 @@ class PictureReward:
 
     @torch.no_grad()
     def measure(self, prompts: Sequence[Text], candidates: Sequence[Any]) -> Measured:
-        """One output per picture; pictures of one prompt that stand together share its features."""
+        """The outputs of every picture; pictures of one prompt that stand together share its features."""
         parts = []
         for start in range(0, len(candidates), BATCH):
             pixels = prepare(self.model.backbone, candidates[start : start + BATCH]).to(self.device)
@@ -40,17 +41,19 @@ class PictureReward:
         """The same of pictures in -1..1, with a gradient to them and to nothing else."""
         return Measured(self._outputs(prompts, self.model.backbone.prepare_pixels(pixels)))
 
-    def _outputs(self, prompts: Sequence[Text], pixels: Float[Tensor, "N 3 h w"]) -> Float[Tensor, "N 1"]:
+    def _outputs(self, prompts: Sequence[Text], pixels: Float[Tensor, "N 3 h w"]) -> Float[Tensor, "N K"]:
         runs = [(text, len(list(run))) for text, run in groupby(plain_text(prompt) for prompt in prompts)]
         owner = [number for number, (_, count) in enumerate(runs) for _ in range(count)]
         with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.half):
-            scores = self.model(pixels, torch.tensor(owner, device=self.device), [text for text, _ in runs])
-        return scores.float()[:, None]
+            outputs = self.model.outputs(
+                pixels, torch.tensor(owner, device=self.device), [text for text, _ in runs]
+            )
+        return outputs.float()
 
     def measure_prompt(self, prompt: Text) -> Measured:
         """Always BadInput: there is nothing to see."""
         raise BadInput("a prompt without a picture has no score", field="reward")
 
     def reduce(self, outputs: Tensor, prompts: Sequence[Text]) -> Tensor:
-        """The one output."""
-        return outputs[:, 0]
+        """One score of each row, as the model's reward.json says."""
+        return one_score(outputs, self.model.info)

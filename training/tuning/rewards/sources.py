@@ -21,7 +21,7 @@ from training.tuning.plan import split
 from training.tuning.rewards.info import RewardInfo, read_info
 from training.tuning.rewards.rules import find_pixel_rule, find_rule
 from training.tuning.rewards.spec import Modality
-from training.tuning.rewards.transforms import aggregate
+from training.tuning.rewards.transforms import one_score
 from training.tuning.text.batches import GroupBatch, make_batch
 from training.tuning.text.loading import load_for_use
 from training.tuning.text.models import TextModel
@@ -193,13 +193,9 @@ class LearnedReward:
         info = self.info
         if info.kind in ("steps", "personal"):
             return outputs[:, 0]
-        if info.kind == "attributes" and info.weights:
-            return outputs @ outputs.new_tensor(info.weights)
         if info.kind == "preference":
             return mean_preference(outputs, prompts, temperature=float(info.link["tau"]))  # type: ignore[arg-type]
-        if outputs.shape[1] == 1:
-            return outputs[:, 0]
-        return aggregate(outputs, how=info.aggregate.how, penalty=info.aggregate.penalty)
+        return one_score(outputs, info)
 
     def _normalised(self, outputs: Tensor) -> Tensor:
         shift = outputs.new_tensor(self.info.shift or [0.0])

@@ -5,6 +5,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
+from training.tuning.rewards.info import RewardInfo
+
 
 def sigmoid_centred(
     scores: Float[Tensor, " N"], references: Float[Tensor, "N M"], *, scale: float = 1.0
@@ -65,6 +67,15 @@ def aggregate(members: Float[Tensor, "N M"], *, how: str, penalty: float) -> Flo
     if how == "mean_std":
         return ensemble_mean_std(members, penalty=penalty)
     return {"mean": ensemble_mean, "min": ensemble_min, "median": ensemble_median}[how](members)
+
+
+def one_score(outputs: Float[Tensor, "N K"], info: RewardInfo) -> Float[Tensor, " N"]:
+    """The outputs of a scalar model, an ensemble or one of attributes as one score, by ``reward.json``."""
+    if info.kind == "attributes" and info.weights:
+        return outputs @ outputs.new_tensor(info.weights)
+    if outputs.shape[1] == 1:
+        return outputs[:, 0]
+    return aggregate(outputs, how=info.aggregate.how, penalty=info.aggregate.penalty)
 
 
 def disagreement(members: Float[Tensor, "N M"]) -> Float[Tensor, " N"]:

@@ -29,10 +29,6 @@ LOSSES: dict[str, Callable[..., Tensor]] = {
     "discopop": dpo.discopop_loss,
 }
 PER_TOKEN = {"sigmoid_norm", "ipo_norm"}
-TIES = {
-    "rao_kupper": (ties.rao_kupper_win_loss, ties.rao_kupper_tie_loss),
-    "davidson": (ties.davidson_win_loss, ties.davidson_tie_loss),
-}
 
 
 def pair_losses(
@@ -50,7 +46,7 @@ def pair_losses(
     if config.loss == "bco_pair":
         options["delta"] = delta
     chosen, rejected = _scores(values, config)
-    if config.ties in TIES:
+    if config.ties in ties.MODELS:
         losses = _with_ties(config.beta * (chosen - rejected), pairs, config)
     elif config.loss == "aot":
         losses = dpo.aot_loss(chosen, rejected, values.reference_chosen, values.reference_rejected, **options)
@@ -92,6 +88,6 @@ def _scores(values: PairValues, config: Any) -> tuple[Tensor, Tensor]:
 
 def _with_ties(margin: Tensor, pairs: PairIndex, config: Any) -> Tensor:
     """Losses of the three outcomes, by their shares of the votes."""
-    win, tie = (partial(loss, nu=config.tie_rate) for loss in TIES[config.ties])
+    win, tie = (partial(loss, nu=config.tie_rate) for loss in ties.MODELS[config.ties])
     lost = 1 - pairs.target - pairs.tie
     return pairs.target * win(margin) + lost * win(-margin) + pairs.tie * tie(margin)

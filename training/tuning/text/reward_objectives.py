@@ -93,8 +93,8 @@ class PairObjective:
             level = torch.tensor([round(pair.strength) for pair in pairs], device=chosen.device)
             forward = ordinal_loss(chosen - rejected, level, self.link())
             return target * forward + (1 - target) * ordinal_loss(chosen - rejected, -level, self.link())
-        if config.ties in TIES:
-            win, tie = TIES[config.ties]
+        if config.ties in ties.MODELS:
+            win, tie = ties.MODELS[config.ties]
             tied = target.new_tensor([pair.tie for pair in pairs])
             margin, nu = chosen - rejected, config.tie_rate
             losses = target * win(margin, nu=nu) + (1 - target - tied) * win(-margin, nu=nu)
@@ -105,12 +105,6 @@ class PairObjective:
                 chosen, rejected, target, lead=lead, label_smoothing=config.label_smoothing
             )
         return losses + config.centring * centring(chosen, rejected) if config.centring else losses
-
-
-TIES: dict[str, tuple[Callable[..., Tensor], Callable[..., Tensor]]] = {
-    "rao_kupper": (ties.rao_kupper_win_loss, ties.rao_kupper_tie_loss),
-    "davidson": (ties.davidson_win_loss, ties.davidson_tie_loss),
-}
 
 
 class Cuts(nn.Module):
