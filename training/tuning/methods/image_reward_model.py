@@ -150,7 +150,8 @@ def evaluate(run: Run, model: ImageReward) -> dict[str, float]:
     config: ImageRewardModelConfig = run.config
     majority = config.model_copy(update={"pairs": "majority", "ties": "drop", "both_bad": "drop"})
     sizes = [len(group.candidates) for group in run.eval]
-    means, aspects, right, count = Means(), defaultdict(Means), 0.0, 0
+    aspects: defaultdict[int, Means] = defaultdict(Means)
+    means, right, count = Means(), 0.0, 0
     for micro in split(range(len(sizes)), sizes, most=config.micro_batch_size, budget=IMAGES):
         groups = [run.eval[index] for index in micro]
         scores = score(run, model, groups)
