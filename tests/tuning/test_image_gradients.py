@@ -44,7 +44,6 @@ def slope_of(denoise: Denoise, sampler: Sampler, index: int) -> float:
 # DRaFT
 
 
-@pytest.mark.system("s000-041")
 @pytest.mark.parametrize("last", [1, 3, 10, 99])
 @pytest.mark.parametrize("recompute", [False, True])
 def test_draft_by_hand(last: int, recompute: bool) -> None:

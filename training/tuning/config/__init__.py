@@ -25,6 +25,14 @@ from training.tuning.config.images_direct import (
     TimestepKeys,
 )
 from training.tuning.config.images_forward import CRDConfig, DiffusionNFTConfig, ForwardConfig
+from training.tuning.config.images_gradient import (
+    AdjointMatchingConfig,
+    DraftConfig,
+    R0Config,
+    ReFLConfig,
+    SRPOConfig,
+    VARDConfig,
+)
 from training.tuning.config.images_online import (
     DDPOConfig,
     DPOKConfig,
@@ -72,6 +80,7 @@ from training.tuning.config.unpaired import CoPGConfig, KTOConfig, ScoreKeys, UF
 
 __all__ = [
     "PRIMARY",
+    "AdjointMatchingConfig",
     "BestKeys",
     "BestOfNConfig",
     "BetaScheduleKeys",
@@ -88,6 +97,7 @@ __all__ = [
     "DiffusionNFTConfig",
     "DiffusionSharpeningConfig",
     "DistillationConfig",
+    "DraftConfig",
     "EarlyStopConfig",
     "FlowGRPOConfig",
     "ForwardConfig",
@@ -111,12 +121,15 @@ __all__ = [
     "PairKeys",
     "PairRule",
     "ProcessRewardModelConfig",
+    "R0Config",
     "REDIConfig",
     "RLOOConfig",
+    "ReFLConfig",
     "RewardModelConfig",
     "RolloutKeys",
     "SELMConfig",
     "SFTConfig",
+    "SRPOConfig",
     "SampleKeys",
     "SamplingKeys",
     "ScoreConfig",
@@ -130,6 +143,7 @@ __all__ = [
     "TimestepKeys",
     "TrainConfig",
     "UFTConfig",
+    "VARDConfig",
     "VRPOConfig",
     "VoteKeys",
     "WRPOConfig",

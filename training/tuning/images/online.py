@@ -63,6 +63,16 @@ class Micro:
 
 
 @dataclass(frozen=True)
+class Start:
+    """Pictures of a step before they are drawn: N of its ``total``, each with its generator."""
+
+    prompts: list[str]
+    generators: list[torch.Generator]
+    noise: Float[Tensor, "N C h w"]
+    total: int
+
+
+@dataclass(frozen=True)
 class Drawn:
     """k pictures of each of G prompts, N in all, with their rewards. ``pixels``: in -1..1."""
 
@@ -187,6 +197,16 @@ class ImageOnline:
             chain = sample(denoise, sampler, start, generators=generators, first=branch_at)
             micros.append(Micro(here, [prompt for prompt, _ in own], chain))
         return self._scored(prompts, micros)
+
+    def starts(self, step: int) -> Iterator[Start]:
+        """The micro-batches of a step, for methods that draw by themselves."""
+        count = self.run.config.num_generations
+        rows = [(prompt, number) for prompt in self.prompts_of(step) for number in range(count)]
+        for here in self._slices(len(rows)):
+            self.run.check_stop()
+            generators = [self._generator(prompt, step, number) for prompt, number in rows[here]]
+            prompts = [prompt for prompt, _ in rows[here]]
+            yield Start(prompts, generators, self._start(generators), len(rows))
 
     def prompts_of(self, step: int) -> list[str]:
         """The prompts of a step."""

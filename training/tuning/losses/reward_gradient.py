@@ -53,8 +53,6 @@ def uncertain_loss(losses: Float[Tensor, " N"], uncertainty: Float[Tensor, " N"]
     return losses * (-uncertainty).exp() + uncertainty
 
 
-def few_step_loss(rewards: list[Float[Tensor, " N"]], *, scales: list[float]) -> Float[Tensor, " N"]:
+def few_step_loss(parts: Float[Tensor, "N E"], scales: Float[Tensor, "N E"]) -> Float[Tensor, " N"]:
     """−Σ_k r_k / g_k, with g_k the length of reward k's own gradient: R0. Scales then have no say."""
-    total = sum(reward / scale for reward, scale in zip(rewards, scales, strict=True))
-    assert isinstance(total, Tensor)
-    return -total
+    return -(parts / scales.detach()).sum(dim=1)
