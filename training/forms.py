@@ -9,13 +9,15 @@ from django.utils.translation import gettext_lazy as _
 
 from annotation.errors import Invalid
 from annotation.forms import PageForm
-from annotation.models import Project
+from annotation.models import Comparison, Project
 from training import browsing, reward_forms, schema_forms
 from training.models import Run
 from training.services.naming import REWARD_MODELS, SCORERS
 from training.tuning.registry import Method
 
 EVAL_SHARES = [("0.1", "10 %"), ("0.2", "20 %"), ("0.3", "30 %"), ("0", _("none"))]
+# A picture is improved by the best of several, unless somebody says otherwise.
+IMPROVING = {f"{schema_forms.PREFIX}_search": "best_of_n", f"{schema_forms.PREFIX}_samples_per_prompt": 2}
 SAVED = "run:"  # a schedule's step that repeats a run
 GUARDRAILS = {"length": [0.5, 2.0], "diversity": 0.8}  # of a schedule's promotion
 PLAIN = "new:"  # a schedule's step with a method's defaults: new:<method>:<base>
@@ -155,10 +157,15 @@ class JobForm(MethodForm):
         label=_("Seed"), initial=0, min_value=0, help_text=_("The same seed gives the same result.")
     )
 
-    def __init__(self, *args: Any, project: Project, method: Method) -> None:
+    def __init__(
+        self, *args: Any, project: Project, method: Method, improve: Comparison | None = None
+    ) -> None:
         super().__init__(*args, project=project, method=method)
         bases = browsing.base_choices(project, scorers=method.name in SCORERS)
         self.has_base = bool(bases)
+        if improve is not None:
+            del self.fields["prompts"]
+            self.initial |= IMPROVING
         if method.name in SCORERS:
             del self.fields["prompts"]
             self.fields["base"].required = False

@@ -149,6 +149,43 @@ def test_drawn_pictures_are_queued(manager, tmp_path):
         services.add_answers(run=run)
 
 
+def test_a_picture_is_improved(manager, tmp_path):
+    """From its comparison: the same prompt, a search under a reward, and the new pictures beside the old."""
+    project = make_project(by=manager, modality="image")
+    factories.make_base(tmp_path / "unet", name="unet", modality="image", by=manager)
+    old = [{"image": store_image(png(colour=colour)), "source": "before"} for colour in ("red", "blue")]
+    add_comparisons(project=project, groups=[{"prompt": "a dot", "candidates": old}])
+    comparison = Comparison.objects.get()
+    client = client_of(manager)
+    shown = client.get(reverse("annotation:comparison", args=[project.pk, comparison.pk])).content.decode()
+    page = f"{reverse('training:job_new', args=[project.pk, 'generate'])}?improve={comparison.pk}"
+    assert page in shown
+    form = client.get(page)
+    assert form.context["form"].initial["config_search"] == "best_of_n"
+    assert "a dot" in form.content.decode()
+    assert 'name="prompts"' not in form.content.decode()
+    changed = {"search": "best_of_n", "samples_per_prompt": "2", "search_cuts": "0.5"}
+    fields = {"base": "unet", "seed": "0", **filled("image_generate", **changed)}
+    fields |= {"config_search_ranks": "", "config_search_greedy": ""}
+    refused = client.post(page, fields)
+    assert (refused.status_code, refused.context["form"].errors.keys()) == (400, {"reward_0_source"})
+    fields |= {"reward_0_source": "rule:brightness", "reward_0_weight": "1"}
+    assert client.post(page, fields).status_code == 302
+    run = Run.objects.get()
+    assert frozen_rows(run) == [{"prompt": "a dot", "meta": {"row": 0, "improves": comparison.pk}}]
+    assert run.config["search_cuts"] == [0.5]
+    row = {"prompt": "a dot", "candidates": [{"image": "0.png"}, {"image": "1.png"}]}
+    row["meta"] = {"row": 0, "improves": comparison.pk}
+    ended(run, [row], [("0.png", png(colour="green")), ("1.png", png(colour="red"))])
+    assert services.add_answers(run=run) == {"added": 1, "alike": 0}
+    new = Comparison.objects.get(meta__generation=run.pk)
+    # The second new picture is the first old one again.
+    assert [one.source for one in new.candidates.order_by("index")] == ["before", "before", "unet"]
+    for wrong in ("x", "999999"):
+        address = reverse("training:job_new", args=[project.pk, "generate"])
+        assert client.get(f"{address}?improve={wrong}").status_code == 404
+
+
 def test_scores_become_suggestions(project, base, as_manager):
     """The best candidate of each comparison; a tie where they are equal; none where one has no score."""
     body = {"project": project.pk, "reward": [{"rule": "words"}]}

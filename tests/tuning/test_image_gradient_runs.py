@@ -129,6 +129,7 @@ def test_adjoint_matching_starts_at_the_base(base: Path, tmp_path: Path) -> None
     assert metrics(folder)[0]["loss"] == 0.0
 
 
+@pytest.mark.system("s002-011")
 def test_r0_gives_no_reward_more_say_for_its_scale(base: Path, tmp_path: Path) -> None:
     """Ten times a reward is the same update, and a weight of two is twice as much."""
     norms = []

@@ -21,6 +21,7 @@ from training.tuning.images.search.walk import one_generator
 from training.tuning.images.trajectories import Chain, Denoise, sample, step
 from training.tuning.losses.reward_gradient import (
     adjoint_matching_loss,
+    few_step_loss,
     refl_loss,
     relative_reward,
     uncertain_loss,
@@ -322,3 +323,22 @@ def test_uncertain_rewards_count_less() -> None:
     uncertain_loss(torch.tensor([3.0]), free).sum().backward()
     assert free.grad is not None
     assert float(free.grad) == pytest.approx(0.0, abs=1e-6)
+
+
+# R0
+
+
+@pytest.mark.system("s002-011")
+def test_rewards_alone_by_hand() -> None:
+    """G = m + θ + sz, R = ax: the gradient a − 2λθ is nothing at θ* = a/(2λ). A reward ten times as large,
+    with its gradient ten times as long, is the same loss.
+    """
+    pull = 0.1
+    theta = torch.tensor(SLOPE / (2 * pull), dtype=torch.float64, requires_grad=True)
+    drawn = MEAN + theta + SPREAD * noise(5)
+    parts = linear(drawn)[:, None]
+    (few_step_loss(parts, torch.ones_like(parts)).mean() + pull * theta.square()).backward()
+    assert theta.grad is not None
+    assert float(theta.grad) == pytest.approx(0.0, abs=1e-12)
+    scaled = few_step_loss(torch.cat([parts, 10 * parts], dim=1), torch.tensor([[1.0, 10.0]]).expand(5, 2))
+    torch.testing.assert_close(scaled, -2 * parts[:, 0])

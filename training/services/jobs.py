@@ -12,7 +12,7 @@ from django.utils.translation import gettext as _
 
 from annotation.errors import Conflict, Invalid
 from annotation.formats.schema import check_text
-from annotation.models import Comparison, Project, User
+from annotation.models import Candidate, Comparison, Project, User
 from annotation.prompts import pictures_of
 from annotation.services import add_comparisons, add_suggestions
 from annotation.services.groups import check_filters, read_groups
@@ -37,15 +37,19 @@ def create_generation(
     project: Project,
     base: str,
     prompts: Sequence[Any] | None = None,
+    improve: Comparison | None = None,
     config: dict[str, Any] | None = None,
     reward: Sequence[Any] = (),
     seed: int = 0,
 ) -> Run:
     """A run that answers these prompts, or every prompt of the project, with a model.
 
-    `generations_of` reads what it wrote, `add_answers` has it judged. With `best_of` in the config the
-    `reward` chooses which answers are kept.
+    `generations_of` reads what it wrote, `add_answers` has it judged. With `best_of` or a `search` in the
+    config the `reward` chooses what is kept. `improve`: a comparison of pictures of the project, whose prompt
+    is drawn anew; what is drawn is then judged beside its candidates.
     """
+    if improve is not None:
+        prompts = [improve.prompt]
     asked = project_prompts(project) if prompts is None else prompts
     if not asked:
         raise Invalid({"prompts": _("There are no prompts to answer.")})
@@ -54,7 +58,8 @@ def create_generation(
             check_text(prompt)
         except ValueError as error:
             raise Invalid({f"prompts.{number}": str(error)}) from None
-    rows = ({"prompt": prompt, "meta": {"row": number}} for number, prompt in enumerate(asked))
+    more = {} if improve is None else {"improves": improve.pk}
+    rows = ({"prompt": prompt, "meta": {"row": number, **more}} for number, prompt in enumerate(asked))
     name = GENERATE[project.modality]
     return _create_job(
         by=by, project=project, name=name, base=base, rows=rows, config=config, reward=reward, seed=seed
@@ -132,6 +137,8 @@ def _create_job(
     naming.check_reward(by=by, reward=list(reward), method=method, over_http=True)
     if given.get("best_of", 1) > 1 and not reward:
         raise Invalid({"reward": _("best_of keeps the answers with the highest reward: give rewards.")})
+    if given.get("search", "none") != "none" and not reward:
+        raise Invalid({"reward": _("This search needs rewards: give at least one.")})
     source = naming.find_base(by=by, name=base, method=method) if base or not reward else {}
     frozen = datasets.store_rows(rows)
     with transaction.atomic():
@@ -176,14 +183,19 @@ def add_answers(*, run: Run) -> dict[str, int]:
     groups, alike = [], 0
     with open_result(run) as result:
         for row in rows_of(result, "generations.jsonl"):
-            contents = [_content(result, candidate) for candidate in row["candidates"]]
+            before = _improved(run, row)
+            written = [{**_content(result, one), "source": source} for one in row["candidates"]]
+            found = [*before, *written]
+            contents = [{key: one[key] for key in one if key != "source"} for one in found]
             different = [at for at, item in enumerate(contents) if item not in contents[:at]]
             if len(different) < 2:
                 alike += 1
                 continue
-            candidates = [{**contents[at], "source": source} for at in different]
+            candidates = [found[at] for at in different]
             meta = {"generation": run.pk}
-            if chains := row.get("meta", {}).get("chains"):  # how pictures were drawn, for `d3po`
+            if not before and (
+                chains := row.get("meta", {}).get("chains")
+            ):  # how pictures were drawn, for `d3po`
                 meta["chains"] = chains | {"seeds": [chains["seeds"][at] for at in different]}
             groups.append({"prompt": row["prompt"], "candidates": candidates, "meta": meta})
     if groups:
@@ -243,6 +255,15 @@ def _scorer(run: Run) -> str:
     """What the suggestions are signed with."""
     rewards = [str(entry.get("model") or entry.get("rule")) for entry in run.reward]
     return (naming.name_of_base(run) or " + ".join(rewards))[:140]
+
+
+def _improved(run: Run, row: dict[str, Any]) -> list[dict[str, Any]]:
+    """The pictures beside which these were to be drawn; none, unless `create_generation` was told so."""
+    if (number := row.get("meta", {}).get("improves")) is None:
+        return []
+    shown = Candidate.objects.filter(comparison__project=run.project_id, comparison=number)
+    pictured = shown.exclude(image=None).select_related("image").order_by("index")
+    return [{"image": one.image, "source": one.source} for one in pictured]
 
 
 def _content(result: Any, candidate: dict[str, Any]) -> dict[str, Any]:

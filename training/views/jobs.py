@@ -6,13 +6,13 @@ from typing import Final
 from django.contrib import messages
 from django.contrib.auth.decorators import login_required
 from django.http import Http404, HttpResponse
-from django.shortcuts import redirect, render
+from django.shortcuts import get_object_or_404, redirect, render
 from django.utils.translation import gettext as _
 from django.utils.translation import ngettext
 from django.views.decorators.http import require_http_methods, require_POST
 
 from annotation.errors import Conflict, Invalid
-from annotation.models import QueueStrategy
+from annotation.models import Comparison, Project, QueueStrategy
 from annotation.permissions import Action, find
 from annotation.views.access import SignedIn, project_for
 from training import services
@@ -36,16 +36,27 @@ def job_new(request: SignedIn, pk: int, job: str) -> HttpResponse:
     if job not in NAMES:
         raise Http404(_("There is no such job."))
     method = get_method(NAMES[job][project.modality])
-    form = JobForm(request.POST or None, project=project, method=method)
+    improved = picture_of(project, request.GET.get("improve")) if job == "generate" else None
+    form = JobForm(request.POST or None, project=project, method=method, improve=improved)
     if form.is_valid():
+        more = {"improve": improved} if improved else {}
         try:
-            run = CREATE[job](by=request.user, project=project, **form.request)
+            run = CREATE[job](by=request.user, project=project, **form.request, **more)
         except Invalid as error:
             form.refuse(error)
         else:
             return redirect(run)
-    context = {"project": project, "method": method, "form": form, "job": job}
+    context = {"project": project, "method": method, "form": form, "job": job, "improved": improved}
     return render(request, "training/job_new.html", context, status=400 if form.is_bound else 200)
+
+
+def picture_of(project: Project, number: str | None) -> Comparison | None:
+    """The comparison whose pictures shall be improved, if one is named."""
+    if number is None or project.modality != "image":
+        return None
+    if not number.isdecimal():
+        raise Http404
+    return get_object_or_404(Comparison.objects.filter(project=project), pk=number)
 
 
 @login_required
