@@ -119,13 +119,15 @@ class ReFLConfig(ImageGradientConfig):
 class SRPOConfig(ImageGradientConfig):
     """Relative rewards at any noise level. Judgements are not used, so ties and both-bad do not arise."""
 
-    wanted: str = Field(
-        "",
+    wanted: str | None = Field(
+        None,
+        min_length=1,
         title="Wanted words",
         description="Put before the prompt when the reward is asked for what shall be, as in realistic.",
     )
-    unwanted: str = Field(
-        "",
+    unwanted: str | None = Field(
+        None,
+        min_length=1,
         title="Unwanted words",
         description="Put before the prompt when it is asked for what shall not be. Both empty: the plain "
         "reward.",
@@ -226,6 +228,7 @@ class VARDConfig(ImageGradientConfig):
 class R0Config(ImageGradientConfig):
     """Rewards alone, for models of few steps. Judgements are not used, so ties and both-bad do not arise."""
 
+    num_generations: int = Field(1, ge=1, title="Pictures per prompt", description="Drawn in each step.")
     pull: float = Field(
         1e-4,
         ge=0,
