@@ -165,7 +165,7 @@ class JobForm(MethodForm):
         self.has_base = bool(bases)
         if improve is not None:
             del self.fields["prompts"]
-            self.initial |= IMPROVING
+            self.initial.update(IMPROVING)
         if method.name in SCORERS:
             del self.fields["prompts"]
             self.fields["base"].required = False
