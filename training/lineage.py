@@ -27,12 +27,12 @@ class Node:
 
 @dataclass(frozen=True)
 class Edge:
-    """How the child came about: it was made by the parent, started from it, learnt from it or was rewarded by
+    """How a node came about: it was made by its origin, started from it, learnt from it or was rewarded by
     it.
     """
 
-    child: str
-    parent: str
+    node: str
+    origin: str
     role: str
 
 

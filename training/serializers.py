@@ -260,8 +260,8 @@ class NodeSerializer(serializers.Serializer):
 
 
 class EdgeSerializer(serializers.Serializer):
-    child = serializers.CharField()
-    parent = serializers.CharField()
+    node = serializers.CharField()
+    origin = serializers.CharField()
     role = serializers.CharField(help_text="made by, started from, learnt from, rewarded by")
 
 

@@ -47,7 +47,7 @@ def test_everything_that_had_a_part(trained, as_manager):
         "model:tiny",
         "rule:words",
     }
-    edges = {(edge["child"], edge["parent"], edge["role"]) for edge in graph["edges"]}
+    edges = {(edge["node"], edge["origin"], edge["role"]) for edge in graph["edges"]}
     assert (made, f"checkpoint:{model.pk}", "rewarded by") in edges
     assert (made, "rule:words", "rewarded by") in edges
     assert (learnt, "model:tiny", "started from") in edges
