@@ -9,7 +9,7 @@ from torch import Tensor
 from tests.tuning.gaussians import MEAN, SPREAD, moments, velocity
 from tests.tuning.tilted import SLOPE, TILTED_MEAN, betas, exact, flow, linear, noise
 from training.tuning.images.schedules import Schedule, ancestral, ddim
-from training.tuning.images.search.best_of_n import Cut, best_of_n, cost_per_noise, kept_of, rank_sum
+from training.tuning.images.search.best_of_n import Cut, best_of_n, kept_of, rank_sum
 from training.tuning.images.search.candidates import choose, search_candidates
 from training.tuning.images.search.guidance import guided
 from training.tuning.images.search.noise import (
@@ -40,21 +40,6 @@ SCHEDULES = pytest.mark.parametrize("schedule", [flow(40), betas(40)], ids=["flo
 # Best of n
 
 
-@pytest.mark.system("s002-064")
-def test_what_pruning_costs() -> None:
-    """x = 9.9, y = 1.2: 20 calls cost 199.2. Cut at 2, 6 and 11 of 19 calls to .4, .4 and .5:
-    (19.8 + 1.2) + .4 · (39.6 + 1.2) + .16 · (49.5 + 1.2) + .08 · (79.2 + 1.2) = 51.864: a budget of 2000
-    pays for 38 noises instead of 10.
-    """
-    price = {"per_call": 9.9, "per_score": 1.2}
-    pruned = cost_per_noise([Cut(2, 0.4), Cut(6, 0.4), Cut(11, 0.5)], calls=19, **price)
-    plain = cost_per_noise([], calls=20, **price)
-    assert pruned == pytest.approx(51.864)
-    assert plain == pytest.approx(199.2)
-    assert (2000 // pruned, 2000 // plain) == (38, 10)
-
-
-@pytest.mark.system("s002-064")
 def test_pruning_by_a_true_promise_loses_nothing() -> None:
     """Without chance on the way the order of the clean estimates is that of the pictures: the best stays."""
     walk, calls = walks(flow(20), eta=0.0), []
@@ -74,7 +59,6 @@ def test_pruning_by_a_true_promise_loses_nothing() -> None:
     assert (kept_of(3, 0.5), kept_of(1, 0.1), kept_of(10, 0.3)) == (1, 1, 3)
 
 
-@pytest.mark.system("s002-064")
 def test_ranks_of_several_rewards() -> None:
     """Ranks (2, 1, 0) and (0, 1.5, 1.5): the second wins, though the first reward is far larger."""
     parts = torch.tensor([[3000.0, 1.0], [2000.0, 2.0], [1000.0, 2.0]])

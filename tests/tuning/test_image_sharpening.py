@@ -128,7 +128,6 @@ def edited(change: float) -> tuple[list[Group], list[list[float | None]]]:
     return rows, [[float(number), number + change] for number in range(3)]
 
 
-@pytest.mark.system("s000-044")
 def test_edits_are_labelled_by_the_reward_and_near_ties_dropped():
     """An editor that does nothing gives no pair; if it helps the edit wins, if it harms it loses."""
     assert judged_pairs(*edited(0.0), margin=0.0) == []
@@ -140,7 +139,6 @@ def test_edits_are_labelled_by_the_reward_and_near_ties_dropped():
     assert judged_pairs(edited(1.0)[0], [[None, 1.0], [], [2.0, 1.0]], margin=0.0)[0]["prompt"] == "p2"
 
 
-@pytest.mark.system("s000-044")
 def test_labelled_edits_train(base, tmp_path):
     """Scored by brightness, the brighter edit wins, and Diffusion-DPO takes the rows as they are."""
     media = tmp_path / "score" / "data" / "media"

@@ -170,31 +170,27 @@ class ImageOnline:
         sampler: Sampler,
         *,
         module: nn.Module | None = None,
-        branch_at: int = 0,
         same_start: bool = False,
     ) -> Drawn:
         """k pictures of each prompt of a step, by ``module`` or the policy.
 
-        Until step ``branch_at`` the pictures of a prompt are one chain. With ``same_start`` they begin at the
-        same noise, and part at the first step with chance.
+        With ``same_start`` the pictures of a prompt begin at the same noise, and part at the first step with
+        chance.
         """
         module = self.policy.denoiser if module is None else module
         prompts, count = self.prompts_of(step), self.run.config.num_generations
-        heads = self._heads(step, module, sampler, branch_at) if branch_at else None
         rows = [(prompt, number) for prompt in prompts for number in range(count)]
         micros = []
         for here in self._slices(len(rows)):
             self.run.check_stop()
             own = rows[here]
             generators = [self._generator(prompt, step, number) for prompt, number in own]
-            if heads is not None:
-                start = heads[[at // count for at in range(here.start, here.stop)]]
-            elif same_start:
+            if same_start:
                 start = self._start([self._generator(prompt, step, -1) for prompt, _ in own])
             else:
                 start = self._start(generators)
             denoise = self.denoiser(module, [prompt for prompt, _ in own])
-            chain = sample(denoise, sampler, start, generators=generators, first=branch_at)
+            chain = sample(denoise, sampler, start, generators=generators)
             micros.append(Micro(here, [prompt for prompt, _ in own], chain))
         return self._scored(prompts, micros)
 
@@ -259,18 +255,6 @@ class ImageOnline:
         return scored.metrics(self.rewards.labels)
 
     # Inside
-
-    def _heads(self, step: int, module: nn.Module, sampler: Sampler, end: int) -> Tensor:
-        """The latents (G, C, h, w) that the chains of a prompt have in common before step ``end``."""
-        prompts, found = self.prompts_of(step), []
-        for here in self._slices(len(prompts)):
-            self.run.check_stop()
-            generators = [self._generator(prompt, step, -1) for prompt in prompts[here]]
-            denoise = self.denoiser(module, prompts[here])
-            found.append(
-                sample(denoise, sampler, self._start(generators), generators=generators, end=end).final
-            )
-        return torch.cat(found)
 
     @torch.no_grad()
     def _scored(self, prompts: list[str], micros: list[Micro]) -> Drawn:

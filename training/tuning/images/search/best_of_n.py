@@ -56,15 +56,3 @@ def rank_sum(parts: Float[Tensor, "N E"]) -> Float[Tensor, " N"]:
     below = (parts[:, None] > parts[None]).sum(dim=1)
     equal = (parts[:, None] == parts[None]).sum(dim=1)
     return (below + (equal - 1) / 2).sum(dim=1)
-
-
-def cost_per_noise(cuts: Sequence[Cut], *, calls: int, per_call: float, per_score: float) -> float:
-    """Σ (Π shares) · (Δcalls · x + y): what one of many noises costs on average (TTSnap).
-
-    ``calls`` of the denoiser make a picture; ``per_call`` is x, and scoring once is ``per_score``, y.
-    """
-    total, alive, done = 0.0, 1.0, 0
-    for cut in [*sorted(cuts, key=lambda cut: cut.calls), Cut(calls, 1.0)]:
-        total += alive * ((cut.calls - done) * per_call + per_score)
-        alive, done = alive * cut.share, cut.calls
-    return total
