@@ -83,9 +83,10 @@ def lineage_of(checkpoint: Checkpoint) -> Lineage:
 def taken_back(project: Project) -> dict[int, int]:
     """Of each checkpoint of the project that learnt, itself or through what it was made from, from people who
     have since deleted what they said: how many these are."""
+    if not (deletions := _deletions(project)):
+        return {}
     rows = Checkpoint.objects.filter(run__project=project).select_related("run__snapshot", "run__base")
     by_name = {f"{CHECKPOINT}{row.pk}": row for row in rows.order_by("pk")}
-    deletions = _deletions(project)
     gone: dict[str, set[str]] = {}
     for name, row in by_name.items():  # what it was made from has a smaller number
         own = _gone(row.run.snapshot, deletions)

@@ -52,9 +52,8 @@ def test_lineage(project, base, as_mona, done, django_assert_num_queries):
     assert [branch.parent for branch in root.branches[0].branches] == [f"checkpoint:{done.pk}"]
     ((_, result),) = root.branches[0].matches
     assert result["rate"] == 0.75
-    with django_assert_num_queries(
-        9
-    ):  # session, user, project, models, results, matches and their two, navigation
+    # session, user, project, models, deletions, results, matches and their two, navigation
+    with django_assert_num_queries(10):
         text = as_mona.get(reverse("training:models", args=[project.pk])).content.decode()
     assert "Wins 75 %" in text
     assert text.count("Compare blind with base") == 2

@@ -495,6 +495,7 @@ METHODS = [
         purpose="train",
         summary="Like DiffusionNFT as a regression on rewards, held by what the model draws with guidance: "
         "less that looks good to the reward alone.",
+        reward="required",
     ),
     Method(
         name="draft",
