@@ -14,9 +14,10 @@ from collections.abc import Callable
 from datetime import datetime, timedelta
 from typing import Any, Final, NamedTuple, TypeVar
 
-from django.db import connection, transaction
+from django.db import OperationalError, connection, transaction
 from django.db.models import prefetch_related_objects
 from django.utils.translation import gettext as _
+from psycopg.errors import LockNotAvailable
 
 from annotation.errors import NotFound, QueueBusy
 from annotation.models import Candidate, Comparison, Kind, Lease, Media, Member, Project, User
@@ -41,9 +42,13 @@ PROJECT: Final = (
     "consent_version",
 )  # fmt: skip
 
+# SKIP LOCKED may wait all the same: for a newer version of a row that was changed meanwhile. Who holds a
+# member gives up before Postgres looks for deadlocks (after a second), so that nobody else is their victim.
+PATIENCE: Final = "500ms"
 # The hot path is written in SQL: building these queries took longer than running them.
 LOCK_MEMBER = f"""
-SELECT {", ".join(f"m.{name}" for name in MEMBER)}, {", ".join(f"p.{name}" for name in PROJECT)}
+SELECT {", ".join(f"m.{name}" for name in MEMBER)}, {", ".join(f"p.{name}" for name in PROJECT)},
+    set_config('lock_timeout', '{PATIENCE}', true)
 FROM annotation_member m JOIN annotation_project p ON p.id = m.project_id
 WHERE m.user_id = %(user)s AND m.project_id = coalesce(%(project)s, (
     SELECT c.project_id FROM annotation_lease l JOIN annotation_comparison c ON c.id = l.comparison_id
@@ -165,7 +170,10 @@ def next_lease(*, project: Project, user: User, after: Lease | None = None, now:
 
 
 def run(work: Callable[[], Result], *, now: datetime) -> Result:
-    """Run `work` in a transaction; where rows are locked or leases lapsed, clear the way and start over."""
+    """Run `work` in a transaction; where rows are locked or leases lapsed, clear the way and start over.
+
+    The same when it has waited too long with a member in hand (`PATIENCE`).
+    """
     from annotation.services.reopening import reopen_expired_leases
 
     for _attempt in range(ATTEMPTS):
@@ -176,6 +184,9 @@ def run(work: Callable[[], Result], *, now: datetime) -> Result:
             _wait_for(busy.comparison)
         except _Lapsed as lapsed:
             reopen_expired_leases(now=now, project=lapsed.project)
+        except OperationalError as error:
+            if not isinstance(error.__cause__, LockNotAvailable):
+                raise
     raise QueueBusy(_("Too many people are taking comparisons at this moment; try again."))
 
 
@@ -188,7 +199,7 @@ def lock_member(*, user: User, project: int | None = None, lease: uuid.UUID | No
         raise NotFound(_("It does not exist, or you are not a member of its project."))
     member = instance_of(Member, row[: len(MEMBER)], MEMBER)
     check(user, Action.JUDGE, role=member.role, project=member.project_id)
-    member.project = instance_of(Project, row[len(MEMBER) :], PROJECT)
+    member.project = instance_of(Project, row[len(MEMBER) : -1], PROJECT)
     return member
 
 

@@ -241,3 +241,29 @@ def test_adding_while_others_reach_the_end(project):
 
     at_once([add, *(lambda user=user: person(user) for user in people)])
     assert_every_slot_filled_once(project)
+
+
+def test_who_takes_never_waits_long_with_a_member_in_hand():
+    """Somebody holds what the next comparison is read from and then wants the member, against the order: who
+    takes lets go before Postgres has to break a deadlock, and starts over.
+    """
+    project = factories.make_project()
+    factories.add_texts(project, 3)
+    (person,) = factories.add_annotators(project, 1)
+    is_held, found = threading.Event(), []
+
+    def hold():
+        with transaction.atomic(), connection.cursor() as cursor:
+            cursor.execute("LOCK TABLE annotation_comparison IN ACCESS EXCLUSIVE MODE")
+            is_held.set()
+            time.sleep(0.2)  # the other has the member now and waits for the table
+            cursor.execute(
+                "SELECT id FROM annotation_member WHERE user_id = %s FOR NO KEY UPDATE", [person.pk]
+            )
+
+    def ask():
+        is_held.wait()
+        found.append(take(project, person))
+
+    at_once([hold, ask])
+    assert found[0].comparison.project_id == project.pk
