@@ -244,7 +244,7 @@ def test_adding_while_others_reach_the_end(project):
 
 
 def test_who_takes_never_waits_long_with_a_member_in_hand():
-    """Somebody holds what the next comparison is read from and then wants the member, against the order: who
+    """Somebody holds what candidates are read from and then wants the member, against the order: who
     takes lets go before Postgres has to break a deadlock, and starts over.
     """
     project = factories.make_project()
@@ -254,7 +254,7 @@ def test_who_takes_never_waits_long_with_a_member_in_hand():
 
     def hold():
         with transaction.atomic(), connection.cursor() as cursor:
-            cursor.execute("LOCK TABLE annotation_comparison IN ACCESS EXCLUSIVE MODE")
+            cursor.execute("LOCK TABLE annotation_candidate IN ACCESS EXCLUSIVE MODE")
             is_held.set()
             time.sleep(0.2)  # the other has the member now and waits for the table
             cursor.execute(
