@@ -52,20 +52,18 @@ def expected_difference(margins: Floats) -> float:
     return float(np.abs(margins[:, None] - margins[None, :]).sum() / (members * (members - 1)))
 
 
-def greedy_design(
-    directions: Floats, noise: Floats, *, covariance: Floats | None = None, count: int | None = None
-) -> tuple[list[int], Floats]:
+def greedy_design(directions: Floats, noise: Floats, *, count: int | None = None) -> tuple[list[int], Floats]:
     """An order in which each question is the one that the earlier ones left the most open, and its gain.
 
     directions: (N, D), the difference of the two candidates' features; the margin is directions · θ with
-    θ ~ N(0, covariance), the identity unless given. noise: (N,), the variance with which an answer shows the
+    θ ~ N(0, I). noise: (N,), the variance with which an answer shows the
     margin. Gain is ½ log(1 + x'Σx / noise) in nats; after each choice Σ shrinks by the answer to come, which
     no label is needed for (experimental design before labels, arXiv:2305.18505). Returns the first ``count``
     (all, if None), the gains (N,) at the moment of choice; of what was not chosen the gain that is left.
     """
     size = len(directions)
-    sigma = np.eye(directions.shape[1]) if covariance is None else np.array(covariance)
-    variance = np.einsum("nd,de,ne->n", directions, sigma, directions)
+    sigma = np.eye(directions.shape[1])
+    variance = (directions**2).sum(axis=1)
     gains = np.zeros(size)
     chosen: list[int] = []
     is_open = np.ones(size, dtype=bool)

@@ -1,6 +1,7 @@
 """Which checkpoint is the project's champion, and what a new one must show in order to follow it."""
 
 import io
+import math
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -24,12 +25,18 @@ def champion_of(project: Project, *, otherwise: str) -> str:
 
 
 @transaction.atomic
-def promote(*, checkpoint: Checkpoint, by: User, evidence: Limits | None = None) -> Promotion:
+def promote(
+    *, checkpoint: Checkpoint, by: User, evidence: Limits | None = None, step: RoundStep | None = None
+) -> Promotion:
     """Make a checkpoint the champion. Invalid for what jobs wrote: it is no model."""
     if checkpoint.run.is_job:
         raise Invalid({"checkpoint": _("Checkpoint %(id)s is no model.") % {"id": checkpoint.pk}})
     return Promotion.objects.create(
-        project=checkpoint.run.project, checkpoint=checkpoint, evidence=evidence or {}, promoted_by=by
+        project=checkpoint.run.project,
+        checkpoint=checkpoint,
+        step=step,
+        evidence=evidence or {},
+        promoted_by=by,
     )
 
 
@@ -50,9 +57,7 @@ def promote_if_better(
         "guardrails": checks,
     }
     if not why_not:
-        made = promote(checkpoint=run.checkpoint, by=step.round.created_by, evidence=evidence)
-        made.step = step
-        made.save(update_fields=["step"])
+        promote(checkpoint=run.checkpoint, by=step.round.created_by, evidence=evidence, step=step)
     return {**evidence, "promoted": not why_not, "why_not": why_not}
 
 
@@ -173,20 +178,21 @@ def _range(low: float | None, high: float | None) -> str:
     return f"at least {low:g}" if high is None else f"{low:g} to {high:g}"
 
 
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+def is_number(value: Any, *, low: float = -math.inf, high: float = math.inf) -> bool:
+    """A number within bounds; true and false are none."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and low <= value <= high
 
 
 def _is_pair(value: Any) -> bool:
-    if not isinstance(value, list) or len(value) != 2 or not all(map(_is_number, value)):
+    if not isinstance(value, list) or len(value) != 2 or not all(map(is_number, value)):
         return False
     return bool(value[0] <= value[1])
 
 
 def _is_refusal_limit(value: Any) -> bool:
     if not isinstance(value, dict):
-        return _is_number(value) and 0 <= value <= 1
-    if value.keys() - {"at_most", "phrases"} or not _is_number(value.get("at_most")):
+        return is_number(value, low=0, high=1)
+    if value.keys() - {"at_most", "phrases"} or not is_number(value.get("at_most")):
         return False
     phrases = value.get("phrases", [])
     return isinstance(phrases, list) and all(isinstance(one, str) and one.strip() for one in phrases)
@@ -197,7 +203,7 @@ def _are_bounds(value: Any) -> bool:
     return all(
         isinstance(one, list)
         and len(one) == 2
-        and all(side is None or _is_number(side) for side in one)
+        and all(side is None or is_number(side) for side in one)
         and one != [None, None]
         for one in bounds
     )
@@ -215,7 +221,7 @@ class Check:
 CHECKS: Final = {
     "length": Check("[low, high], times the length of the other model's answers", _is_pair, _length),
     "diversity": Check(
-        "a share from 0 to 1 of the other model's", lambda one: _is_number(one) and 0 <= one <= 1, _diversity
+        "a share from 0 to 1 of the other model's", lambda one: is_number(one, low=0, high=1), _diversity
     ),
     "refusals": Check("a share from 0 to 1 by which refusals may grow", _is_refusal_limit, _refusals),
     "metrics": Check('{"kl": [null, 10]}: bounds for figures of the run', _are_bounds, _metrics),

@@ -193,7 +193,7 @@ def _check_score(plan: Plan, spec: Spec) -> None:
     if "by" in spec and spec["by"] not in acquisition.CRITERIA:
         names = ", ".join(acquisition.CRITERIA)
         raise Invalid({"by": _("must be one of %(names)s.") % {"names": names}})
-    if "at_least" in spec and not _is_number(spec["at_least"], low=0):
+    if "at_least" in spec and not promoting.is_number(spec["at_least"], low=0):
         raise Invalid({"at_least": _("must be a number, at least 0.")})
 
 
@@ -296,7 +296,7 @@ def _check_promote(plan: Plan, spec: Spec) -> None:
     compared = _check_step(plan, "match", spec.get("match"), kind="match")
     if compared.get("left") != spec["model"]:
         raise Invalid({"match": _("must be a match whose left side is the model.")})
-    if not _is_number(spec.get("bar", 0.5), low=0, high=1):
+    if not promoting.is_number(spec.get("bar", 0.5), low=0, high=1):
         raise Invalid({"bar": _("must be a number from 0 to 1.")})
     promoting.check_guardrails(spec.get("guardrails", {}))
 
@@ -314,10 +314,6 @@ def _start_promote(step: RoundStep, spec: Spec) -> None:
         bar=spec.get("bar", 0.5),
         guardrails=spec.get("guardrails", {}),
     )
-
-
-def _is_number(value: Any, *, low: float, high: float = float("inf")) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and low <= value <= high
 
 
 JOB_KEYS: Final = {"base", "config", "reward", "seed"}
