@@ -2,7 +2,6 @@
 
 import io
 import json
-import math
 import uuid
 
 import pytest
@@ -168,17 +167,6 @@ def test_undone_judgement_does_not_count(match, tmp_path):
     judge(match.comparisons.get().comparison, 0)
     Judgement.objects.filter(comparison=match.comparisons.get().comparison).update(undone_at=timezone.now())
     assert services.win_rate(match)["n"] == 0
-
-
-def test_wilson_by_hand():
-    """Wilson (1927) with z = 1.96 and 8 of 10: (0.8 + 0.19208 ± 1.96 √(0.016 + 0.009604)) / 1.38416."""
-    low, high = services.wilson_interval(0.8, 10, z=1.96)
-    root = 1.96 * math.sqrt(0.016 + 0.009604)
-    assert low == pytest.approx((0.8 + 0.19208 - root) / 1.38416)
-    assert high == pytest.approx((0.8 + 0.19208 + root) / 1.38416)
-    assert (round(low, 3), round(high, 3)) == (0.490, 0.943)
-    assert services.wilson_interval(0.0, 10)[0] == 0
-    assert services.wilson_interval(1.0, 10)[1] == pytest.approx(1)
 
 
 def test_refused(manager, project, base, other):

@@ -16,7 +16,6 @@ from training.services.matches import (
     create_match,
     held_out_prompts,
     verdict_of,
-    wilson_interval,
     win_rate,
     win_rates,
 )
@@ -88,7 +87,6 @@ __all__ = [
     "verdict_of",
     "wake_uploads",
     "wake_waiting",
-    "wilson_interval",
     "win_rate",
     "win_rates",
 ]

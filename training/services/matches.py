@@ -1,7 +1,6 @@
 """Blind comparisons of two models: both answer the same prompts, people say which answer is better."""
 
 import json
-import math
 import random
 import zipfile
 from collections.abc import Iterable, Sequence
@@ -16,6 +15,7 @@ from django.utils.translation import gettext_noop
 from annotation.errors import Invalid
 from annotation.models import Comparison, Judgement, Lease, Project, User
 from annotation.prompts import pictures_of
+from annotation.quality.intervals import wilson
 from annotation.services import add_comparisons, delete_untouched
 from annotation.services.media import store_image
 from training import storage
@@ -24,8 +24,6 @@ from training.sequential import confidence_sequence
 from training.services.jobs import create_generation
 from training.services.naming import name_of_base
 from training.services.results import open_result, rows_of
-
-Z_95 = 1.959963984540054  # the normal distribution's 97.5 % point
 
 
 @transaction.atomic
@@ -206,9 +204,8 @@ def _rate(match: Match, answers: Iterable[tuple[int, Any, int]]) -> dict[str, An
     found: dict[str, Any] = {**counts, "identical": match.identical, "n": len(means)}
     if not means:
         return {**found, "rate": None, "low": None, "high": None}
-    rate = sum(means) / len(means)
-    low, high = wilson_interval(rate, len(means))
-    return {**found, "rate": rate, "low": low, "high": high}
+    interval = wilson(sum(means), len(means))
+    return {**found, "rate": interval.value, "low": interval.low, "high": interval.high}
 
 
 @dataclass(frozen=True)
@@ -269,11 +266,3 @@ def retire(match: Match) -> int:
     """Take what nobody has judged or holds out of the queue, because the match is decided; how many."""
     waiting = match.comparisons.filter(comparison__open_slots__gt=0)
     return delete_untouched(comparisons=list(waiting.values_list("comparison_id", flat=True)))
-
-
-def wilson_interval(rate: float, n: int, *, z: float = Z_95) -> tuple[float, float]:
-    """The score interval of Wilson (1927) for a share `rate` of `n` trials."""
-    centre = rate + z * z / (2 * n)
-    spread = z * math.sqrt(rate * (1 - rate) / n + z * z / (4 * n * n))
-    scale = 1 + z * z / n
-    return (centre - spread) / scale, (centre + spread) / scale

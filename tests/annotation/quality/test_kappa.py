@@ -50,6 +50,8 @@ def test_wilson_by_hand():
     """5 of 10: z²/n = 0.384; 1/2 ± 1.96 / 1.384 · sqrt(0.025 + 0.0096) = 0.5 ± 0.2634."""
     interval = wilson(5, 10)
     assert (interval.low, interval.high) == (pytest.approx(0.2366, abs=1e-4), pytest.approx(0.7634, abs=1e-4))
+    low, high = wilson(8, 10).low, wilson(8, 10).high  # (0.8 + 0.19208 ± 1.96 √(0.016 + 0.009604)) / 1.38416
+    assert (round(low, 3), round(high, 3)) == (0.490, 0.943)
     assert wilson(0, 10).low == 0
     assert wilson(10, 10).high == pytest.approx(1)
     with pytest.raises(ValueError, match="at least one"):
