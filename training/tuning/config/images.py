@@ -1,6 +1,6 @@
 """Image methods: configurations."""
 
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -13,6 +13,17 @@ from training.tuning.config.shared import (
     PairKeys,
     TieModel,
     TrainConfig,
+)
+
+# Fields that methods on denoisers have in common; each stands where its form shows it.
+DENOISER_LORA: Any = Field(
+    LoraConfig(r=8, alpha=8, target_modules=["to_q", "to_k", "to_v", "to_out.0"]),
+    title="LoRA",
+    description="Train a low-rank adapter on the denoiser; null trains all its weights. Small models do "
+    'well with "all-linear".',
+)
+SAMPLES: Any = Field(
+    4, ge=0, title="Samples", description="Prompts that are drawn before and after training; 0: none."
 )
 
 

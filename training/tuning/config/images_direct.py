@@ -5,7 +5,7 @@ from typing import Literal, Self
 from pydantic import Field, NonNegativeInt, model_validator
 
 from training.tuning.config.direct import refuse
-from training.tuning.config.images import ImageTrainConfig, SamplingKeys
+from training.tuning.config.images import DENOISER_LORA, SAMPLES, ImageTrainConfig, SamplingKeys
 from training.tuning.config.shared import PRIMARY, Config, LoraConfig, PairKeys, VoteKeys
 from training.tuning.config.unpaired import ScoreKeys
 
@@ -61,12 +61,7 @@ class ImageDirectConfig(ImageTrainConfig, SamplingKeys, TimestepKeys):
         "million weights; full fine-tuning takes a tenth.",
         json_schema_extra=PRIMARY,
     )
-    lora: LoraConfig | None = Field(
-        LoraConfig(r=8, alpha=8, target_modules=["to_q", "to_k", "to_v", "to_out.0"]),
-        title="LoRA",
-        description="Train a low-rank adapter on the denoiser; null trains all its weights. Small models do "
-        'well with "all-linear".',
-    )
+    lora: LoraConfig | None = DENOISER_LORA
     caption_dropout: float = Field(
         0.0,
         ge=0,
@@ -94,9 +89,7 @@ class ImageDirectConfig(ImageTrainConfig, SamplingKeys, TimestepKeys):
         description="Mirror half of the groups, all pictures of a group alike. Not for prompts that say "
         "left or right.",
     )
-    samples: int = Field(
-        4, ge=0, title="Samples", description="Prompts that are drawn before and after training; 0: none."
-    )
+    samples: int = SAMPLES
 
     @model_validator(mode="after")
     def _crop_has_a_size(self) -> Self:
@@ -265,12 +258,7 @@ class D3POConfig(ImageTrainConfig, PairKeys, SamplingKeys):
         "numbers, and clipped: larger values only make single steps count more.",
         json_schema_extra=PRIMARY,
     )
-    lora: LoraConfig | None = Field(
-        LoraConfig(r=8, alpha=8, target_modules=["to_q", "to_k", "to_v", "to_out.0"]),
-        title="LoRA",
-        description="Train a low-rank adapter on the denoiser; null trains all its weights. Small models do "
-        'well with "all-linear".',
-    )
+    lora: LoraConfig | None = DENOISER_LORA
     ratio_clip: float = Field(
         0.1,
         gt=0,
@@ -293,9 +281,7 @@ class D3POConfig(ImageTrainConfig, PairKeys, SamplingKeys):
         description="A picture is preferred if it is chosen in one of these aspects and in none of them "
         "another is. Empty: by the choice as a whole.",
     )
-    samples: int = Field(
-        4, ge=0, title="Samples", description="Prompts that are drawn before and after training; 0: none."
-    )
+    samples: int = SAMPLES
 
     @model_validator(mode="after")
     def _one_view(self) -> Self:

@@ -4,7 +4,7 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from training.tuning.config.images import ImageTrainConfig, SamplingKeys
+from training.tuning.config.images import DENOISER_LORA, SAMPLES, ImageTrainConfig, SamplingKeys
 from training.tuning.config.shared import PRIMARY, Config, LoraConfig
 
 
@@ -27,12 +27,7 @@ class ImageOnlineConfig(ImageTrainConfig, SamplingKeys):
         description="Pictures per forward pass, in drawing and in training; empty: as many as fit a fixed "
         "budget.",
     )
-    lora: LoraConfig | None = Field(
-        LoraConfig(r=8, alpha=8, target_modules=["to_q", "to_k", "to_v", "to_out.0"]),
-        title="LoRA",
-        description="Train a low-rank adapter on the denoiser; null trains all its weights. Small models do "
-        'well with "all-linear".',
-    )
+    lora: LoraConfig | None = DENOISER_LORA
     scheduler: Literal["constant", "linear", "cosine"] = Field(
         "constant",
         title="Schedule",
@@ -49,9 +44,7 @@ class ImageOnlineConfig(ImageTrainConfig, SamplingKeys):
     )
     log_every: int = Field(1, ge=1, title="Log every", description="Steps between logged means.")
     save_every: int = Field(20, ge=1, title="Save every", description="Steps between checkpoints.")
-    samples: int = Field(
-        4, ge=0, title="Samples", description="Prompts that are drawn before and after training; 0: none."
-    )
+    samples: int = SAMPLES
 
 
 class UpdateKeys(Config):
