@@ -207,6 +207,7 @@ ACCOUNT_REAUTHENTICATION_REQUIRED = True
 MFA_ADAPTER = "annotation.adapters.MFAAdapter"
 MFA_SUPPORTED_TYPES = ["totp", "recovery_codes"]
 MFA_TOTP_ISSUER = "Tiebreak"
+MFA_TOTP_TOLERANCE = 1  # a code may change while one types it (RFC 6238, section 5.2)
 MFA_ALLOW_UNVERIFIED_EMAIL = True
 SOCIALACCOUNT_ADAPTER = "annotation.adapters.SocialAccountAdapter"
 SOCIALACCOUNT_STORE_TOKENS = False

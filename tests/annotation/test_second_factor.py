@@ -1,10 +1,11 @@
 """Two-factor sign-in: a code after the password or the link, recovery codes, and what guessing meets."""
 
 import re
+import time
 
 import pytest
 from allauth.mfa.models import Authenticator
-from allauth.mfa.totp.internal.auth import hotp_value, yield_hotp_counters_from_time
+from allauth.mfa.totp.internal.auth import hotp_value
 from django.core.cache import cache
 from django.test import Client
 
@@ -24,8 +25,9 @@ def anna():
     return services.create_user(username="anna", role="annotator", password=PASSWORD)
 
 
-def code_for(secret):
-    return f"{hotp_value(secret, next(iter(yield_hotp_counters_from_time()))):06d}"
+def code_for(secret, seconds_ago=0):
+    """What an authenticator shows now, or showed some time ago: it changes every thirty seconds."""
+    return f"{hotp_value(secret, int(time.time() - seconds_ago) // 30):06d}"
 
 
 def sign_in(client, **form):
@@ -61,6 +63,16 @@ def test_a_code_after_the_password(protected):
     done = client.post("/account/two-factor/authenticate/", {"code": code_for(protected[0])})
     assert (done.status_code, done.url) == (302, "/")
     assert client.get("/").status_code == 200
+
+
+@pytest.mark.parametrize(("seconds_ago", "status"), [(30, 302), (60, 200)])
+def test_a_code_that_changed_while_it_was_typed(protected, monkeypatch, seconds_ago, status):
+    now = time.time()
+    monkeypatch.setattr("time.time", lambda: now)  # else it may change once more
+    client = Client()
+    sign_in(client)
+    code = code_for(protected[0], seconds_ago)
+    assert client.post("/account/two-factor/authenticate/", {"code": code}).status_code == status
 
 
 def test_a_code_after_a_link(protected, anna):

@@ -13,7 +13,7 @@ PHONE = {"viewport": {"width": 360, "height": 740}}
 def test_phone(open_page, world, language):
     page = open_page(world.manager, **PHONE)
     page.click(f"footer button[value={language}]")
-    assert page.get_attribute("html", "lang") == language
+    page.wait_for_selector(f"html[lang={language}]")
     project = f"/projects/{world.texts.pk}/"
     found = {}
     for address in (project, "/projects/new/", *(f"{project}{name}/" for name in ("members", "assignment"))):
