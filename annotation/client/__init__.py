@@ -186,8 +186,8 @@ class Client:
     def export_job(self, job: int) -> Row:
         return self.call("GET", f"exports/{job}/")
 
-    def export_file(self, job: int) -> bytes:
-        return self.download(f"{ROOT}exports/{job}/download/")
+    def export_file(self, job: int, to: Path) -> Path:
+        return self.save(f"{ROOT}exports/{job}/download/", to)
 
     def wait(self, kind: Literal["imports", "exports"], job: int, *, seconds: float = 600.0) -> Row:
         """The job when it has ended. Raises TimeoutError."""
@@ -201,6 +201,10 @@ class Client:
     def download(self, path: str) -> bytes:
         """What lies at a path that the server named: an export's file, a comparison's picture."""
         return self._connection.send("GET", path, None, again=True)
+
+    def save(self, path: str, to: Path) -> Path:
+        """The same, written into a file as it comes; the file is there once it is whole."""
+        return self._connection.save(path, to)
 
     def suggest(self, project: int, model: str, suggestions: Sequence[Mapping[str, Any]]) -> Row:
         """Store what a model says: `{comparison, answer}` each, in canonical indices."""
@@ -383,9 +387,9 @@ class Client:
     def checkpoints(self, project: int | None = None) -> list[Row]:
         return self.call("GET", f"checkpoints/{query_of({'project': project})}")
 
-    def checkpoint(self, checkpoint: int) -> bytes:
-        """The zip of a checkpoint's result."""
-        return self.download(f"{ROOT}checkpoints/{checkpoint}/download/")
+    def checkpoint(self, checkpoint: int, to: Path) -> Path:
+        """The zip of a checkpoint's result, written into a file."""
+        return self.save(f"{ROOT}checkpoints/{checkpoint}/download/", to)
 
     def lineage(self, checkpoint: int) -> Row:
         """All that had a part in a checkpoint, as a graph."""

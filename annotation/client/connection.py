@@ -1,12 +1,16 @@
 """One connection to the API: requests, refusals, lists page by page. The standard library alone."""
 
 import http.client
+import itertools
 import json
+import os
+import shutil
 import time
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, BinaryIO, Final
 from urllib.parse import urlencode, urlsplit
 
 TRIES: Final = 8
@@ -14,6 +18,7 @@ PAUSE: Final = 0.5  # seconds before the second try; longer before each further 
 ROOT: Final = "/api/v1/"
 JSON: Final = "application/json"
 HARMLESS: Final = ("GET", "PUT", "PATCH")  # twice is once
+BLOCK: Final = 2**20  # bytes of a file that are in memory at once
 
 
 class ApiError(Exception):
@@ -67,15 +72,38 @@ class Connection:
         name = file.name.replace('"', "")
         head = f'Content-Disposition: form-data; name="file"; filename="{name}"\r\n'
         parts.append(f"--{boundary}\r\n{head}Content-Type: application/octet-stream\r\n\r\n".encode())
-        body = b"".join([*parts, file.read_bytes(), f"\r\n--{boundary}--\r\n".encode()])
+        before, after = b"".join(parts), f"\r\n--{boundary}--\r\n".encode()
         kind = f"multipart/form-data; boundary={boundary}"
-        return json.loads(self.send("POST", ROOT + path, body, kind))
+        with file.open("rb") as source:
+            length = len(before) + os.fstat(source.fileno()).st_size + len(after)
+            body = itertools.chain([before], iter(partial(source.read, BLOCK), b""), [after])
+            return json.loads(self.send("POST", ROOT + path, body, kind, length=length))
+
+    def save(self, path: str, file: Path) -> Path:
+        """Writes what lies at a path into a file, which is there once it is whole."""
+        part = file.with_name(f"{file.name}.part")
+        with part.open("wb") as out:
+            self.send("GET", path, None, again=True, into=out)
+        return part.replace(file)
 
     def send(
-        self, method: str, path: str, body: bytes | None, kind: str = JSON, *, again: bool = False
+        self,
+        method: str,
+        path: str,
+        body: bytes | Iterable[bytes] | None,
+        kind: str = JSON,
+        *,
+        length: int | None = None,
+        again: bool = False,
+        into: BinaryIO | None = None,
     ) -> bytes:
-        """The reply's content. Raises `ApiError`, and `OSError` or `HTTPException` when the line is down."""
+        """The reply's content, unless it went `into` a file. A body of parts needs its `length` in bytes.
+
+        Raises `ApiError`, and `OSError` or `HTTPException` when the line is down.
+        """
         headers = {"Authorization": f"Bearer {self._token}"} | ({"Content-Type": kind} if body else {})
+        if length is not None:
+            headers["Content-Length"] = str(length)
         for number in range(1, TRIES + 1):
             sent = False
             try:
@@ -86,7 +114,7 @@ class Connection:
                 sent = True
                 self._line.request(method, self._base + path, body, headers)
                 reply = self._line.getresponse()
-                content = reply.read()
+                content = _write(reply, into) if into and reply.status < 300 else reply.read()
             except (OSError, http.client.HTTPException):
                 self._line.close()
                 if number == TRIES or (sent and not again):
@@ -98,6 +126,15 @@ class Connection:
                     raise _refusal(reply.status, content)
             time.sleep(PAUSE * number)
         raise AssertionError("unreachable")
+
+
+def _write(reply: http.client.HTTPResponse, out: BinaryIO) -> bytes:
+    out.seek(0)
+    out.truncate()
+    shutil.copyfileobj(reply, out, BLOCK)
+    if reply.length:  # unlike read(), reading in blocks keeps quiet about an early end
+        raise http.client.IncompleteRead(b"", reply.length)
+    return b""
 
 
 def query_of(values: Mapping[str, Any]) -> str:

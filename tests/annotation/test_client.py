@@ -3,7 +3,9 @@
 import http.client
 import json
 import threading
+from contextlib import ExitStack
 from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
 from typing import ClassVar
 
 import pytest
@@ -47,8 +49,9 @@ def test_a_project_from_the_first_file_to_the_last(live_server, tmp_path):
     assert [row["answer"] for row in rows] == [{"choice": "tie"}]
     job = mona.export(project, "groups", filters={"judged": True})
     services.run_export(job["id"])
-    (line,) = mona.download(mona.wait("exports", job["id"])["download"]).splitlines()
-    assert json.loads(line)["judgements"][0]["choice"] == "tie"
+    content = mona.download(mona.wait("exports", job["id"])["download"])
+    assert json.loads(content)["judgements"][0]["choice"] == "tie"
+    assert mona.export_file(job["id"], tmp_path / "groups.jsonl").read_bytes() == content
     mona.close()
 
 
@@ -110,15 +113,24 @@ class Deaf(BaseHTTPRequestHandler):
 
 
 @pytest.fixture
-def deaf_client(monkeypatch):
+def serve(monkeypatch):
+    """`serve(handler)`: a client of a server whose requests the handler answers."""
     monkeypatch.setattr(connection, "PAUSE", 0.001)
+    with ExitStack() as stack:
+
+        def serve(handler: type[BaseHTTPRequestHandler]) -> Client:
+            server = stack.enter_context(HTTPServer(("127.0.0.1", 0), handler))
+            threading.Thread(target=server.serve_forever, daemon=True).start()
+            stack.callback(server.shutdown)
+            return stack.enter_context(Client(f"http://127.0.0.1:{server.server_port}", "token", timeout=60))
+
+        yield serve
+
+
+@pytest.fixture
+def deaf_client(serve):
     Deaf.seen.clear()
-    server = HTTPServer(("127.0.0.1", 0), Deaf)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    with Client(f"http://127.0.0.1:{server.server_port}", "token", timeout=10) as client:
-        yield client
-    server.shutdown()
-    server.server_close()
+    return serve(Deaf)
 
 
 def test_what_is_harmless_is_sent_until_it_is_answered(deaf_client):
@@ -134,6 +146,54 @@ def test_what_is_not_harmless_is_sent_once(deaf_client):
     with pytest.raises(ApiError, match="503"):
         deaf_client.undo(1)
     assert len(Deaf.seen) == 3
+
+
+class Broken(BaseHTTPRequestHandler):
+    """Ends its first reply in the middle; keeps what it was sent."""
+
+    whole = bytes(range(256)) * 1000
+    seen: ClassVar[list[bytes]] = []
+
+    def do_GET(self) -> None:
+        self.seen.append(b"")
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(self.whole)))
+        self.end_headers()
+        self.wfile.write(self.whole[: 70_000 if len(self.seen) == 1 else None])
+        self.close_connection = True
+
+    def do_POST(self) -> None:
+        self.seen.append(self.rfile.read(int(self.headers["Content-Length"])))
+        self.send_response(200)
+        self.send_header("Content-Length", "2")
+        self.end_headers()
+        self.wfile.write(b"{}")
+
+    log_message = Deaf.log_message
+
+
+@pytest.fixture
+def broken_client(serve, monkeypatch):
+    monkeypatch.setattr(connection, "BLOCK", 50_000)
+    Broken.seen.clear()
+    return serve(Broken)
+
+
+def test_a_file_is_there_once_it_is_whole(broken_client, tmp_path):
+    assert broken_client.checkpoint(1, tmp_path / "result.zip").read_bytes() == Broken.whole
+    assert len(Broken.seen) == 2
+    assert [path.name for path in tmp_path.iterdir()] == ["result.zip"]
+
+
+def test_a_file_is_sent_in_blocks(broken_client, tmp_path, monkeypatch):
+    path = tmp_path / "rows.csv"
+    path.write_bytes(Broken.whole)
+    monkeypatch.setattr(Path, "read_bytes", None)  # it may not fit into memory
+    broken_client.import_file(1, path, "csv")
+    (body,) = Broken.seen
+    assert body.count(Broken.whole) == 1
+    assert b'name="format"\r\n\r\ncsv\r\n' in body
+    assert body.rstrip().endswith(b"--")
 
 
 def test_an_address_that_is_none():

@@ -108,15 +108,17 @@ def open_page(browser, live_server, watch) -> Iterator[Callable]:
 
     yield open_page
     for context in contexts:
-        _let_requests_end(context, watch)
+        let_requests_end(context.pages[0], watch)
         context.close()
 
 
-def _let_requests_end(context, watch: Watch) -> None:
-    """A request that the server still works on would meet the emptying of the tables after the test."""
+def let_requests_end(page, watch: Watch) -> None:
+    """A page that is left takes what it was sent with it, and a request that the server still works on
+    would meet the emptying of the tables after the test.
+    """
     deadline = time.monotonic() + 10
     while watch.on_their_way and time.monotonic() < deadline:
-        context.pages[0].wait_for_timeout(20)
+        page.wait_for_timeout(20)
 
 
 @dataclass

@@ -9,7 +9,7 @@ from annotation import services
 from annotation.models import Judgement, Lease
 from tests.annotation import factories
 from tests.annotation.conftest import page_client
-from tests.functional.conftest import PASSWORD, SECRET, judge_page, wait_until_saved
+from tests.functional.conftest import PASSWORD, SECRET, judge_page, let_requests_end, wait_until_saved
 
 pytestmark = pytest.mark.django_db(transaction=True)
 expect.set_options(timeout=60_000)  # the machine may be busy
@@ -77,11 +77,11 @@ def test_nothing_names_the_source(open_page, world, watch):
     page.keyboard.press("h")
     page.wait_for_selector("#history li")
     wait_until_saved(page)
-    page.wait_for_timeout(300)  # a page that is left takes what it was sent with it
+    let_requests_end(page, watch)
     judge_page(page, world.pictures)
     press(page, "16")
     wait_until_saved(page)
-    page.wait_for_timeout(300)
+    let_requests_end(page, watch)
     assert sum("/judgement/" in url for url, _ in watch.bodies) == 5
     assert any("/media/" in url for url, _ in watch.bodies)
     assert [url for url, body in watch.bodies if SECRET.encode() in body] == []
@@ -145,7 +145,7 @@ def test_reload_in_the_middle(open_page, world, watch):
     page = judge_page(open_page(world.annotator), world.texts)
     press(page, "1")
     wait_until_saved(page)
-    page.wait_for_timeout(300)
+    let_requests_end(page, watch)
     page.route("**/api/v1/**", lambda route: route.abort())
     page.keyboard.press("7")
     page.wait_for_selector("#saved.retrying")

@@ -297,7 +297,7 @@ def test_every_kind_by_keyboard(open_page, world, turned, part):
             page.focus(case.focus)
         press(page, case.keys)
         try:
-            page.wait_for_selector("#idle:visible", timeout=10_000)
+            page.wait_for_selector("#idle:visible")
             wait_until_saved(page)
         except Exception as error:
             raise AssertionError(f"{name}: {page.inner_text('main')}") from error

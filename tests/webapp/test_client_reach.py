@@ -18,6 +18,7 @@ GENERAL = {
     "call": "any call, by its path",
     "rows": "any list, by its path",
     "download": "any file, by a path that the server named",
+    "save": "the same, into a file",
     "close": "sends nothing",
 }
 REPLY = json.dumps(
@@ -33,10 +34,8 @@ class Asked(Connection):
         super().__init__("http://localhost", "token", timeout=1)
         self.sent: list[tuple[str, str, bytes | None]] = []
 
-    def send(
-        self, method: str, path: str, body: bytes | None, kind: str = "", *, again: bool = False
-    ) -> bytes:
-        self.sent.append((method, path, body))
+    def send(self, method: str, path: str, body: Any, kind: str = "", **_options: Any) -> bytes:
+        self.sent.append((method, path, body if body is None or isinstance(body, bytes) else b"".join(body)))
         return REPLY
 
 
