@@ -7,6 +7,8 @@ from pydantic import Field, model_validator
 from training.tuning.config.images import DENOISER_LORA, SAMPLES, ImageTrainConfig, SamplingKeys
 from training.tuning.config.shared import PRIMARY, Config, LoraConfig
 
+WindowOrder = Literal["progressive", "decaying", "random", "growing"]
+
 
 class ImageOnlineConfig(ImageTrainConfig, SamplingKeys):
     """Keys of all image methods on rewards. Judgements are not used, so ties and both-bad do not arise."""
@@ -72,6 +74,35 @@ class UpdateKeys(Config):
     )
 
 
+class WindowKeys(Config):
+    """Training a part of the chain at a time."""
+
+    window: int | None = Field(
+        None,
+        ge=1,
+        title="Window",
+        description="Train that many steps in a row at a time; empty: all that have noise.",
+    )
+    window_every: int = Field(
+        25,
+        ge=1,
+        title="Window stays",
+        description="Training steps before the window moves, or grows, by one.",
+    )
+    window_order: WindowOrder = Field(
+        "progressive",
+        title="Window moves",
+        description="progressive: from the noisiest steps on. decaying: so, but faster late in the chain. "
+        "random: anywhere. growing: the last steps, then one more before them each time, until all are in.",
+    )
+
+    @model_validator(mode="after")
+    def _window_has_a_use(self) -> Self:
+        if self.window is None and (self.is_changed("window_every") or self.is_changed("window_order")):
+            raise ValueError("window_every and window_order have no use without window")
+        return self
+
+
 class ClipKeys(Config):
     """How far a single update may go."""
 
@@ -88,7 +119,7 @@ class ClipKeys(Config):
     )
 
 
-class DDPOConfig(ImageOnlineConfig, UpdateKeys, ClipKeys):
+class DDPOConfig(ImageOnlineConfig, UpdateKeys, WindowKeys, ClipKeys):
     """Policy gradient on denoising steps. Judgements are not used, so ties and both-bad do not arise."""
 
     eta: float = Field(
@@ -112,6 +143,54 @@ class DDPOConfig(ImageOnlineConfig, UpdateKeys, ClipKeys):
         description="Weight of the KL divergence from the start, step by step; 0 as in the paper.",
         json_schema_extra=PRIMARY,
     )
+    noise: Literal["ddim", "consistency"] | None = Field(
+        None,
+        title="Steps",
+        description="ddim: with the noise of eta. consistency: to a whole picture and back to the next noise "
+        "level, as consistency models draw (arXiv:2404.03673). Empty: consistency for such models, ddim for "
+        "others.",
+    )
+    window: int | None = Field(
+        None,
+        ge=1,
+        title="Window",
+        description="Train that many steps in a row at a time, which keeps pictures various "
+        "(arXiv:2410.08315); all are drawn with noise. Empty: train all.",
+    )
+    window_every: int = Field(
+        1, ge=1, title="Window stays", description="Training steps before the window moves, or grows, by one."
+    )
+    window_order: WindowOrder = Field(
+        "random",
+        title="Window moves",
+        description="progressive: from the noisiest steps on. decaying: so, but faster late in the chain. "
+        "random: anywhere. growing: the last steps, then one more before them each time, until all are in "
+        "(arXiv:2503.11240).",
+    )
+    branches: int = Field(
+        1,
+        ge=1,
+        title="Branches",
+        description="That many pictures of a prompt go one way up to the window, or begin at the same noise: "
+        "then they differ by what is trained alone.",
+    )
+    contrast: float | None = Field(
+        None,
+        ge=0,
+        title="Contrast",
+        description="Of pictures that went one way only the best teaches, if its advantage is this much, and "
+        "the worst, if it is below minus this; 0.5 in arXiv:2503.11240. Empty: all teach.",
+    )
+
+    @model_validator(mode="after")
+    def _keys_have_a_use(self) -> Self:
+        if self.num_generations % self.branches:
+            raise ValueError("num_generations must be a multiple of branches")
+        if self.contrast is not None and self.branches == 1:
+            raise ValueError("contrast needs branches: pictures that went one way")
+        if self.noise == "consistency" and self.is_changed("eta"):
+            raise ValueError("eta is the noise of ddim; consistency steps have their own")
+        return self
 
 
 class DPOKConfig(ImageOnlineConfig, UpdateKeys, ClipKeys):
@@ -162,7 +241,7 @@ class DPOKConfig(ImageOnlineConfig, UpdateKeys, ClipKeys):
     )
 
 
-class FlowGRPOConfig(ImageOnlineConfig, UpdateKeys, ClipKeys):
+class FlowGRPOConfig(ImageOnlineConfig, UpdateKeys, WindowKeys, ClipKeys):
     """Group relative policy optimisation. Judgements are not used, so ties and both-bad do not arise."""
 
     num_generations: int = Field(
@@ -214,18 +293,3 @@ class FlowGRPOConfig(ImageOnlineConfig, UpdateKeys, ClipKeys):
         description="Draw with noise, and train, in that many steps in a row, and without noise outside of "
         "them (arXiv:2507.21802); empty: in all but the last.",
     )
-    window_every: int = Field(
-        25, ge=1, title="Window stays", description="Training steps before the window moves by one."
-    )
-    window_order: Literal["progressive", "decaying", "random"] = Field(
-        "progressive",
-        title="Window moves",
-        description="progressive: from the noisiest steps on. decaying: so, but faster late in the chain. "
-        "random: anywhere.",
-    )
-
-    @model_validator(mode="after")
-    def _window_has_a_use(self) -> Self:
-        if self.window is None and (self.is_changed("window_every") or self.is_changed("window_order")):
-            raise ValueError("window_every and window_order have no use without window")
-        return self

@@ -170,28 +170,32 @@ class ImageOnline:
         sampler: Sampler,
         *,
         module: nn.Module | None = None,
-        same_start: bool = False,
+        first: int = 0,
+        branches: int = 1,
     ) -> Drawn:
-        """k pictures of each prompt of a step, by ``module`` or the policy.
+        """k pictures of each prompt of a step, by ``module`` or the policy; chains are kept from step
+        ``first`` on.
 
-        With ``same_start`` the pictures of a prompt begin at the same noise, and part at the first step with
-        chance.
+        Each ``branches`` pictures of a prompt go one way up to there (at 0: begin at the same noise), and
+        part at the next step with chance; it divides k. With 1 the pictures do not depend on ``first``.
         """
         module = self.policy.denoiser if module is None else module
         prompts, count = self.prompts_of(step), self.run.config.num_generations
-        rows = [(prompt, number) for prompt in prompts for number in range(count)]
-        micros = []
-        for here in self._slices(len(rows)):
+        asked = [prompt for prompt in prompts for _ in range(count)]
+        generators = [self._generator(prompt, step, at % count) for at, prompt in enumerate(asked)]
+        ways = []
+        for here in self._slices(len(asked) // branches):
             self.run.check_stop()
-            own = rows[here]
-            generators = [self._generator(prompt, step, number) for prompt, number in own]
-            if same_start:
-                start = self._start([self._generator(prompt, step, -1) for prompt, _ in own])
-            else:
-                start = self._start(generators)
-            denoise = self.denoiser(module, [prompt for prompt, _ in own])
-            chain = sample(denoise, sampler, start, generators=generators)
-            micros.append(Micro(here, [prompt for prompt, _ in own], chain))
+            own = generators[::branches][here]
+            denoise = self.denoiser(module, asked[::branches][here])
+            ways.append(sample(denoise, sampler, self._start(own), generators=own, end=first).final)
+        starts = torch.cat(ways).repeat_interleave(branches, dim=0)
+        micros = []
+        for here in self._slices(len(asked)):
+            self.run.check_stop()
+            denoise = self.denoiser(module, asked[here])
+            chain = sample(denoise, sampler, starts[here], generators=generators[here], first=first)
+            micros.append(Micro(here, asked[here], chain))
         return self._scored(prompts, micros)
 
     def starts(self, step: int) -> Iterator[Start]:

@@ -107,3 +107,14 @@ def remembered_advantages(
         (reward - statistics[prompt][0]) / statistics[prompt][1]
         for prompt, reward in zip(prompts, rewards, strict=True)
     ]
+
+
+def contrast_branches(advantages: Float[Tensor, "B b"], *, least: float) -> Float[Tensor, "B b"]:
+    """Of the b pictures of each branching the best if its advantage is at least ``least``, and the worst if
+    it is below -``least``; 0 for all others (B2-DiffuRL, arXiv:2503.11240, as in the authors' run_select.py).
+    """
+    places = torch.arange(advantages.shape[1], device=advantages.device)
+    best = places == advantages.argmax(dim=1, keepdim=True)
+    worst = places == advantages.argmin(dim=1, keepdim=True)
+    teaches = (best & (advantages >= least)) | (worst & (advantages < -least))
+    return torch.where(teaches, advantages, 0)

@@ -21,7 +21,7 @@ from training.tuning.images.online import Drawn, ImageOnline
 from training.tuning.images.policy_gradient import backward
 from training.tuning.images.prompts import preview_prompts
 from training.tuning.images.schedules import Sampler, Schedule, dance_grpo, ddim, flow_grpo
-from training.tuning.images.windows import window_at
+from training.tuning.images.windows import window_of
 from training.tuning.losses.advantages import group_relative
 from training.tuning.optim import make_optimizer, update
 from training.tuning.run import Run
@@ -34,8 +34,8 @@ def train(run: Run) -> None:
     whole = sampler_of(online.schedule, config)
     optimizer = make_optimizer(online.policy.denoiser.parameters(), config)
     for step in online.steps(online.policy.denoiser, optimizer):
-        sampler = whole if config.window is None else whole.only(window_of(step, whole, config, run.seed))
-        drawn = online.draw(step, sampler, same_start=config.same_start)
+        sampler = whole.only(window_of(step, whole, config, seed=run.seed))
+        drawn = online.draw(step, sampler, branches=config.num_generations if config.same_start else 1)
         advantages = advantages_of(drawn, online, config)
         metrics = drawn.metrics | {"pictures/even": float((advantages == 0).float().mean())}
         for number in range(config.updates):
@@ -69,22 +69,6 @@ def sampler_of(schedule: Schedule, config: FlowGRPOConfig) -> Sampler:
     else:
         found = ddim(schedule, eta=1.0 if level is None else level)
     return found.only(range(schedule.steps - 1))
-
-
-def window_of(step: int, sampler: Sampler, config: FlowGRPOConfig, seed: int) -> range:
-    """The steps that are drawn with noise and trained now."""
-    steps = len(sampler.stochastic)
-    if config.window is None or config.window > steps:
-        problem = f"the chain has {steps} steps with noise, fewer than the window"
-        raise BadInput(problem, field="config.window")
-    return window_at(
-        step,
-        steps=steps,
-        size=config.window,
-        every=config.window_every,
-        order=config.window_order,
-        seed=seed,
-    )
 
 
 def advantages_of(drawn: Drawn, online: ImageOnline, config: FlowGRPOConfig) -> Tensor:
