@@ -184,9 +184,10 @@ def check(project: int, timed: Timed) -> list[str]:
         problems.append(f"{doubled} comparisons have a slot or a person with two leases.")
     if wrong := comparisons.exclude(open_slots=F("needed") - F("live")).count():
         problems.append(f"{wrong} comparisons count their open slots wrongly.")
-    stored = {str(lease) for lease in Judgement.objects.values_list("lease", flat=True)}
+    judgements = Judgement.objects.filter(comparison__project=project)
+    stored = {str(lease) for lease in judgements.values_list("lease", flat=True)}
     if len(timed.ids) != len(set(timed.ids)):
         problems.append("A lease was given twice.")
-    if stored != set(timed.ids) or Judgement.objects.count() != len(stored):
+    if stored != set(timed.ids) or judgements.count() != len(stored):
         problems.append(f"{len(set(timed.ids) ^ stored)} answers were lost or stored more than once.")
     return problems

@@ -7,8 +7,11 @@ workers. A message carries nothing that Postgres does not know; losing or doubli
 import gc
 import os
 import sys
+import time
+from datetime import UTC, datetime, timedelta
 
 from celery import Celery
+from celery.schedules import schedule
 from celery.signals import worker_process_init
 
 import webapp.embedded.broker  # noqa: F401  registers the transport of the embedded default
@@ -17,19 +20,33 @@ os.environ.setdefault("DJANGO_SETTINGS_MODULE", "webapp.settings")
 app = Celery("tiebreak")
 app.config_from_object("django.conf:settings", namespace="CELERY")
 app.autodiscover_tasks(["annotation", "training"])
+
+_BEGAN, _BEGAN_AT = time.monotonic(), datetime.now(UTC)
+
+
+def steady_now() -> datetime:
+    """The time as it was at the start and what has gone by since, whatever is done to the clock meanwhile."""
+    return _BEGAN_AT + timedelta(seconds=time.monotonic() - _BEGAN)
+
+
+def every(seconds: float) -> schedule:
+    """By the wall's clock, Celery would do nothing for as long as that clock was set back."""
+    return schedule(seconds, nowfun=steady_now)
+
+
 app.conf.beat_schedule = {
-    "reopen-expired-leases": {"task": "annotation.tasks.reopen_expired_leases", "schedule": 30.0},
-    "fold-slots": {"task": "annotation.tasks.fold_slots", "schedule": 30.0},
-    "deliver-webhooks": {"task": "annotation.tasks.deliver_webhooks", "schedule": 10.0},
-    "forget-old-deliveries": {"task": "annotation.tasks.forget_old_deliveries", "schedule": 3600.0},
-    "read-prompts": {"task": "annotation.tasks.read_prompts", "schedule": 5.0},
-    "resume-lost-jobs": {"task": "annotation.tasks.resume_lost_jobs", "schedule": 30.0},
-    "forget-old-counts": {"task": "annotation.tasks.forget_old_counts", "schedule": 3600.0},
-    "refresh-quality": {"task": "annotation.tasks.refresh_quality", "schedule": 10.0},
-    "refit-quality": {"task": "annotation.tasks.refit_quality", "schedule": 30.0},
-    "requeue-lost-runs": {"task": "training.tasks.requeue_lost_runs", "schedule": 15.0},
-    "run-schedules": {"task": "training.tasks.run_schedules", "schedule": 15.0},
-    "advance-matches": {"task": "training.tasks.advance_matches", "schedule": 10.0},
+    "reopen-expired-leases": {"task": "annotation.tasks.reopen_expired_leases", "schedule": every(30.0)},
+    "fold-slots": {"task": "annotation.tasks.fold_slots", "schedule": every(30.0)},
+    "deliver-webhooks": {"task": "annotation.tasks.deliver_webhooks", "schedule": every(10.0)},
+    "forget-old-deliveries": {"task": "annotation.tasks.forget_old_deliveries", "schedule": every(600.0)},
+    "read-prompts": {"task": "annotation.tasks.read_prompts", "schedule": every(5.0)},
+    "resume-lost-jobs": {"task": "annotation.tasks.resume_lost_jobs", "schedule": every(30.0)},
+    "forget-old-counts": {"task": "annotation.tasks.forget_old_counts", "schedule": every(600.0)},
+    "refresh-quality": {"task": "annotation.tasks.refresh_quality", "schedule": every(10.0)},
+    "refit-quality": {"task": "annotation.tasks.refit_quality", "schedule": every(30.0)},
+    "requeue-lost-runs": {"task": "training.tasks.requeue_lost_runs", "schedule": every(15.0)},
+    "run-schedules": {"task": "training.tasks.run_schedules", "schedule": every(15.0)},
+    "advance-matches": {"task": "training.tasks.advance_matches", "schedule": every(10.0)},
 }
 
 

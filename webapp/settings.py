@@ -29,6 +29,13 @@ def _flag(name: str, default: bool) -> bool:
     return value.lower() in {"1", "true"}
 
 
+def _seconds(name: str, default: int) -> int:
+    value = os.environ.get(name, str(default))
+    if not value.isdecimal() or int(value) == 0:
+        raise ImproperlyConfigured(f"{name} is {value!r}; set it to a whole number of seconds from 1 on.")
+    return int(value)
+
+
 def _list(name: str, default: str = "") -> list[str]:
     return [item.strip() for item in os.environ.get(name, default).split(",") if item.strip()]
 
@@ -322,13 +329,15 @@ CELERY_WORKER_HIJACK_ROOT_LOGGER = False
 CELERY_WORKER_ENABLE_REMOTE_CONTROL = False  # nothing depends on inspect or revoke
 CELERY_BROKER_CONNECTION_RETRY_ON_STARTUP = True
 CELERY_TIMEZONE = "UTC"
+CELERY_BEAT_SCHEDULER = "celery.beat:Scheduler"  # nothing to remember: all that is periodic is so often
 
 # Training
 WORK_DIR = Path(os.environ.get("TIEBREAK_WORK_DIR", DATA_DIR / "work"))  # a worker's own disk
 HF_TOKEN = os.environ.get("HF_TOKEN", "")  # a light worker's, for copies of results on a model hub
 RUN_DEVICE_KIND = os.environ.get("RUN_DEVICE_KIND", "cpu")  # whose queue new runs join: cpu, cuda
-RUN_STALE_AFTER = timedelta(seconds=60)
-RUN_STALL_AFTER = timedelta(minutes=30)
+# A run goes to another worker when its own was silent, or its trainer stood still, for that many seconds.
+RUN_STALE_AFTER = timedelta(seconds=_seconds("RUN_STALE_AFTER", 60))
+RUN_STALL_AFTER = timedelta(seconds=_seconds("RUN_STALL_AFTER", 1800))
 RUN_MAX_ATTEMPTS = 3
 
 # Operation

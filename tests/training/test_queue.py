@@ -154,8 +154,8 @@ def test_lost_messages_are_sent_again(project, base, monkeypatch):
     Run.objects.filter(pk=waiting.pk).update(status="preparing", created_at=Now() - timedelta(minutes=1))
     factories.queued_run(project, base)
     sent = []
-    monkeypatch.setattr(tasks.prepare_run, "apply_async", lambda **options: sent.append(options["kwargs"]))
-    monkeypatch.setattr(tasks.work_runs, "apply_async", lambda **options: sent.append(options["queue"]))
+    monkeypatch.setattr(tasks.prepare_run, "apply_async", lambda *, kwargs: sent.append(kwargs))
+    monkeypatch.setattr(tasks.work_runs, "apply_async", lambda *, kwargs, queue: sent.append(queue))
     tasks.requeue_lost_runs()
     assert sent == [{"run_id": waiting.pk}, "runs-cpu"]
 

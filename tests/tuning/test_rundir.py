@@ -1,5 +1,6 @@
 """The run directory and the command line: locks, states, kills, cancels, bad input."""
 
+import errno
 import json
 import os
 import shutil
@@ -15,6 +16,7 @@ import torch
 
 from tests.tuning.text_models import save_causal
 from tests.tuning.text_runs import QUICK, make_run, metrics, pair_rows, read_rows, result_weights, run, state
+from training.tuning import errors, rundir
 from training.tuning.errors import Locked
 from training.tuning.rundir import RunDir, finite, publish, step_of
 
@@ -95,6 +97,47 @@ def test_kill_at_any_moment(tmp_path: Path, llama: Path) -> None:
     one, two = result_weights(whole), result_weights(parts)
     assert all(torch.equal(value, two[name]) for name, value in one.items())
     assert [step_of(path) for path in RunDir(parts).checkpoints()] == [35, 40]
+
+
+def test_a_full_disk_costs_a_step_and_no_run(tmp_path: Path, llama: Path, monkeypatch: Any) -> None:
+    """It exits 74 and says why; what was saved before is whole, and run again it ends as if undisturbed."""
+    quick = QUICK | {"max_steps": 6, "save_every": 2}
+    rows = pair_rows(8)
+    undisturbed = make_run(tmp_path / "a", "dpo", base=llama, config=quick, rows=rows)
+    assert run(undisturbed) == 0
+    folder = make_run(tmp_path / "b", "dpo", base=llama, config=quick, rows=rows)
+
+    def flush(path: Path) -> None:
+        if ".checkpoint-000004" in str(path):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(rundir, "_flush", flush)
+        assert run(folder) == errors.EXIT_DISK_FULL
+    assert [path.name for path in RunDir(folder).checkpoints()] == ["checkpoint-000002"]
+    assert list(folder.glob(".*draft")) == []
+    assert state(folder)["status"] == "failed"
+    assert state(folder)["error"] == (
+        "The disk is full: no room on the disk for checkpoint-000004. Free some and run again."
+    )
+    assert run(folder) == 0
+    found = result_weights(folder)
+    assert all(torch.equal(value, found[name]) for name, value in result_weights(undisturbed).items())
+
+
+def test_a_full_disk_is_known_by_its_room(tmp_path: Path, monkeypatch: Any) -> None:
+    """torch.save says nothing of the reason."""
+    usage = shutil.disk_usage(tmp_path)
+
+    def write(folder: Path) -> None:
+        raise RuntimeError("unexpected pos 576 vs 534")
+
+    with pytest.raises(RuntimeError, match="unexpected pos"):
+        publish(tmp_path / "a", write)
+    monkeypatch.setattr(rundir.shutil, "disk_usage", lambda path: usage._replace(free=4096))
+    with pytest.raises(errors.DiskFull, match="no room on the disk for a"):
+        publish(tmp_path / "a", write)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_terminate_saves_and_exits_143(tmp_path: Path, llama: Path) -> None:

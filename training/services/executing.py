@@ -168,7 +168,8 @@ def _conclude(
         tell(partial(recorder.give_back, "The worker was stopped; the run goes on from here.", counts=False))
         return
     else:
-        trainer.write_failed(why_lost(code))
+        with contextlib.suppress(OSError):  # a full disk; Postgres is told in any case
+            trainer.write_failed(why_lost(code))
         tell(partial(recorder.give_back, why_lost(code), counts=True))
         return
     workspace.remove()
@@ -178,6 +179,8 @@ def why_lost(code: int | None) -> str:
     """A sentence about a trainer that ended without saying why."""
     if code == exits.EXIT_LOCKED:
         return "Another trainer held the run directory."
+    if code == exits.EXIT_DISK_FULL:
+        return "The worker's disk was full; free some room there."
     if code == exits.EXIT_INTERRUPTED:
         return "The trainer was interrupted by SIGTERM."
     if code in (-signal.SIGKILL, 128 + signal.SIGKILL):  # the trainer, or one of its processes

@@ -4,9 +4,10 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from django.db import connection, transaction
+from django.db import connections, transaction
 from django.db.models import F
 from django.db.models.functions import Now
+from django.db.utils import DEFAULT_DB_ALIAS
 
 from training import datasets
 from training.models import Run, Snapshot
@@ -67,13 +68,17 @@ def inspect_run(*, run: Run) -> None:
 
 @contextmanager
 def _alone(run_id: int) -> Iterator[bool]:
-    """Whether no other process prepares this run. Should this one die, the lock goes with its connection."""
-    with connection.cursor() as cursor:
-        cursor.execute("SELECT pg_try_advisory_lock(%s, %s)", [LOCK_SPACE, run_id])
-        (is_alone,) = cursor.fetchone()
+    """Whether no other process prepares this run.
+
+    The lock is that of a transaction on a connection of its own, which does nothing else: it goes when this
+    process dies, and a pooler in transaction mode leaves both together.
+    """
+    own = connections.create_connection(DEFAULT_DB_ALIAS)
     try:
+        own.set_autocommit(False)
+        with own.cursor() as cursor:
+            cursor.execute("SELECT pg_try_advisory_xact_lock(%s, %s)", [LOCK_SPACE, run_id])
+            (is_alone,) = cursor.fetchone()
         yield is_alone
     finally:
-        if is_alone:
-            with connection.cursor() as cursor:
-                cursor.execute("SELECT pg_advisory_unlock(%s, %s)", [LOCK_SPACE, run_id])
+        own.close()

@@ -54,10 +54,11 @@ def enqueue(runs: QuerySet[Run]) -> int:
 
 
 def wake_workers(device_kind: str) -> None:
-    """Send a wake-up. It says nothing that Postgres does not know; unread, it is void after a minute."""
+    """Send a wake-up. It says nothing that Postgres does not know, and has no date by which a worker whose
+    clock is ahead would take it for void."""
     from training import tasks
 
-    tasks.work_runs.apply_async(kwargs={"device_kind": device_kind}, queue=f"runs-{device_kind}", expires=60)
+    tasks.work_runs.apply_async(kwargs={"device_kind": device_kind}, queue=f"runs-{device_kind}")
 
 
 def wake_waiting() -> None:
@@ -124,7 +125,7 @@ def prepare_waiting(*, now: datetime) -> None:
 
     waiting = Run.objects.filter(status=Run.Status.PREPARING, created_at__lt=now - PREPARE_AGAIN_AFTER)
     for pk in waiting.order_by("pk").values_list("pk", flat=True):
-        tasks.prepare_run.apply_async(kwargs={"run_id": pk}, expires=60)
+        tasks.prepare_run.apply_async(kwargs={"run_id": pk})
 
 
 def _database_start() -> datetime:

@@ -2,11 +2,12 @@
 
 ``python -m training.tuning RUN_DIR`` trains, or resumes. ``python -m training.tuning methods [--json]`` lists
 the methods. ``python -m training.tuning inspect RUN_DIR [--json]`` writes RUN_DIR/inspect.json: the data as
-the trainer will see it. Exit codes: 0 done, 1 bad input, 70 an unexpected error, 75 locked, 130 cancelled,
-143 interrupted.
+the trainer will see it. Exit codes: 0 done, 1 bad input, 70 an unexpected error, 74 the disk is full,
+75 locked, 130 cancelled, 143 interrupted.
 """
 
 import argparse
+import contextlib
 import json
 import logging
 import os
@@ -82,6 +83,10 @@ def train(path: Path) -> int:
     except errors.BadInput as error:
         print(error, file=sys.stderr)
         return errors.EXIT_BAD_INPUT
+    except OSError as error:
+        if errors.is_disk_full(error):
+            return _disk_full(directory, error)
+        raise
 
 
 def _train_locked(directory: RunDir) -> int:
@@ -109,6 +114,8 @@ def _train_locked(directory: RunDir) -> int:
         _tell(directory, error)
         return errors.EXIT_BAD_INPUT
     except Exception as error:
+        if errors.is_disk_full(error):
+            return _disk_full(directory, error)
         logger.exception("failed")
         print(f"{type(error).__name__}: {error}; the traceback is in {directory.log_file}", file=sys.stderr)
         directory.set_state(status="failed", error=f"{type(error).__name__}: {error}")
@@ -117,6 +124,16 @@ def _train_locked(directory: RunDir) -> int:
     logger.info("done")
     directory.set_state(status="done")
     return errors.EXIT_DONE
+
+
+def _disk_full(directory: RunDir, error: Exception) -> int:
+    """Say so as far as there is room for it; the exit code says it in any case."""
+    with contextlib.suppress(OSError):
+        directory.remove_drafts()
+        logger.error("%s", error)
+        directory.set_state(status="failed", error=f"The disk is full: {error}. Free some and run again.")
+        print(f"The disk is full: {error}; run again to resume", file=sys.stderr)
+    return errors.EXIT_DISK_FULL
 
 
 def _tell(directory: RunDir, error: Exception) -> None:

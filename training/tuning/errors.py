@@ -1,10 +1,12 @@
 """What can end a run besides success, and the exit code of each."""
 
+import errno
 from pathlib import Path
 
 EXIT_DONE = 0
 EXIT_BAD_INPUT = 1
 EXIT_UNEXPECTED = 70
+EXIT_DISK_FULL = 74
 EXIT_LOCKED = 75
 EXIT_CANCELLED = 130
 EXIT_INTERRUPTED = 143
@@ -43,6 +45,20 @@ class BadInput(Exception):
 
 class Locked(Exception):
     """Another process trains in this run directory."""
+
+
+class DiskFull(Exception):
+    """There was no room for a file. What had been saved before is still there."""
+
+
+def is_disk_full(error: BaseException) -> bool:
+    """Whether a library failed for want of room; safetensors has an exception without a number."""
+    number = getattr(error, "errno", None)
+    return (
+        isinstance(error, DiskFull)
+        or number in (errno.ENOSPC, errno.EDQUOT)
+        or "No space left on device" in str(error)
+    )
 
 
 class Stopped(Exception):

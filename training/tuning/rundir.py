@@ -20,9 +20,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from training.tuning.errors import Locked
+from training.tuning.errors import DiskFull, Locked, is_disk_full
 
 HEARTBEAT_SECONDS = 5.0
+ROOM_LEFT = 1 << 20  # bytes; with less a disk counts as full
 
 
 class StopRequest:
@@ -85,7 +86,8 @@ class RunDir:
 
         def beat() -> None:
             while not over.wait(HEARTBEAT_SECONDS):
-                self.set_state()
+                with contextlib.suppress(OSError):  # of a full disk: the run itself will tell
+                    self.set_state()
 
         thread = threading.Thread(target=beat, name="heartbeat", daemon=True)
         thread.start()
@@ -164,9 +166,17 @@ def publish(target: Path, write: Callable[[Path], None]) -> None:
     draft = target.with_name(f".{target.name}.draft")
     shutil.rmtree(draft, ignore_errors=True)
     draft.mkdir(parents=True)
-    write(draft)
-    for path in [*draft.rglob("*"), draft]:
-        _flush(path)
+    try:
+        write(draft)
+        for path in [*draft.rglob("*"), draft]:
+            _flush(path)
+    except Exception as error:
+        # torch.save does not say why it failed, so the disk is asked, while what was begun is still there.
+        full = is_disk_full(error) or shutil.disk_usage(draft).free < ROOM_LEFT
+        shutil.rmtree(draft, ignore_errors=True)
+        if full:
+            raise DiskFull(f"no room on the disk for {target.name}") from error
+        raise
     if target.exists():
         shutil.rmtree(target)
     draft.rename(target)

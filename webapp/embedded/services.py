@@ -29,7 +29,6 @@ def plan_services(
     devices = find_devices(environment)
     environment = {**environment, "RUN_DEVICE_KIND": devices[0].kind}
     logs = data_dir / "logs"
-    schedule = data_dir / "scheduler.db"
     return [
         Service("web", _web(listener), logs / "web.log", url, environment, pass_fds=(listener,)),
         Service(
@@ -51,7 +50,7 @@ def plan_services(
             )
             for device in devices
         ),
-        Service("scheduler", _scheduler(schedule), logs / "scheduler.log", str(schedule), environment),
+        Service("scheduler", _scheduler(), logs / "scheduler.log", "periodic tasks", environment),
     ]
 
 
@@ -68,5 +67,5 @@ def _worker(queue: str, *, name: str | None = None) -> list[str]:
     return [*command, "--without-gossip", "--without-mingle", "--without-heartbeat"]  # nobody listens to them
 
 
-def _scheduler(schedule: Path) -> list[str]:
-    return [*PYTHON, "celery", "-A", "webapp", "beat", "--schedule", str(schedule), "--pidfile="]
+def _scheduler() -> list[str]:
+    return [*PYTHON, "celery", "-A", "webapp", "beat", "--pidfile="]
