@@ -103,6 +103,56 @@ class WindowKeys(Config):
         return self
 
 
+class RegulariserKeys(Config):
+    """Where the KL divergence counts, and what it is taken from (GARDO, arXiv:2512.24138)."""
+
+    kl_on: Literal["all", "uncertain"] = Field(
+        "all",
+        title="Divergence of",
+        description="uncertain: of pictures that the reward prefers and the list's entries of weight 0 do "
+        "not; the others may move freely. all: of every picture.",
+    )
+    kl_share: float = Field(
+        0.1,
+        ge=0.02,
+        le=0.2,
+        title="Uncertain share",
+        description="Of the pictures that the reward likes better than those entries do, at first; between "
+        "0.02 and 0.2 it follows how far they disagree.",
+    )
+    kl_reset_every: int | None = Field(
+        None,
+        ge=1,
+        title="New start every",
+        description="Training steps after which the divergence is from the policy as it then is; empty: "
+        "always from the start.",
+    )
+    kl_reset_at: float | None = Field(
+        None,
+        gt=0,
+        title="New start at",
+        description="Or as soon as the divergence exceeds this, such as 3e-4.",
+    )
+    diversity: bool = Field(
+        False,
+        title="Credit for unlike pictures",
+        description="Good pictures count more the less they resemble others of their prompt, by the features "
+        "of the list's first image reward model, or seen from afar. Takes scale: none.",
+    )
+
+    @property
+    def moves_reference(self) -> bool:
+        return self.kl_reset_every is not None or self.kl_reset_at is not None
+
+    @model_validator(mode="after")
+    def _regulariser_has_a_use(self) -> Self:
+        if self.kl_on == "all" and self.is_changed("kl_share"):
+            raise ValueError('kl_share has a use only with "kl_on": "uncertain"')
+        if (self.kl_on == "uncertain" or self.moves_reference) and not getattr(self, "beta", 0.0):
+            raise ValueError("kl_on, kl_reset_every and kl_reset_at have no use without beta")
+        return self
+
+
 class ClipKeys(Config):
     """How far a single update may go."""
 
@@ -241,7 +291,7 @@ class DPOKConfig(ImageOnlineConfig, UpdateKeys, ClipKeys):
     )
 
 
-class FlowGRPOConfig(ImageOnlineConfig, UpdateKeys, WindowKeys, ClipKeys):
+class FlowGRPOConfig(ImageOnlineConfig, UpdateKeys, WindowKeys, RegulariserKeys, ClipKeys):
     """Group relative policy optimisation. Judgements are not used, so ties and both-bad do not arise."""
 
     num_generations: int = Field(

@@ -47,6 +47,7 @@ from training.tuning.images.trajectories import (
 )
 from training.tuning.plan import make_plan
 from training.tuning.rewards.compose import Scored, open_rewards
+from training.tuning.rewards.pictures import PictureReward
 from training.tuning.run import Run
 
 PIXELS = 2**20  # of pictures in one micro-batch: four of 512 × 512
@@ -208,6 +209,12 @@ class ImageOnline:
             prompts = [prompt for prompt, _ in rows[here]]
             yield Start(prompts, generators, self._start(generators), len(rows))
 
+    def features(self, drawn: Drawn) -> Float[Tensor, "G k D"]:
+        """What tells pictures apart: what the list's first image reward model sees, else a view from afar."""
+        seen = [source for source in self.rewards.sources if isinstance(source, PictureReward)]
+        found = seen[0].features(drawn.pictures) if seen else from_afar(drawn.pixels)
+        return found.unflatten(0, drawn.rewards.shape).to(drawn.rewards.device)
+
     def prompts_of(self, step: int) -> list[str]:
         """The prompts of a step."""
         return [self.prompts[index] for part in self.plan.step(step) for index in part]
@@ -289,6 +296,11 @@ class ImageOnline:
 def diversity(pixels: Float[Tensor, "G k 3 H W"]) -> float:
     """Mean distance (root mean square of 0..1) between the pictures of a prompt, seen from afar."""
     count = pixels.shape[1]
-    small = resize(pixels.flatten(0, 1), COMPARED, COMPARED, kernel="bicubic").flatten(1) / 2
+    small = from_afar(pixels.flatten(0, 1)) / 2
     features = small.unflatten(0, (-1, count)) / small.shape[1] ** 0.5
     return float(torch.cdist(features, features).sum(dim=(1, 2)).mean() / (count * (count - 1)))
+
+
+def from_afar(pixels: Float[Tensor, "N 3 H W"]) -> Float[Tensor, "N D"]:
+    """Pictures at a few pixels, in -1..1."""
+    return resize(pixels, COMPARED, COMPARED, kernel="bicubic").flatten(1)

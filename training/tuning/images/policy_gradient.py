@@ -24,12 +24,14 @@ def surrogate(
     clip: float,
     reference: Latents | None = None,
     beta: float = 0.0,
+    held: Float[Tensor, " N"] | None = None,
 ) -> tuple[Float[Tensor, " N"], Facts]:
     """PPO's clipped objective of one step of the chains, plus β KL(policy ‖ reference) of that step, (N,).
 
     ``reference`` is what the reference says of the latents before the step. The KL is the exact one of two
     Gaussians with one std, Δmean²/2 std², as a mean over the numbers; in a flow that is
     |dt|/2 · (g(1-t)/2t + 1/g)² Δv² (arXiv:2505.05470, Sec. 3). Pictures with advantage 0 are left out of it.
+    ``held``: how much the KL of each picture counts.
     """
     proposal = step(denoise, sampler, chain.before(index), index)
     logps, old = proposal.log_prob(chain.after(index)), chain.logps(index)
@@ -37,8 +39,9 @@ def surrogate(
     facts = {"ratio": (logps - old).exp().detach(), "kl": torch.zeros_like(old)}
     if reference is not None:
         kl = proposal.kl(propose(sampler, chain.before(index), reference, index))
-        losses = losses + beta * kl * (advantages != 0)
-        facts["kl"] = kl.detach()
+        weights = (advantages != 0).to(kl) if held is None else held * (advantages != 0)
+        losses = losses + beta * kl * weights
+        facts["kl"] = kl.detach() * weights
     return losses, facts
 
 
@@ -51,10 +54,13 @@ def backward(
     *,
     clip: float,
     beta: float = 0.0,
+    held: Float[Tensor, " N"] | None = None,
+    anchor: dict[str, Tensor] | None = None,
 ) -> dict[str, float]:
     """Gradients of the mean loss over these steps of the pictures that teach something. Returns its parts.
 
-    A micro-batch in which no picture has an advantage is not read.
+    A micro-batch in which no picture has an advantage is not read. ``held``: how much the KL of each picture
+    counts; ``anchor``: weights that it is taken from in place of the start.
     """
     count = max(1, sum(int((advantages[micro.rows] != 0).sum()) for micro in micros) * len(steps))
     totals = {"loss": 0.0, "clip_share": 0.0, "ratio_error": 0.0} | ({"kl": 0.0} if beta else {})
@@ -71,8 +77,9 @@ def backward(
                 index,
                 own,
                 clip=clip,
-                reference=reference_says(online, sampler, micro, index) if beta else None,
+                reference=reference_says(online, sampler, micro, index, anchor=anchor) if beta else None,
                 beta=beta,
+                held=None if held is None else held[micro.rows],
             )
             loss = losses.sum() / count
             loss.backward()
@@ -81,14 +88,22 @@ def backward(
             totals["clip_share"] += float(((away > clip) & (own != 0)).sum()) / count
             totals["ratio_error"] = max(totals["ratio_error"], float(away.max()))
             if beta:
-                totals["kl"] += float((facts["kl"] * (own != 0)).sum()) / count
+                totals["kl"] += float(facts["kl"].sum()) / count
     return totals
 
 
 @torch.no_grad()
-def reference_says(online: ImageOnline, sampler: Sampler, micro: Micro, index: int) -> Tensor:
-    """What the start of training predicts before a step, with guidance, without a gradient."""
-    with online.policy.as_reference() as module:
+def reference_says(
+    online: ImageOnline,
+    sampler: Sampler,
+    micro: Micro,
+    index: int,
+    *,
+    anchor: dict[str, Tensor] | None = None,
+) -> Tensor:
+    """What the start of training, or ``anchor``, predicts before a step, with guidance and no gradient."""
+    policy = online.policy
+    with policy.as_reference() if anchor is None else policy.as_trained(anchor) as module:
         denoise = online.denoiser(module, micro.prompts)
         said: Tensor = denoise(micro.chain.before(index), float(sampler.schedule.times[index]))
     return said

@@ -37,6 +37,16 @@ class PictureReward:
             parts.append(self._outputs(prompts[start : start + BATCH], pixels))
         return Measured(torch.cat(parts))
 
+    @torch.no_grad()
+    def features(self, candidates: Sequence[Any]) -> Float[Tensor, "N D"]:
+        """What the model sees in pictures, whatever the prompt."""
+        backbone = self.model.backbone
+        parts = [
+            backbone.image_features(prepare(backbone, candidates[start : start + BATCH]).to(self.device))
+            for start in range(0, len(candidates), BATCH)
+        ]
+        return torch.cat(parts).float()
+
     def measure_pixels(self, prompts: Sequence[Text], pixels: Float[Tensor, "N 3 H W"]) -> Measured:
         """The same of pictures in -1..1, with a gradient to them and to nothing else."""
         return Measured(self._outputs(prompts, self.model.backbone.prepare_pixels(pixels)))
