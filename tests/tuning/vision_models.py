@@ -1,5 +1,6 @@
 """A tiny LLaVA on disk, random weights and all, and groups whose prompts hold a picture."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +26,12 @@ TEMPLATE = (
 COLOURS = {"red": (250, 10, 10), "blue": (10, 10, 250)}
 
 
-def save_llava(folder: Path, *, seed: int = 0) -> Path:
-    """CLIP on pictures of 16 × 16 with patches of 8, so four tokens a picture, before a Llama."""
+def save_llava(folder: Path, *, seed: int = 0, words: Sequence[str] = ()) -> Path:
+    """CLIP on pictures of 16 × 16 with patches of 8, so four tokens a picture, before a Llama. ``words`` get
+    tokens of their own.
+    """
     tokenizer = tiny_tokenizer(template=TEMPLATE)
+    tokenizer.add_tokens(list(words))
     tokenizer.add_tokens([AddedToken("<image>", special=True, normalized=False)], special_tokens=True)
     vision = CLIPVisionConfig(
         hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4, image_size=16,

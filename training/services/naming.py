@@ -1,6 +1,7 @@
 """How runs name what they start from: `demo-text` is a registered model, `checkpoint:12` a result."""
 
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -185,7 +186,9 @@ def check_reward(
         )
     for number, entry in enumerate(entries):
         if entry.model is not None and named[number] is reward[number]:
-            find_reward_model(by=by, name=entry.model, method=method, field=f"reward.{number}.model")
+            # What is asked about a picture is a language model that sees.
+            kind = method if entry.ask is None else replace(method, modality="text")
+            find_reward_model(by=by, name=entry.model, method=kind, field=f"reward.{number}.model")
 
 
 def _with_a_name(entry: Any, earlier_steps: int) -> Any:

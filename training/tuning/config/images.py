@@ -1,6 +1,6 @@
 """Image methods: configurations."""
 
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -92,6 +92,13 @@ class ImageRewardModelConfig(ImageTrainConfig, PairKeys, BestKeys):
         description="Train a low-rank adapter on a pretrained CLIP (the head is always trained in full); "
         "null trains all weights. The small backbone has nothing to adapt: null only.",
     )
+    learn_from: Literal["pairs", "labels"] = Field(
+        "pairs",
+        title="Learn from",
+        description="labels: from single pictures that were called good or bad (thumbs; of a choice the "
+        "winner is good), so that the sigmoid of the score is the probability of good. With bad for pictures "
+        "that have artifacts, it is an artifact head.",
+    )
     ties: TieModel = Field(  # type: ignore[assignment]
         "half",
         title="Ties",
@@ -141,6 +148,9 @@ class ImageRewardModelConfig(ImageTrainConfig, PairKeys, BestKeys):
             raise ValueError("aspects go with neither aspect nor members")
         if len(set(self.aspects)) < len(self.aspects):
             raise ValueError("aspects must differ")
+        for key in ("aspects", "aspect", "ties", "both_bad", "pairs", "strength", "rating_margin"):
+            if self.learn_from == "labels" and self.is_changed(key):
+                raise ValueError(f"{key} is about pairs and has no use for labels")
         if self.ties == "rao_kupper" and self.tie_rate <= 1:
             raise ValueError("rao_kupper needs a tie_rate above 1")
         return self
@@ -199,6 +209,13 @@ class ImageScoreConfig(Config):
         ge=0,
         title="Smallest gap",
         description="With pairs: rows whose best and worst score differ by no more are left out.",
+    )
+
+    questions: list[Annotated[str, Field(min_length=1)]] = Field(
+        [],
+        title="Questions",
+        description="Of one reward with ask: try these questions on rows whose pictures have thumbs, and use "
+        "the one that tells good from bad best; questions.json lists how well each did.",
     )
 
     @model_validator(mode="after")

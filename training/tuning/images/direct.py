@@ -230,15 +230,17 @@ class Direct:
 
 
 def publish(run: Run, policy: ImagePolicy) -> None:
-    """Write the result: an adapter, or a whole pipeline."""
+    """Write the result: an adapter, also as interfaces read it, or a whole pipeline."""
+    notes: list[str] = []
 
     def write(folder: Path) -> None:
         policy.save(folder)
+        if policy.adapter:
+            notes.append(policy.save_for_interfaces(folder))
         copy_generation_defaults(run.base, folder)
 
-    run.publish(
-        write, how_to_load=policy.family.how_to_load_adapter if policy.adapter else HOW_TO_LOAD_PIPELINE
-    )
+    how_to_load = policy.family.how_to_load_adapter if policy.adapter else HOW_TO_LOAD_PIPELINE
+    run.publish(write, how_to_load=how_to_load, notes=notes)
 
 
 def inspect_direct(run: Run, choose: Choose) -> dict[str, Any]:

@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from training.tuning.labels import Label
 from training.tuning.pairs import Pair
 
 
@@ -42,4 +43,29 @@ def index_pairs(
         torch.tensor(weight, device=device),
         torch.tensor(target, device=device),
         torch.tensor(tie, device=device),
+    )
+
+
+def index_labels(
+    labels: Sequence[Sequence[Label]], candidates: Sequence[int], *, majority: bool, device: torch.device
+) -> PairIndex:
+    """Labels of single candidates as pairs with one more candidate, the last, whose score is 0: then
+    Bradley-Terry is the cross-entropy of σ(score). ``majority``: one vote each, none where they are equal.
+    """
+    pairs, start = [], 0
+    for group, count in zip(labels, candidates, strict=True):
+        for label in group:
+            votes = label.good + label.bad
+            if not majority:
+                pairs.append((start + label.candidate, votes, label.good / votes))
+            elif label.good != label.bad:
+                pairs.append((start + label.candidate, 1.0, float(label.good > label.bad)))
+        start += count
+    chosen, weight, target = zip(*pairs, strict=True) if pairs else ((), (), ())
+    return PairIndex(
+        torch.tensor(chosen, dtype=torch.long, device=device),
+        torch.full((len(pairs),), start, device=device),
+        torch.tensor(weight, dtype=torch.float32, device=device),
+        torch.tensor(target, dtype=torch.float32, device=device),
+        torch.zeros(len(pairs), device=device),
     )

@@ -13,6 +13,7 @@ from training.tuning.config import LoraConfig
 from training.tuning.errors import BadInput
 from training.tuning.images.bases import LORA_FILE
 from training.tuning.images.families import Family
+from training.tuning.images.interfaces import INTERFACE_FILE
 
 POLICY, REFERENCE = "policy", "reference"
 
@@ -98,13 +99,23 @@ class ImagePolicy:
         if not self.adapter:
             self.family.pipeline.save_pretrained(folder, safe_serialization=True)
             return
+        config = self.denoiser.peft_config[POLICY]
+        self.family.save_adapter(folder, self._layers(), _adapter_metadata(config), file=LORA_FILE)
+
+    def save_for_interfaces(self, folder: Path) -> str:
+        """Write the adapter once more in the layout of common interfaces, if there is one for this model.
+        Returns a sentence that says so, or why not.
+        """
+        alpha = float(self.denoiser.peft_config[POLICY].lora_alpha)
+        try:
+            self.family.save_for_interfaces(folder, self._layers(), alpha=alpha)
+        except BadInput as reason:
+            return f"{reason.message[:1].upper()}{reason.message[1:]}."
+        return f"For ComfyUI, A1111 and other interfaces: `{INTERFACE_FILE}`."
+
+    def _layers(self) -> dict[str, Tensor]:
         layers = get_peft_model_state_dict(self.denoiser, adapter_name=POLICY)
-        self.family.save_adapter(
-            folder,
-            {name: value.detach().cpu().contiguous() for name, value in layers.items()},
-            _adapter_metadata(self.denoiser.peft_config[POLICY]),
-            file=LORA_FILE,
-        )
+        return {name: value.detach().cpu().contiguous() for name, value in layers.items()}
 
 
 def train_fresh_adapter(family: Family, lora: LoraConfig, *, seed: int) -> ImagePolicy:

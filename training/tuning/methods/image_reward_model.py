@@ -4,7 +4,8 @@
 2. A backbone and a head (see ``images/reward.py``) score every picture of a group for its prompt.
 3. Bradley-Terry: the probability that people prefer one picture is σ(difference of the scores); where ties
    have a probability of their own, it is that of Rao and Kupper or of Davidson. Each aspect has an output and
-   pairs of its own; each member of an ensemble has an output and all pairs.
+   pairs of its own; each member of an ensemble has an output and all pairs. From labels of single pictures:
+   the cross-entropy of σ(score), which is Bradley-Terry against a picture whose score is 0.
 4. The result is the checkpoint that agreed best with the held-out judgements.
 """
 
@@ -15,6 +16,7 @@ from functools import partial
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
@@ -23,10 +25,11 @@ from training.tuning.data import Group, plain_text
 from training.tuning.errors import BadInput
 from training.tuning.images.data import open_image
 from training.tuning.images.groups import upright_size
-from training.tuning.images.pair_index import PairIndex, index_pairs
+from training.tuning.images.pair_index import PairIndex, index_labels, index_pairs
 from training.tuning.images.preview import preview
 from training.tuning.images.reward import ImageReward, prepare
 from training.tuning.images.reward_files import merge_adapter, reward_for_training, save_image_reward
+from training.tuning.labels import make_labels
 from training.tuning.losses import ties
 from training.tuning.losses.bradley_terry import bradley_terry_loss
 from training.tuning.metrics import Means, accuracy, pair_metrics, wilson
@@ -50,7 +53,10 @@ def train(run: Run) -> None:
         raise BadInput(
             "no row gives a pair to train on; `inspect` lists the reasons", file=run.dir.train_file
         )
-    weights = [sum(pair.weight for _, view in views(group, config) for pair in view) for group in groups]
+    weights = [
+        sum(float(index.weight.sum()) for _, index in index_views([group], config, device=run.device))
+        for group in groups
+    ]
     plan = make_plan([len(group.candidates) for group in groups], config=config, seed=run.seed, budget=IMAGES)
     optimizer = make_optimizer(model.parameters(), config)
     done = run.begin(model, optimizer, total_steps=plan.total_steps)
@@ -85,9 +91,11 @@ def inspect(run: Run) -> dict[str, Any]:
     return preview(
         run.train,
         reasons=reasons(run, model),
-        pairs=lambda group: [
-            pair for _, own in views(group, run.config)[: len(run.config.aspects) or 1] for pair in own
-        ],
+        pairs=lambda group: (
+            [pair for _, own in views(group, run.config)[: len(run.config.aspects) or 1] for pair in own]
+            if run.config.learn_from == "pairs"
+            else []
+        ),
         count_tokens=model.backbone.count_tokens,
     )
 
@@ -105,7 +113,9 @@ def reasons(run: Run, model: ImageReward) -> list[str | None]:
     limits = [limit for limit in (run.config.max_length, model.backbone.longest_prompt) if limit is not None]
     found: list[str | None] = []
     for group in run.train:
-        if not any(pairs for _, pairs in views(group, run.config)):
+        if run.config.learn_from == "labels" and not make_labels(group, run.config):
+            found.append("nobody called a picture good or bad")
+        elif run.config.learn_from == "pairs" and not any(pairs for _, pairs in views(group, run.config)):
             aspects = run.config.aspects
             found.append(f"no choice in {', '.join(aspects)}" if aspects else why_no_pairs(group))
         elif limits and model.backbone.count_tokens(plain_text(group.prompt)) > min(limits):
@@ -132,6 +142,7 @@ def pair_losses(
     scores: Float[Tensor, " N"], pairs: PairIndex, config: ImageRewardModelConfig
 ) -> tuple[Float[Tensor, " P"], dict[str, Float[Tensor, " P"]]]:
     """Each pair's loss, and what is logged of it."""
+    scores = with_zero(scores)
     chosen, rejected = scores[pairs.chosen], scores[pairs.rejected]
     if config.ties in ties.MODELS:
         win, tie = (partial(loss, nu=config.tie_rate) for loss in ties.MODELS[config.ties])
@@ -140,6 +151,11 @@ def pair_losses(
     else:
         losses = bradley_terry_loss(chosen, rejected, pairs.target)
     return losses, {"loss": losses, **pair_metrics(chosen, rejected, pairs.target + pairs.tie / 2)}
+
+
+def with_zero(scores: Float[Tensor, " N"]) -> Float[Tensor, " N+1"]:
+    """The scores, and that of the picture which labelled ones are compared to."""
+    return F.pad(scores, (0, 1))
 
 
 @torch.no_grad()
@@ -164,7 +180,7 @@ def evaluate(run: Run, model: ImageReward) -> dict[str, float]:
                 aspects[output].add(part, votes.weight)
         total = one_score(scores, model.info)
         for output, choices in index_views(groups, majority, device=run.device)[: len(config.aspects) or 1]:
-            own = scores[:, output] if config.aspects else total
+            own = with_zero(scores[:, output] if config.aspects else total)
             agrees = accuracy(own[choices.chosen] - own[choices.rejected], choices.target)
             right, count = right + agrees.sum().item(), count + len(agrees)
     metrics = means.result()
@@ -189,6 +205,10 @@ def index_views(
 ) -> list[tuple[int, PairIndex]]:
     """For every output the pairs of these groups, as positions among all their candidates."""
     sizes = [len(group.candidates) for group in groups]
+    if config.learn_from == "labels":
+        labels = [make_labels(group, config) for group in groups]
+        index = index_labels(labels, sizes, majority=config.pairs == "majority", device=device)
+        return [(member, index) for member in range(config.members)]
     by_output = zip(*(views(group, config) for group in groups), strict=True)
     return [(own[0][0], index_pairs([pairs for _, pairs in own], sizes, device=device)) for own in by_output]
 

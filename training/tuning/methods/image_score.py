@@ -3,6 +3,7 @@
 Rows of candidates in, rows of scores out, in the same order: ``scores.jsonl``. A list adds ``"parts"``, what
 each of its entries added. With ``select: pairs`` there is ``selected.jsonl`` too: rows to train on, labelled
 by the scores; rich preference optimisation does so with pictures and their edits, since an edit may be worse.
+With ``questions`` an ``ask`` entry tries each of them first, and keeps the one that agrees best with thumbs.
 """
 
 import json
@@ -15,6 +16,7 @@ import torch
 from torch import Tensor
 
 from training.tuning.config import ImageScoreConfig
+from training.tuning.config.shared import VoteKeys
 from training.tuning.data import Group, plain_text
 from training.tuning.errors import BadInput
 from training.tuning.images.data import open_image
@@ -22,9 +24,12 @@ from training.tuning.images.preview import preview
 from training.tuning.images.reward import ImageReward, prepare
 from training.tuning.images.reward_files import load_image_reward
 from training.tuning.images.scores import open_picture_rewards, score_rows
+from training.tuning.labels import make_labels
+from training.tuning.rewards.asked import AskedReward
+from training.tuning.rewards.compose import Rewards
 from training.tuning.rewards.selection import best_and_worst
 from training.tuning.run import Run
-from training.tuning.rundir import append_json_line
+from training.tuning.rundir import append_json_line, write_json
 
 
 def train(run: Run) -> None:
@@ -53,6 +58,7 @@ def score_with_rewards(run: Run) -> None:
     """Measure batch by batch, then transform and add up as a whole."""
     rewards = open_picture_rewards(run)
     run.dir.cut_back(-1)
+    tried = try_questions(run, rewards) if run.config.questions else []
     total = len(run.train)
     scored = score_rows(run, rewards, run.train, on_batch=lambda done: run.progress(done, total, {}))
     columns = dict(zip(rewards.labels, scored.parts.unbind(dim=1), strict=True))
@@ -63,7 +69,50 @@ def score_with_rewards(run: Run) -> None:
         parts = {label: _finite(part[own]) for label, part in columns.items()}
         rows.append({"scores": _finite(scored.total[own]), "parts": parts})
         at = own.stop
-    run.publish(lambda folder: write_result(run, rows, folder))
+
+    def write(folder: Path) -> None:
+        write_result(run, rows, folder)
+        if tried:
+            write_json(folder / "questions.json", tried)
+
+    run.publish(write)
+
+
+def try_questions(run: Run, rewards: Rewards) -> list[dict[str, Any]]:
+    """How often each question tells a good picture from a bad one, best first; the best is asked from now on.
+
+    A pair of a good and a bad picture counts 1 if the good one's score is higher, ½ if they are equal.
+    """
+    source = rewards.sources[0]
+    if len(rewards.sources) != 1 or not isinstance(source, AskedReward):
+        problem = "questions are for a reward list of one model with ask, without contrast"
+        raise BadInput(problem, file=run.dir.run_file, field="reward")
+    labels = [label for group in run.train for label in labels_of(group)]
+    if not {0, 1} <= set(labels):
+        problem = "questions are compared on pictures with thumbs, of which some must be up and some down"
+        raise BadInput(problem, file=run.dir.train_file)
+    tried = []
+    for question in run.config.questions:
+        source.ask = source.ask.model_copy(update={"question": question})
+        scores = (
+            score_rows(run, rewards, run.train, on_batch=lambda _: run.check_stop()).scores[:, 0].tolist()
+        )
+        good = torch.tensor([score for score, label in zip(scores, labels, strict=True) if label == 1])
+        bad = torch.tensor([score for score, label in zip(scores, labels, strict=True) if label == 0])
+        gaps = good[:, None] - bad[None]
+        tried.append({"question": question, "agreement": float(((gaps.sign() + 1) / 2).mean())})
+    tried.sort(key=lambda row: -row["agreement"])
+    source.ask = source.ask.model_copy(update={"question": tried[0]["question"]})
+    return tried
+
+
+def labels_of(group: Group) -> list[int | None]:
+    """1 for each candidate that more people called good than bad, 0 for the opposite; None if neither."""
+    found: list[int | None] = [None] * len(group.candidates)
+    for label in make_labels(group, VoteKeys()):
+        if label.good != label.bad:
+            found[label.candidate] = int(label.good > label.bad)
+    return found
 
 
 def _finite(values: Tensor) -> list[float | None]:

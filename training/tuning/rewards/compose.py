@@ -12,6 +12,7 @@ from torch import Tensor
 from training.tuning.data import Text
 from training.tuning.errors import BadInput
 from training.tuning.rewards import spec
+from training.tuning.rewards.contrast import ContrastReward
 from training.tuning.rewards.credited import Credited, Sampled, open_credited
 from training.tuning.rewards.implicit import ImplicitReward, is_policy
 from training.tuning.rewards.rules import RULES
@@ -325,9 +326,7 @@ def open_source(
     if modality == "image":
         if entry.annotator is not None:
             raise BadInput("reward models of pictures know no annotators", file=entry.model, field="reward")
-        from training.tuning.rewards.pictures import PictureReward
-
-        return PictureReward(entry.model, device=device, precision=precision)
+        return _open_pictures(entry, entry.model, device=device, precision=precision)
     if Path(entry.model).is_dir() and is_policy(entry.model):
         if entry.annotator is not None:
             raise BadInput("a tuned policy knows no annotators", file=entry.model, field="reward")
@@ -335,6 +334,22 @@ def open_source(
     return LearnedReward(
         entry.model, device=device, precision=precision, max_length=max_length, annotator=entry.annotator
     )
+
+
+def _open_pictures(
+    entry: spec.RewardEntry, folder: str, *, device: torch.device, precision: Precision
+) -> Source:
+    """A model of pictures, plain or asked, compared to other prompts or not."""
+    source: Source
+    if entry.ask is not None:
+        from training.tuning.rewards.asked import AskedReward
+
+        source = AskedReward(folder, entry.ask, device=device, precision=precision)
+    else:
+        from training.tuning.rewards.pictures import PictureReward
+
+        source = PictureReward(folder, device=device, precision=precision)
+    return source if entry.contrast is None else ContrastReward(source, entry.contrast)
 
 
 def _within(values: Tensor, least: float | None, most: float | None) -> Tensor:

@@ -6,7 +6,8 @@ its reference is then the score; ``rule``: a rule of ``rules.py``, with its argu
 
     total = Σ weight · gate(transform(score))
 
-With ``credit`` it is the tokens of an answer that are scored, and the sum is over them too.
+With ``credit`` it is the tokens of an answer that are scored, and the sum is over them too. Of pictures, with
+``contrast`` the score is a share among prompts, and with ``ask`` the answer of a vision-language model.
 """
 
 from collections.abc import Sequence
@@ -15,6 +16,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Discriminator, Field, Tag, ValidationError, model_validator
 
 from training.tuning.config.shared import Config
+from training.tuning.rewards.asking import Ask, Contrast
 from training.tuning.rewards.credit import SCALED, Credit
 from training.tuning.rewards.rules import find_rule
 
@@ -161,6 +163,8 @@ class RewardEntry(Config):
     gate: Gate | None = None
     credit: Credit | None = None
     annotator: str | None = Field(None, min_length=1)
+    contrast: Contrast | None = None
+    ask: Ask | None = None
 
     @model_validator(mode="before")
     @classmethod
@@ -208,6 +212,15 @@ class RewardEntry(Config):
             )
         return self
 
+    @model_validator(mode="after")
+    def _models_are_asked(self) -> Self:
+        for key in ("contrast", "ask"):
+            if getattr(self, key) is not None and (self.model is None or self.credit or self.annotator):
+                raise ValueError(f"{key} belongs to a model of pictures, without credit and annotator")
+        if self.contrast is not None and self.ask is not None and "{prompt}" not in self.ask.question:
+            raise ValueError('a contrast between prompts needs a question with "{prompt}"')
+        return self
+
     @property
     def label(self) -> str:
         """How metrics name the entry."""
@@ -239,6 +252,9 @@ def parse_rewards(entries: Sequence[Any], *, modality: Modality) -> list[RewardE
             parsed.append(RewardEntry.model_validate(entry))
         except ValidationError as error:
             raise _bad(where, error) from None
+        for key in ("contrast", "ask"):
+            if modality == "text" and getattr(parsed[-1], key) is not None:
+                raise BadReward(f"{where}.{key}", "is for pictures.")
         if parsed[-1].rule is not None:
             try:
                 find_rule(parsed[-1].rule, modality=modality)

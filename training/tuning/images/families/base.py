@@ -151,6 +151,14 @@ class Family(abc.ABC):
     ) -> None:
         """Write LoRA layers, so that ``how_to_load_adapter`` is true."""
 
+    def save_for_interfaces(self, folder: Path, layers: dict[str, Tensor], *, alpha: float) -> None:
+        """Write them once more as ``interfaces.py`` says. BadInput where diffusers reads no such file."""
+        raise BadInput(
+            "no file for interfaces: diffusers reads their layout for Stable Diffusion and SDXL alone; give "
+            f"tools that draw with {self.pipeline_class} pytorch_lora_weights.safetensors",
+            file=folder,
+        )
+
     def load_adapter(self, file: Path, *, name: str) -> None:
         """Put saved LoRA layers on the denoiser."""
         self.pipeline.load_lora_weights(

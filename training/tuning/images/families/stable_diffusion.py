@@ -6,12 +6,12 @@ from typing import Any, ClassVar
 
 import torch
 from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline, UNet2DConditionModel
-from diffusers.utils import convert_state_dict_to_diffusers
 from jaxtyping import Float, Real
 from torch import Tensor, nn
 
 from training.tuning.errors import BadInput
 from training.tuning.images.families.base import Conditioning, Family
+from training.tuning.images.interfaces import write_interface_file
 
 
 class StableDiffusion(Family):
@@ -73,13 +73,21 @@ class StableDiffusion(Family):
     def save_adapter(
         self, folder: Path, layers: dict[str, Tensor], metadata: dict[str, Any], *, file: str
     ) -> None:
-        """As ``pytorch_lora_weights.safetensors``, with the U-Net's prefix."""
+        """As ``pytorch_lora_weights.safetensors``, with the U-Net's prefix.
+
+        Under peft's names: diffusers' older ones differ between layers, and it looks at the first layer alone
+        to find out which they are.
+        """
         type(self.pipeline).save_lora_weights(
             folder,
-            unet_lora_layers=convert_state_dict_to_diffusers(layers),
+            unet_lora_layers=layers,
             unet_lora_adapter_metadata=metadata,
             weight_name=file,
         )
+
+    def save_for_interfaces(self, folder: Path, layers: dict[str, Tensor], *, alpha: float) -> None:
+        """As ``lora_for_interfaces.safetensors``."""
+        write_interface_file(folder, layers, alpha=alpha, read=type(self.pipeline).lora_state_dict)
 
 
 class StableDiffusionXL(StableDiffusion):
