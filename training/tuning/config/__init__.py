@@ -38,6 +38,8 @@ from training.tuning.config.images_online import (
     DPOKConfig,
     FlowGRPOConfig,
     ImageOnlineConfig,
+    SelfNPOConfig,
+    WindowKeys,
 )
 from training.tuning.config.jobs import (
     GenerateConfig,
@@ -135,6 +137,7 @@ __all__ = [
     "ScoreConfig",
     "ScoreKeys",
     "SePPOConfig",
+    "SelfNPOConfig",
     "SimPOConfig",
     "TDPOConfig",
     "TextTrainConfig",
@@ -147,4 +150,5 @@ __all__ = [
     "VRPOConfig",
     "VoteKeys",
     "WRPOConfig",
+    "WindowKeys",
 ]

@@ -180,6 +180,28 @@ class ImageGenerateConfig(SamplingKeys, SearchKeys):
         "so that d3po can learn from what people say about these pictures. Empty: the model's own sampler.",
     )
 
+    guide_away: bool = Field(
+        False,
+        title="Guide away",
+        description="The model of the reward list, an adapter that learned what is dull (self_npo), takes "
+        "the place of the model without prompt in guidance (arXiv:2505.11777).",
+    )
+    guide_merge: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        title="Own tuning left out",
+        description="How much of this model's own adapter the negative model does without; 1: all of it.",
+    )
+
+    @model_validator(mode="after")
+    def _guidance_is_of_one_kind(self) -> Self:
+        if self.guide_away and (self.search != "none" or self.eta is not None):
+            raise ValueError("guide_away draws by itself: it goes with neither search nor eta")
+        if self.is_changed("guide_merge") and not self.guide_away:
+            raise ValueError("guide_merge has a use only with guide_away")
+        return self
+
     @model_validator(mode="after")
     def _a_search_has_its_own_noise(self) -> Self:
         if self.eta is not None and self.search != "none":

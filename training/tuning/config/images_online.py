@@ -343,3 +343,32 @@ class FlowGRPOConfig(ImageOnlineConfig, UpdateKeys, WindowKeys, RegulariserKeys,
         description="Draw with noise, and train, in that many steps in a row, and without noise outside of "
         "them (arXiv:2507.21802); empty: in all but the last.",
     )
+
+
+class SelfNPOConfig(ImageOnlineConfig):
+    """A negative model, from prompts alone. Judgements are not used, so ties and both-bad do not arise."""
+
+    learning_rate: float = Field(
+        1e-5,
+        gt=0,
+        title="Learning rate",
+        description="Peak learning rate; full fine-tuning takes 1e-6, small models 1e-3.",
+        json_schema_extra=PRIMARY,
+    )
+    num_generations: int = Field(
+        1, ge=1, title="Pictures per prompt", description="Begun by the teacher in each step."
+    )
+    teacher_kept: float = Field(
+        0.999,
+        ge=0,
+        lt=1,
+        title="Teacher kept",
+        description="How much of the teacher stays after a step; the rest is the trained model.",
+        json_schema_extra=PRIMARY,
+    )
+    huber: float = Field(
+        0.001,
+        gt=0,
+        title="Huber",
+        description="Errors of a latent's numbers below this count as squares, larger ones by their size.",
+    )

@@ -153,7 +153,7 @@ class ImageOnline:
         run.memory["multipliers"] = self.rewards.state()
         pictures = len(self.prompts_of(step)) * run.config.num_generations
         run.log(step, metrics | {"images_per_second": pictures / (time.perf_counter() - self._started)})
-        if self.held_out and run.due(run.config.eval_every, step):
+        if self.held_out and self.rewards.sources and run.due(run.config.eval_every, step):
             run.log_eval(step, self.evaluate())
         run.end_step(step)
 

@@ -23,6 +23,7 @@ from training.tuning.images.chains import ChainRecord, draw_chains, pictures_of
 from training.tuning.images.families import Family
 from training.tuning.images.generation import Request, Sampling, generate_images, plan_requests
 from training.tuning.images.loading import load_for_sampling
+from training.tuning.images.negative import NegativeModel
 from training.tuning.images.preview import preview
 from training.tuning.images.samples import sampling_for
 from training.tuning.images.search.job import Search
@@ -70,6 +71,8 @@ Draw = Callable[[list[Request]], tuple[list[Image.Image], dict[str, float]]]
 def open_drawing(run: Run, family: Family, sampling: Sampling, record: ChainRecord | None) -> Draw:
     """What draws some pictures, and says what to log of them."""
     config: ImageGenerateConfig = run.config
+    if config.guide_away:
+        return open_negative(run, family, sampling)
     if config.search == "none" and run.reward:
         raise BadInput("rewards have no use here without a search", file=run.dir.run_file, field="reward")
     if config.search != "none" and not run.reward:
@@ -98,6 +101,24 @@ def open_drawing(run: Run, family: Family, sampling: Sampling, record: ChainReco
         enabled = config.precision == "bf16"
         with torch.autocast(run.device.type, dtype=torch.bfloat16, enabled=enabled):
             return generate_images(family, requests, sampling), {}
+
+    return draw
+
+
+def open_negative(run: Run, family: Family, sampling: Sampling) -> Draw:
+    """Drawing away from the model that the reward list names."""
+    config: ImageGenerateConfig = run.config
+    if len(run.reward) != 1 or run.reward[0].model is None:
+        problem = "guide_away needs one model here, the negative one"
+        raise BadInput(problem, file=run.dir.run_file, field="reward")
+    if sampling.guidance_scale <= 1:
+        problem = "guide_away needs guidance: a scale above 1"
+        raise BadInput(problem, file=run.dir.run_file, field="config.guidance_scale")
+    negative = NegativeModel(family, base=run.base, negative=run.reward[0].model, merge=config.guide_merge)
+
+    def draw(requests: list[Request]) -> tuple[list[Image.Image], dict[str, float]]:
+        half = torch.bfloat16 if config.precision == "bf16" else None
+        return negative.draw(requests, sampling, autocast=half), {}
 
     return draw
 

@@ -18,6 +18,7 @@ from training.tuning.config import (
     ImageSFTConfig,
     R0Config,
     ReFLConfig,
+    SelfNPOConfig,
     SePPOConfig,
     SRPOConfig,
     VARDConfig,
@@ -227,6 +228,16 @@ IMAGES = [
         summary="Compares the pictures of a prompt with one another and trains some of their steps. The "
         "first choice for flow models such as Stable Diffusion 3 and FLUX.",
         reward="required",
+    ),
+    Method(
+        name="self_npo",
+        title="Self-NPO",
+        paper="arXiv:2505.11777",
+        modality="image",
+        feedback=("prompt",),
+        config=SelfNPOConfig,
+        purpose="train",
+        summary="Learns what is dull, from prompts alone: a model to be guided away from when drawing.",
     ),
     Method(
         name="image_generate",
