@@ -7,7 +7,7 @@ from rest_framework import serializers
 
 from annotation.models import Project
 from annotation.serializers import StrictSerializer
-from training.acquisition import CRITERIA
+from training.designs import NAMES
 from training.models import (
     BaseModel,
     Checkpoint,
@@ -150,7 +150,7 @@ class BaseModelRequestSerializer(StrictSerializer):
 
 
 class PrioritiesRequestSerializer(StrictSerializer):
-    by = serializers.ChoiceField(list(CRITERIA), required=False, default="batch_information")
+    by = serializers.ChoiceField(list(NAMES), required=False, default="batch_information")
     at_least = serializers.FloatField(
         required=False, default=0.0, min_value=0, help_text="asked last where two members differ by less"
     )

@@ -381,7 +381,9 @@ class Client:
         return self.call("POST", f"runs/{run}/suggestions/")
 
     def prioritise(self, run: int, **values: Any) -> Row:
-        """Order the queue by what a scoring's ensemble would learn most from; `by` and `at_least`."""
+        """Order the queue by what a scoring's ensemble would learn most from; `by` and `at_least`.
+
+        By `last_layer` or `design` it needs a scoring with `features` and no ensemble."""
         return self._post(f"runs/{run}/priorities/", values)
 
     def checkpoints(self, project: int | None = None) -> list[Row]:

@@ -70,6 +70,38 @@ def test_one_opinion_tells_nothing_about_doubt(asked):
     assert "knows of one opinion only" in page.content.decode()
 
 
+def with_features(project):
+    """A scoring with two features: the answers of the third pair differ in the second, the others' in the
+    first."""
+    run = services.create_scoring(by=project.created_by, project=project, reward=[{"rule": "words"}])
+    sides = [[1.0, 0.0], [1.1, 0.0], [0.0, 1.0], [0.9, 0.0]]
+    rows = [{"scores": [0, 0], "features": [side, [0.0, 0.0]]} for side in sides]
+    return ended(run, rows, name="scores.jsonl")
+
+
+@pytest.mark.system("s000-085")
+def test_a_design_needs_no_answers(asked, as_manager):
+    """One difference, then the axis that it left; what was asked already counts."""
+    run = with_features(asked)
+    reply = as_manager.post(f"/api/v1/runs/{run.pk}/priorities/", {"by": "design"}, format="json")
+    assert (reply.status_code, reply.json()) == (200, {"first": 4, "last": 0, "without": 0})
+    assert sorted(met(asked)[:2]) == [1, 2]
+    assert services.prioritise(run=run, by="design") == {"first": 0, "last": 0, "without": 0}
+
+
+def test_the_order_follows_new_answers(asked):
+    """Scored once; after an answer about one feature the other is open, without another run."""
+    run = with_features(asked)
+    judge(add_annotators(asked, 1)[0], asked)
+    assert services.prioritise(run=run, by="last_layer") == {"first": 3, "last": 0, "without": 0}
+    numbers = list(Comparison.objects.order_by("rank").values_list("pk", flat=True))
+    assert judge(add_annotators(asked, 1)[0], asked).comparison_id == numbers[2]
+    with pytest.raises(Invalid, match="ensemble"):
+        services.prioritise(run=run, by="design", at_least=0.5)
+    with pytest.raises(Conflict, match="kept no features"):
+        services.prioritise(run=scoring(asked), by="last_layer")
+
+
 def test_the_page_says_when_the_queue_follows_another_order(asked):
     use_strategy(project=asked, strategy=QueueStrategy.ORDER)
     page = page_client(asked.created_by).post(f"/runs/{scoring(asked).pk}/priorities/", follow=True)

@@ -10,6 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.tuning.text_models import save_causal
 from tests.tuning.text_runs import make_run, read_rows, run
 from training.tuning.rewards.compose import Rewards
 from training.tuning.rewards.selection import (
@@ -17,7 +18,9 @@ from training.tuning.rewards.selection import (
     best_and_worst,
     best_of,
     best_share,
+    binary_information,
     rejection_sample,
+    sure_pairs,
 )
 from training.tuning.rewards.sources import Measured, RuleReward
 from training.tuning.rewards.spec import parse_rewards
@@ -70,6 +73,22 @@ def test_rejection_sampling_keeps_each_once(scores: list[float], keep: int, seed
     assert len(kept) == len(set(kept)) == min(keep, len(scores))
 
 
+@pytest.mark.system("s004-026")
+def test_pairs_that_passes_agree_about() -> None:
+    """Passes .9, .1 in turn: ln 2 − .3251 = .3681. Passes that agree tell nothing, at ½ too: ties are not
+    filtered. A pair that most see the other way is dropped; of the others a share, weighted by 1 − BALD: the
+    sure one (1) is drawn before the open one (w) with the chance 1 / (1 + w).
+    """
+    assert binary_information([0.9, 0.1] * 5) == pytest.approx(0.3681, abs=5e-5)
+    assert binary_information([0.5] * 10) == 0
+    clear, open_one = [3.0] * 20, [math.log(9)] * 11 + [-math.log(9)] * 9
+    rng = random.Random(0)
+    assert sure_pairs([clear, [-1.0, -1.0, 1.0], open_one], share=1.0, generator=rng) == [0, 2]
+    weight = 1 - binary_information([0.9] * 11 + [0.1] * 9)
+    first = [sure_pairs([clear, open_one], share=0.5, generator=rng) for _ in range(20_000)]
+    assert first.count([0]) / len(first) == pytest.approx(1 / (1 + weight), abs=0.015)
+
+
 def selected(tmp_path: Path, **config: Any) -> list[dict[str, Any]]:
     folder = make_run(
         tmp_path / "run", "score", base=None, rows=ROWS, reward=[{"rule": "words"}], config=config
@@ -99,12 +118,65 @@ def test_selected_rows_are_data(tmp_path: Path) -> None:
     assert [len(group.candidates) for group in groups] == [2, 2]
 
 
+@pytest.mark.system("s004-026")
+def test_a_round_of_sure_pairs(tmp_path: Path) -> None:
+    """Passes with dropout make members whose mean nears the score without; people's pairs are mixed in; the
+    features do not depend on the batch.
+    """
+    base = save_causal(tmp_path / "llama", sharp=False)
+    train = [{"prompt": "p", "chosen": "a b", "rejected": "c"}] * 2
+    reward = make_run(
+        tmp_path / "rm", "reward_model", base=base, rows=train, config={"max_steps": 1, "lora": None}
+    )
+    assert run(reward) == 0
+    judged = [row | {"judgements": [{"choice": 1}]} for row in ROWS]
+    config = {"passes": 256, "dropout": 0.2, "select": "sure_pairs", "share": 1.0, "features": 5}
+    found, rows = {}, {}
+    for name, more in (("plain", {"features": 5, "batch_size": 1}), ("all", config),
+                       ("mixed", config | {"judged_share": 0.5})):  # fmt: skip
+        folder = make_run(tmp_path / name, "score", base=reward / "result", rows=judged, config=more)
+        assert run(folder) == 0
+        found[name] = read_rows(folder / "result" / "scores.jsonl")
+        rows[name] = read_rows(folder / "result" / "selected.jsonl") if name != "plain" else []
+    for row, exact in zip(found["all"], found["plain"], strict=True):
+        spread = max(row["disagreement"])
+        assert spread > 0
+        assert row["scores"] == pytest.approx(exact["scores"], abs=5 * spread / 16)
+        for one, other in zip(row["features"], exact["features"], strict=True):
+            assert len(one) == 5
+            assert one == pytest.approx(other, abs=1e-5)
+    assert rows["all"]
+    assert rows["mixed"][: len(rows["all"])] == rows["all"]
+    people = [{"prompt": "p", "chosen": "a", "rejected": other["text"]} for other in ROWS[0]["candidates"]]
+    people.append({"prompt": "q", "chosen": "b", "rejected": "a"})
+    assert len(rows["mixed"]) == 2 * len(rows["all"])
+    assert all(row in people for row in rows["mixed"][len(rows["all"]) :])
+
+
+@pytest.mark.parametrize(
+    ("config", "words"),
+    [
+        ({"passes": 4}, "needs a reward model as base"),
+        ({"features": 4}, "needs a reward model as base"),
+        ({"select": "sure_pairs"}, "needs an ensemble, or passes"),
+        ({"select": "best", "judged_share": 0.5}, 'only with the selection "sure_pairs"'),
+        ({"dropout": 0.5}, "only with passes"),
+    ],
+)
+def test_what_needs_a_model(tmp_path: Path, capsys: Any, config: dict[str, Any], words: str) -> None:
+    folder = make_run(
+        tmp_path / "run", "score", base=None, rows=ROWS, reward=[{"rule": "words"}], config=config
+    )
+    assert run(folder) == 1
+    assert words in capsys.readouterr().err
+
+
 def test_options_without_a_use(tmp_path: Path, capsys: Any) -> None:
     folder = make_run(
         tmp_path / "run", "score", base=None, rows=ROWS, reward=[{"rule": "words"}], config={"share": 0.5}
     )
     assert run(folder) == 1
-    assert 'share has a use only with the selection "top_share"' in capsys.readouterr().err
+    assert 'share has a use only with the selection "top_share" or' in capsys.readouterr().err
 
 
 @pytest.mark.system("s004-071")

@@ -1,16 +1,16 @@
 """What is asked next: a scoring by an ensemble puts the queue in an order, while people go on judging."""
 
-from collections.abc import Iterator
-from typing import Any, Final
+from collections.abc import Collection, Iterator
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 from django.utils.translation import gettext as _
 
 from annotation.errors import Conflict, Invalid
-from annotation.models import Comparison
+from annotation.models import Comparison, Judgement, Project
 from annotation.services import set_priorities
 from annotation.services.strategies import HIGHEST
-from training import acquisition
+from training import acquisition, designs
 from training.models import Run
 from training.services.jobs import frozen_rows
 from training.services.results import open_result, rows_of
@@ -25,18 +25,25 @@ def prioritise(*, run: Run, by: str = "batch_information", at_least: float = 0.0
     Where two members drawn at random differ by less than ``at_least`` in the margin of the two best
     candidates, a question is not worth asking yet: it comes last. Counts: how many are `first`, `last`, and
     `without` an order, because they were not scored or are no longer open. Priorities are set in small
-    batches, so that nobody waits. Conflict unless the run is a finished scoring by several members.
+    batches, so that nobody waits. Conflict unless the run is a finished scoring by several members, or with
+    features for the criteria of `designs.BY_FEATURES`, which take into account what was answered since.
     """
-    if by not in acquisition.CRITERIA:
-        raise Invalid({"by": _("must be one of %(names)s.") % {"names": ", ".join(acquisition.CRITERIA)}})
+    if by not in designs.NAMES:
+        raise Invalid({"by": _("must be one of %(names)s.") % {"names": ", ".join(designs.NAMES)}})
     if not run.gives_scores or run.status != Run.Status.DONE:
         raise Conflict(_("Run %(id)s has no scores.") % {"id": run.pk})
-    scored = dict(_scored_by_members(run))
-    is_open = Comparison.objects.filter(project=run.project, open_slots__gt=0, pk__in=scored)
-    numbers = sorted(is_open.values_list("pk", flat=True))
-    worth = [number for number in numbers if _differs(scored[number], at_least)]
-    ranked = [worth[at] for at in acquisition.order([scored[number] for number in worth], by=by)]
-    last = sorted(set(numbers) - set(worth))
+    if by in designs.BY_FEATURES:
+        if at_least:
+            raise Invalid({"at_least": _("is for the criteria that read an ensemble.")})
+        features = dict(_features(run))
+        numbers = _open_among(run.project, features)
+        ranked, last = _by_features(run.project, numbers, features, by=by), list[int]()
+    else:
+        scored = dict(_scored_by_members(run))
+        numbers = _open_among(run.project, scored)
+        worth = [number for number in numbers if _differs(scored[number], at_least)]
+        ranked = [worth[at] for at in acquisition.order([scored[number] for number in worth], by=by)]
+        last = sorted(set(numbers) - set(worth))
     priorities = {number: HIGHEST - at * HIGHEST // len(ranked) for at, number in enumerate(ranked)}
     priorities |= dict.fromkeys(last, 0)
     for start in range(0, len(numbers), BATCH):
@@ -49,6 +56,55 @@ def prioritise(*, run: Run, by: str = "batch_information", at_least: float = 0.0
 
 def _differs(scores: acquisition.Floats, at_least: float) -> bool:
     return acquisition.expected_difference(acquisition.best_margin(scores)) >= at_least
+
+
+def _open_among(project: Project, scored: Collection[int]) -> list[int]:
+    is_open = Comparison.objects.filter(project=project, open_slots__gt=0, pk__in=scored)
+    return sorted(is_open.values_list("pk", flat=True))
+
+
+def _by_features(
+    project: Project, numbers: list[int], features: dict[int, acquisition.Floats], *, by: str
+) -> list[int]:
+    """The open ones in their order, after what people have answered about the others."""
+    answers = [answer for answer in _answers(project, features) if answer.comparison not in set(numbers)]
+    asked = [features[answer.comparison] for answer in answers]
+    open_ones = [features[number] for number in numbers]
+    if by == "design":
+        order = designs.order_by_design(open_ones, asked)
+    else:
+        order = designs.order_by_last_layer(open_ones, asked, [answer.choice for answer in answers])
+    return [numbers[at] for at in order]
+
+
+class Answer(NamedTuple):
+    comparison: int
+    choice: int | None  # None: a tie
+
+
+def _answers(project: Project, scored: Collection[int]) -> list[Answer]:
+    """What people have chosen, without those who found all bad."""
+    judged = Judgement.objects.standing().filter(kind=Judgement.Kind.REGULAR, choice__isnull=False)
+    rows = judged.filter(comparison__project=project).order_by("pk").values_list("comparison_id", "choice")
+    return [
+        Answer(number, choice if isinstance(choice, int) else None)
+        for number, choice in rows
+        if number in scored and (isinstance(choice, int) or choice == "tie")
+    ]
+
+
+def _features(run: Run) -> Iterator[tuple[int, acquisition.Floats]]:
+    """Comparison and the features (K, D) of its candidates, of all that were scored."""
+    rows = frozen_rows(run)
+    with open_result(run) as result:
+        for row, scores in zip(rows, rows_of(result, "scores.jsonl"), strict=True):
+            if "features" not in scores:
+                raise Conflict(
+                    _("Run %(id)s kept no features. Score with “features” in the config.") % {"id": run.pk}
+                )
+            number, found = row.get("meta", {}).get("comparison"), np.array(scores["features"], dtype=float)
+            if number is not None and len(found) > 1 and np.isfinite(found).all():
+                yield number, found
 
 
 def _scored_by_members(run: Run) -> Iterator[tuple[int, acquisition.Floats]]:

@@ -21,7 +21,7 @@ from django.utils.translation import gettext as _
 
 from annotation.errors import Invalid
 from annotation.models import Project, User
-from training import acquisition, datasets
+from training import datasets, designs
 from training.models import Match, RoundStep, Run
 from training.services import asking, creating, jobs, matches, naming, promoting
 
@@ -190,8 +190,8 @@ def _check_score(plan: Plan, spec: Spec) -> None:
     )
     if spec.get("then") not in (None, *USES):
         raise Invalid({"then": _("must be one of %(names)s.") % {"names": ", ".join(USES)}})
-    if "by" in spec and spec["by"] not in acquisition.CRITERIA:
-        names = ", ".join(acquisition.CRITERIA)
+    if "by" in spec and spec["by"] not in designs.NAMES:
+        names = ", ".join(designs.NAMES)
         raise Invalid({"by": _("must be one of %(names)s.") % {"names": names}})
     if "at_least" in spec and not promoting.is_number(spec["at_least"], low=0):
         raise Invalid({"at_least": _("must be a number, at least 0.")})

@@ -98,16 +98,47 @@ class ScoreConfig(Config):
         "conditions; or whose taste counts, for one of ideal points (empty: everybody's).",
         json_schema_extra=PRIMARY,
     )
-    select: Literal["none", "best", "top_share", "rejection", "pairs"] = Field(
+    passes: int = Field(
+        0,
+        ge=0,
+        le=256,
+        title="Passes with dropout",
+        description="Score that many times with a reward model of one output, each time without other parts "
+        "of what its head reads: an ensemble, which says how sure the model is. 0: once.",
+        json_schema_extra=PRIMARY,
+    )
+    dropout: float = Field(
+        0.1, gt=0, lt=1, title="Dropout", description="For passes: the share of numbers that is left out."
+    )
+    features: int = Field(
+        0,
+        ge=0,
+        le=1024,
+        title="Features",
+        description="Numbers that are kept of each answer's states, a random projection: what the next "
+        "questions are designed with. 0: none.",
+        json_schema_extra=PRIMARY,
+    )
+    select: Literal["none", "best", "top_share", "rejection", "pairs", "sure_pairs"] = Field(
         "none",
         title="Select",
         description="What selected.jsonl holds, beside the scores. best: each prompt's best answer "
         "(arXiv:2304.06767). top_share: the best share of all answers. rejection: answers accepted as if "
         "drawn from the optimal policy, ranked (arXiv:2309.06657). pairs: best and worst of each prompt "
-        "unless they are equal (arXiv:2405.07863).",
+        "unless they are equal (arXiv:2405.07863). sure_pairs: of these, a share that the members of an "
+        "ensemble or the passes agree about (arXiv:2409.11212).",
         json_schema_extra=PRIMARY,
     )
-    share: float = Field(0.2, gt=0, le=1, title="Share", description="For top_share: how much is kept.")
+    share: float = Field(
+        0.2, gt=0, le=1, title="Share", description="For top_share and sure_pairs: how much is kept."
+    )
+    judged_share: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        title="Judged share",
+        description="For sure_pairs: how many of the pairs are people's, of the rows that have judgements.",
+    )
     keep: int = Field(8, ge=1, title="Keep", description="For rejection: answers kept of each prompt.")
     beta: float = Field(
         0.5, gt=0, title="Beta", description="For rejection: the smaller, the more only the best is kept."
@@ -115,9 +146,11 @@ class ScoreConfig(Config):
 
     @model_validator(mode="after")
     def _nothing_without_use(self) -> Self:
-        for key, use in (("share", "top_share"), ("keep", "rejection"), ("beta", "rejection")):
-            if key in self.model_fields_set and self.select != use:
-                default = type(self).model_fields[key].default
-                if getattr(self, key) != default:
-                    raise ValueError(f'{key} has a use only with the selection "{use}"')
+        uses = {"share": ("top_share", "sure_pairs"), "keep": ("rejection",), "beta": ("rejection",)}
+        for key, selections in (uses | {"judged_share": ("sure_pairs",)}).items():
+            if getattr(self, key) != type(self).model_fields[key].default and self.select not in selections:
+                named = " or ".join(f'"{one}"' for one in selections)
+                raise ValueError(f"{key} has a use only with the selection {named}")
+        if self.dropout != type(self).model_fields["dropout"].default and not self.passes:
+            raise ValueError("dropout has a use only with passes")
         return self

@@ -4,7 +4,8 @@ Rows of data/train.jsonl are groups; the result is ``scores.jsonl``, a row ``{"s
 the input's order, with as many scores as candidates. A group that cannot be scored has nulls, and ``"why"``.
 A reward model of several outputs adds ``"outputs"``, an ensemble ``"disagreement"``, and a list ``"parts"``,
 what each of its entries added. ``selected.jsonl`` holds what ``select`` chose, as rows to train on. A
-transform that compares with reference answers finds them in the rows' ``reference``.
+transform that compares with reference answers finds them in the rows' ``reference``. ``passes`` with dropout
+make an ensemble of a reward model with one output; ``features`` adds those of every candidate.
 """
 
 import json
@@ -16,14 +17,20 @@ from typing import Any
 
 from torch import Tensor
 
-from training.tuning.config import ScoreConfig
+from training.tuning.config import PairKeys, ScoreConfig
 from training.tuning.data import Group, Text
 from training.tuning.errors import BadInput
-from training.tuning.pairs import Pair
+from training.tuning.pairs import Pair, make_pairs
 from training.tuning.rewards.compose import Rewards, Scored, open_rewards
 from training.tuning.rewards.conditions import with_context
 from training.tuning.rewards.info import read_info
-from training.tuning.rewards.selection import best_and_worst, best_of, best_share, rejection_sample
+from training.tuning.rewards.selection import (
+    best_and_worst,
+    best_of,
+    best_share,
+    rejection_sample,
+    sure_pairs,
+)
 from training.tuning.rewards.sources import LearnedReward, Measured, join
 from training.tuning.rewards.spec import RewardEntry
 from training.tuning.rewards.transforms import disagreement
@@ -43,11 +50,15 @@ def train(run: Run) -> None:
         raise BadInput("no row has a candidate", file=run.dir.train_file)
     run.dir.cut_back(-1)
     scored, outputs = score_groups(run, rewards, groups)
+    rows = score_rows(run, groups, scored, outputs, rewards)
+    if run.config.features:
+        add_features(run, rewards, groups, rows)
 
     def write(folder: Path) -> None:
-        rows = score_rows(run, groups, scored, outputs, rewards)
         write_lines(folder / "scores.jsonl", rows)
-        if run.config.select != "none":
+        if run.config.select == "sure_pairs":
+            write_lines(folder / "selected.jsonl", sure_rows(run, rows))
+        elif run.config.select != "none":
             scores = [row["scores"] for row in rows]
             write_lines(folder / "selected.jsonl", selected_rows(run.train, scores, run.config, run.seed))
 
@@ -62,7 +73,11 @@ def open_scorers(run: Run) -> Rewards:
         )
     options = {"precision": run.config.precision, "max_length": run.config.max_length}
     if run.reward:
+        for key in ("passes", "features"):
+            if getattr(run.config, key):
+                raise BadInput("needs a reward model as base", file=run.dir.run_file, field=f"config.{key}")
         return open_rewards(run.reward, modality="text", device=run.device, **options)
+    options |= {"passes": run.config.passes, "dropout": run.config.dropout, "seed": run.seed}
     if run.base and knows_people(run.base):
         person = LearnedReward(run.base, device=run.device, annotator=run.config.context, **options)
         return Rewards([RewardEntry(model=run.base)], [person])
@@ -143,6 +158,56 @@ def score_rows(
     return rows
 
 
+def add_features(run: Run, rewards: Rewards, groups: Sequence[Group], rows: Sequence[dict[str, Any]]) -> None:
+    """Put ``features`` of every candidate into the rows."""
+    model = rewards.sources[0]
+    assert isinstance(model, LearnedReward)
+    for at in range(0, len(groups), run.config.batch_size):
+        part = groups[at : at + run.config.batch_size]
+        found = model.features(*flatten(part), count=run.config.features)
+        sizes = [len(group.candidates) for group in part]
+        for row, own in zip(rows[at:], found.split(sizes), strict=False):
+            row["features"] = [_finite(line) for line in own]
+
+
+def sure_rows(run: Run, rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Pairs that the members agree about, and people's pairs: what a round of uncertainty-enhanced preference
+    optimisation trains on (arXiv:2409.11212).
+    """
+    found, margins = [], []
+    for group, row in zip(run.train, rows, strict=True):
+        if "disagreement" not in row:
+            raise BadInput("sure_pairs needs an ensemble, or passes", file=run.dir.run_file)
+        if (
+            row["scores"]
+            and None not in row["scores"]
+            and (pair := best_and_worst(row["scores"])) is not None
+        ):
+            better, worse = (row["outputs"][at] for at in pair)
+            margins.append([one - other for one, other in zip(better, worse, strict=True)])
+            found.append(_pair(group, *pair))
+    generator = random.Random(f"{run.seed}/sure")
+    kept = sure_pairs(margins, share=run.config.share, generator=generator)
+    made = [found[at] for at in kept]
+    share = run.config.judged_share
+    return made + _judged(run, round(share / (1 - share) * len(made)), generator) if share else made
+
+
+def _judged(run: Run, count: int, generator: random.Random) -> list[dict[str, Any]]:
+    """``count`` of the pairs that people decided by their majority, or all if there are fewer."""
+    keys = PairKeys(pairs="majority")
+    pairs = [(group, pair) for group in run.train for pair in make_pairs(group, keys) if pair.target > 0.5]
+    if not pairs:
+        raise BadInput("judged_share needs judgements", file=run.dir.train_file)
+    chosen = generator.sample(pairs, min(count, len(pairs)))
+    return [_pair(group, pair.chosen, pair.rejected) for group, pair in chosen]
+
+
+def _pair(group: Group, chosen: int, rejected: int) -> dict[str, Any]:
+    better, worse = (as_json(texts_of(group)[at]) for at in (chosen, rejected))
+    return {"prompt": as_json(group.prompt), "chosen": better, "rejected": worse}
+
+
 def _several(run: Run, rewards: Rewards, measured: Measured) -> Tensor | None:
     """All outputs of a reward model that has several; of steps there is one score alone."""
     source = rewards.sources[0]
@@ -168,8 +233,7 @@ def selected_rows(
             kept = rejection_sample(own, keep=config.keep, beta=config.beta, generator=generator)
             rows.append(_ranked(groups[row], kept, own))
         elif (pair := best_and_worst(own)) is not None:
-            chosen, rejected = (as_json(texts_of(groups[row])[at]) for at in pair)
-            rows.append({"prompt": as_json(groups[row].prompt), "chosen": chosen, "rejected": rejected})
+            rows.append(_pair(groups[row], *pair))
     return rows
 
 

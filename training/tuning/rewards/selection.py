@@ -27,6 +27,31 @@ def best_and_worst(scores: Sequence[float]) -> tuple[int, int] | None:
     return None if scores[best] == scores[worst] else (best, worst)
 
 
+def binary_information(probabilities: Sequence[float]) -> float:
+    """BALD of one pair: H(mean_t p_t) − mean_t H(p_t) in nats, over passes or members (arXiv:2409.11212)."""
+    mean = sum(probabilities) / len(probabilities)
+    return max(0.0, _entropy(mean) - sum(map(_entropy, probabilities)) / len(probabilities))
+
+
+def _entropy(p: float) -> float:
+    return -sum(q * math.log(q) for q in (p, 1 - p) if q > 0)
+
+
+def sure_pairs(margins: Sequence[Sequence[float]], *, share: float, generator: random.Random) -> list[int]:
+    """Which pairs to train on, of each the members' margins of the better answer (arXiv:2409.11212).
+
+    A pair that most members see the other way round is dropped. ``share`` of the others is drawn without
+    replacement, each with a weight of 1 − BALD. A pair about which all are equally unsure has BALD 0: ties
+    are not filtered.
+    """
+    voted = [at for at, own in enumerate(margins) if 2 * sum(margin > 0 for margin in own) > len(own)]
+    chances = {at: [1 / (1 + math.exp(-max(-700.0, margin))) for margin in margins[at]] for at in voted}
+    # The largest of u^(1 / weight) are a draw without replacement by weight (Efraimidis and Spirakis, 2006).
+    keys = {at: generator.random() ** (1 / (1 - binary_information(own))) for at, own in chances.items()}
+    kept = sorted(voted, key=lambda at: -keys[at])[: math.ceil(share * len(voted))]
+    return sorted(kept)
+
+
 def acceptance(score: float, most: float, *, beta: float) -> float:
     """exp((r − r_max) / β): the probability to accept a candidate (arXiv:2309.06657, Algorithm 1)."""
     return math.exp(min(0.0, (score - most) / beta))

@@ -5,7 +5,7 @@ for each of its candidates. Candidates are texts (or messages), or PIL images.
 """
 
 import importlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 from typing import Any, Literal, Protocol, runtime_checkable
@@ -25,7 +25,7 @@ from training.tuning.rewards.transforms import one_score
 from training.tuning.text.batches import GroupBatch, make_batch
 from training.tuning.text.loading import load_for_use
 from training.tuning.text.models import TextModel
-from training.tuning.text.personal import load_taste
+from training.tuning.text.personal import load_taste, width_of
 from training.tuning.text.probe import check_reading
 from training.tuning.text.setup import TOKEN_BUDGET, open_tokenizer
 from training.tuning.text.steps import last_token, score_of_steps, segments_of
@@ -84,6 +84,9 @@ class LearnedReward:
         precision: Precision = "fp32",
         max_length: int | None = 1024,
         annotator: str | None = None,
+        passes: int = 0,
+        dropout: float = 0.1,
+        seed: int = 0,
     ) -> None:
         self.annotator = annotator
         self.model: TextModel = load_for_use(folder, kind="reward", precision=precision, device=device)
@@ -98,34 +101,74 @@ class LearnedReward:
         users = self.info.taste.users if self.info.taste is not None else []
         if annotator is not None and annotator not in users:
             raise BadInput(f'this reward model knows no annotator "{annotator}"', file=self.model.base)
+        self.masks = self._masks(passes, dropout, seed) if passes else None
+
+    def _masks(self, passes: int, dropout: float, seed: int) -> Tensor:
+        """Monte-Carlo dropout on what the head reads (T, H): each pass is one function of all answers."""
+        if self.info.kind != "scalar" or self.info.outputs != 1 or self.model.members:
+            raise BadInput("passes need a reward model with one output", file=self.model.base)
+        more = {name: getattr(self.info, name) * passes for name in ("shift", "scale")}
+        self.info = RewardInfo(kind="ensemble", outputs=passes, **more)
+        size = (passes, width_of(self.model))
+        kept = torch.rand(size, generator=torch.Generator().manual_seed(seed)) >= dropout
+        return (kept / (1 - dropout)).to(self.model.device)
 
     @torch.no_grad()
     def measure(self, prompts: Sequence[Text], candidates: Sequence[Any]) -> Measured:
         """The normalised outputs. Candidates of one prompt that stand together share its tokens."""
         why: dict[int, str] = {}
-        groups: list[tuple[list[int], EncodedGroup]] = []
-        for _, run in groupby(range(len(prompts)), key=lambda at: prompts[at]):
-            groups += self._encode(list(run), prompts, candidates, why)
         columns = self.info.outputs if self.taste is None else 1
         outputs = torch.full((len(prompts), columns), torch.nan, device=self.model.device)
-        sizes = [tokens.size for _, tokens in groups]
-        for micro in split(range(len(groups)), sizes, most=None, budget=TOKEN_BUDGET):
-            batch = make_batch(
-                [groups[index][1] for index in micro],
-                causal=self.model.layout != "separate",
-                device=self.model.device,
-                position_offset=self.model.position_offset,
-            )
-            rows = [at for index in micro for at in groups[index][0]]
+        for rows, tokens, batch in self._batches(prompts, candidates, why):
             if self.info.kind == "steps":
-                tokens = [groups[index][1] for index in micro]
                 outputs[rows] = self._of_steps(batch, tokens, [candidates[at] for at in rows])
             else:
                 outputs[rows] = self._outputs(batch)
         return Measured(outputs, why)
 
+    @torch.no_grad()
+    def features(self, prompts: Sequence[Text], candidates: Sequence[Any], *, count: int) -> Tensor:
+        """What a linear reward could read of each answer (N, ``count``): the mean of its states, projected.
+
+        The projection is the same for every model of the same width; distances keep to 1/√count (Johnson and
+        Lindenstrauss, 1984). NaN where an answer cannot be read.
+        """
+        width = width_of(self.model)
+        random = torch.randn((width, count), generator=torch.Generator().manual_seed(0)) / count**0.5
+        projection = (random if count < width else torch.eye(width)).to(self.model.device)
+        found = torch.full((len(prompts), projection.shape[1]), torch.nan, device=self.model.device)
+        for rows, _, batch in self._batches(prompts, candidates, {}):
+            states = self.model.states(batch).float()
+            ends = zip(batch.first.tolist(), batch.last.tolist(), strict=True)
+            found[rows] = (
+                torch.stack([states[start : end + 1].mean(dim=0) for start, end in ends]) @ projection
+            )
+        return found
+
+    def _batches(
+        self, prompts: Sequence[Text], candidates: Sequence[Any], why: dict[int, str]
+    ) -> Iterator[tuple[list[int], list[EncodedGroup], GroupBatch]]:
+        """The candidates that can be read, by their places, laid out together."""
+        groups: list[tuple[list[int], EncodedGroup]] = []
+        for _, run in groupby(range(len(prompts)), key=lambda at: prompts[at]):
+            groups += self._encode(list(run), prompts, candidates, why)
+        sizes = [tokens.size for _, tokens in groups]
+        for micro in split(range(len(groups)), sizes, most=None, budget=TOKEN_BUDGET):
+            tokens = [groups[index][1] for index in micro]
+            batch = make_batch(
+                tokens,
+                causal=self.model.layout != "separate",
+                device=self.model.device,
+                position_offset=self.model.position_offset,
+            )
+            yield [at for index in micro for at in groups[index][0]], tokens, batch
+
     def _outputs(self, batch: GroupBatch) -> Tensor:
         """Normalised outputs (N, T), or what they are worth to the annotator (N, 1)."""
+        if self.masks is not None:
+            read = self.model.reads(batch)
+            passes = [self.model.score_head(read * mask.to(read)) for mask in self.masks]
+            return self._normalised(torch.cat(passes, dim=1))
         if self.taste is None:
             return self._normalised(self.model.outputs(batch))
         read = self.taste.read(self.model, batch)

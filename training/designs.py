@@ -1,0 +1,149 @@
+"""What to ask next by the features of the answers: designs for a linear reward, in closed form.
+
+A reward that is linear in the features of an answer, r = φ · θ with θ ~ N(0, I / ridge), says how much each
+question would teach about θ. No training is needed between two questions: a queue that was scored once with
+features can be put in order after every answer. Pairs are Δ = φ(a) − φ(b), arrays (N, D) in float64.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+from scipy.special import expit, log_expit
+
+from training.acquisition import CRITERIA, MOST_IN_ORDER, Floats, greedy_design
+
+RIDGES: Final = (0.1, 0.3, 1.0, 3.0, 10.0, 30.0)
+ITERATIONS: Final = 50
+BY_FEATURES: Final = ("last_layer", "design")
+NAMES: Final = (*CRITERIA, *BY_FEATURES)
+
+
+def reward_agnostic(
+    directions: Floats, *, asked: Floats | None = None, ridge: float = 1.0, count: int | None = None
+) -> tuple[list[int], Floats]:
+    """Pairs in the order of ‖φ(a) − φ(b)‖ in the norm of Σ⁻¹, where Σ = ridge · I + Σ ΔΔ' over all earlier
+    ones: a design that needs no reward and no label (REGIME, arXiv:2305.18505, Algorithm 1).
+
+    directions: Δ (N, D), of the open pairs; asked: of those that have been asked (A, D). Returns the order
+    and ½ log(1 + ‖Δ‖²) of each at its turn.
+    """
+    known = np.zeros((0, directions.shape[1])) if asked is None else asked
+    precision = ridge * np.eye(directions.shape[1]) + known.T @ known
+    root = np.linalg.cholesky(np.linalg.inv(precision))
+    return greedy_design(directions @ root, np.ones(len(directions)), count=count)
+
+
+def farthest(features: Floats, root: Floats | None = None) -> Floats:
+    """Δ (D,) of the two of the candidates (K, D) that differ most, in the norm of ``root`` · ``root``'."""
+    seen = features if root is None else features @ root
+    distances = ((seen[:, None, :] - seen[None, :, :]) ** 2).sum(axis=2)
+    first, second = np.unravel_index(np.argmax(distances), distances.shape)
+    return np.asarray(features[first] - features[second])
+
+
+@dataclass(frozen=True)
+class Belief:
+    """θ ~ N(mean, covariance), Laplace's approximation under the ridge with the largest evidence."""
+
+    mean: Floats
+    covariance: Floats
+    ridge: float
+    evidence: float
+
+
+def learn(directions: Floats, targets: Floats) -> Belief:
+    """Bayesian logistic regression of choices on Δ (N, D): what a linear reward's θ can be after N answers.
+
+    targets: the share (N,) of answers for the first of the two, ½ of a tie. The ridge is the one of `RIDGES`
+    with the largest evidence, log p(targets | ridge) by Laplace's method (MacKay, 1992).
+    """
+    return max((_learn(directions, targets, ridge) for ridge in RIDGES), key=lambda found: found.evidence)
+
+
+def _learn(directions: Floats, targets: Floats, ridge: float) -> Belief:
+    """Newton's method on a convex function: the step is halved until it goes down."""
+    size = directions.shape[1]
+    theta, value = np.zeros(size), -np.log(2) * len(targets)
+    for _ in range(ITERATIONS):
+        p = expit(directions @ theta)
+        gradient = directions.T @ (targets - p) - ridge * theta
+        hessian = (directions * (p * (1 - p))[:, None]).T @ directions + ridge * np.eye(size)
+        step = np.linalg.solve(hessian, gradient)
+        while (higher := _posterior(theta + step, directions, targets, ridge)) < value - 1e-12:
+            step = step / 2
+        theta, gained, value = theta + step, higher - value, higher
+        if gained < 1e-9:
+            break
+    p = expit(directions @ theta)
+    hessian = (directions * (p * (1 - p))[:, None]).T @ directions + ridge * np.eye(size)
+    evidence = value + 0.5 * (size * np.log(ridge) - np.linalg.slogdet(hessian)[1])
+    return Belief(theta, np.linalg.inv(hessian), ridge, float(evidence))
+
+
+def _posterior(theta: Floats, directions: Floats, targets: Floats, ridge: float) -> float:
+    margins = directions @ theta
+    fit = targets * log_expit(margins) + (1 - targets) * log_expit(-margins)
+    return float(fit.sum() - ridge / 2 * theta @ theta)
+
+
+def order_by_design(open_ones: Sequence[Floats], asked: Sequence[Floats]) -> list[int]:
+    """Indices of the open groups by `reward_agnostic`; each group's features are (K, D)."""
+    if not open_ones:
+        return []
+    scale = scale_of([*open_ones, *asked])
+    directions, known = (
+        stacked([farthest(one * scale) for one in part], scale) for part in (open_ones, asked)
+    )
+    return _whole(*reward_agnostic(directions, asked=known, count=MOST_IN_ORDER))
+
+
+def order_by_last_layer(
+    open_ones: Sequence[Floats], asked: Sequence[Floats], choices: Sequence[int | None]
+) -> list[int]:
+    """Indices of the open groups by what an answer would still tell about a linear reward that has learnt
+    from those given; groups are (K, D), a choice is a candidate's index or None for a tie.
+
+    Greedy: gain ½ log(1 + Δ'ΣΔ p(1 − p)), Σ shrinking by the answers to come. p is the chance of an answer
+    under all that θ can be, σ(μ / √(1 + π v / 8)), so that noise is not asked for.
+    """
+    if not open_ones:
+        return []
+    scale = scale_of([*open_ones, *asked])
+    belief = learn(*compared([one * scale for one in asked], choices, size=len(scale)))
+    root = np.linalg.cholesky(belief.covariance)
+    pairs = [farthest(one * scale, root) for one in open_ones]
+    directions = stacked(pairs, scale)
+    white = directions @ root
+    variance = (white**2).sum(axis=1)
+    p = expit(directions @ belief.mean / np.sqrt(1 + np.pi * variance / 8))
+    return _whole(*greedy_design(white, 1 / np.clip(p * (1 - p), 1e-3, None), count=MOST_IN_ORDER))
+
+
+def compared(groups: Sequence[Floats], choices: Sequence[int | None], *, size: int) -> tuple[Floats, Floats]:
+    """Δ (N, D) of what was chosen less each that was not, and targets; a tie is ½ between all candidates."""
+    directions: list[Floats] = []
+    targets: list[float] = []
+    for group, choice in zip(groups, choices, strict=True):
+        first = 0 if choice is None else choice
+        others = [at for at in range(len(group)) if at != first]
+        directions += [group[first] - group[at] for at in others]
+        targets += [0.5 if choice is None else 1.0] * len(others)
+    return np.array(directions).reshape(-1, size), np.array(targets)
+
+
+def scale_of(groups: Sequence[Floats]) -> Floats:
+    """What makes every feature (D,) count the same: 1 / its spread over all answers, and all of them 1."""
+    spread = np.concatenate(groups).std(axis=0)
+    return np.divide(1, spread, out=np.zeros_like(spread), where=spread > 0) / np.sqrt(spread.size)
+
+
+def stacked(directions: Sequence[Floats], scale: Floats) -> Floats:
+    return np.array(directions).reshape(-1, len(scale))
+
+
+def _whole(chosen: list[int], gains: Floats) -> list[int]:
+    """The greedy order, and what it left by what that has still to teach."""
+    taken = set(chosen)
+    return [*chosen, *sorted(set(range(len(gains))) - taken, key=lambda at: (-gains[at], at))]
