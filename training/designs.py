@@ -112,7 +112,7 @@ def order_by_last_layer(
         return []
     scale = scale_of([*open_ones, *asked])
     belief = learn(*compared([one * scale for one in asked], choices, size=len(scale)))
-    root = np.linalg.cholesky(belief.covariance)
+    root: Floats = np.asarray(np.linalg.cholesky(belief.covariance), dtype=np.float64)
     pairs = [farthest(one * scale, root) for one in open_ones]
     directions = stacked(pairs, scale)
     white = directions @ root

@@ -105,7 +105,6 @@ class ScoreConfig(Config):
         title="Passes with dropout",
         description="Score that many times with a reward model of one output, each time without other parts "
         "of what its head reads: an ensemble, which says how sure the model is. 0: once.",
-        json_schema_extra=PRIMARY,
     )
     dropout: float = Field(
         0.1, gt=0, lt=1, title="Dropout", description="For passes: the share of numbers that is left out."
