@@ -52,8 +52,10 @@ app.conf.beat_schedule = {
 
 @worker_process_init.connect
 def prepare_process(**_kwargs: object) -> None:
-    """What lives as long as the process is not looked through again and again, and a thread with an answer
-    from Postgres does not wait 5 ms for one that computes.
+    """What lives as long as the process is not looked through for garbage again and again, rows that are
+    being imported not at every 700 of them, and a thread with an answer from Postgres does not wait 5 ms for
+    one that computes.
     """
     gc.freeze()
+    gc.set_threshold(50_000)
     sys.setswitchinterval(0.0005)

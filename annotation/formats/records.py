@@ -7,8 +7,7 @@ A `Record` says where it ends, so that an import can be taken up behind it. Posi
 
 import json
 import math
-from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from pydantic_core import from_json
 
@@ -24,8 +23,7 @@ class UnreadableFile(Exception):
     """The file as a whole cannot be imported; the message says why and what to do."""
 
 
-@dataclass(frozen=True, slots=True)
-class Record:
+class Record(NamedTuple):
     """A row: its one-based number, where the next one begins, its size in bytes, and what it holds.
 
     `row` is None for an empty line and for a row that cannot be used, of which `error` says why.

@@ -11,8 +11,14 @@ import pgtrigger
 _MISSING = """RAISE foreign_key_violation USING
                 MESSAGE = format('no row of {to} has the id %s, which {table}.{column} names', key),
                 TABLE = '{table}', COLUMN = '{column}', CONSTRAINT = '{name}';"""
+# Nobody else sees, and so nobody takes away, what this transaction has added itself; its own deletions are
+# checked at its end.
 _ADDED = """
-    FOR key IN SELECT DISTINCT {column} FROM added WHERE {column} IS NOT NULL ORDER BY 1 LOOP
+    FOR key IN
+        SELECT named FROM (SELECT DISTINCT {column} AS named FROM added WHERE {column} IS NOT NULL) a
+        WHERE (SELECT xmin FROM {to} WHERE id = named) IS DISTINCT FROM pg_current_xact_id()::xid
+        ORDER BY 1
+    LOOP
         PERFORM FROM {to} WHERE id = key FOR KEY SHARE;
         IF NOT FOUND THEN
             {missing}

@@ -6,7 +6,7 @@ import random
 import uuid
 from collections.abc import Iterable, Sequence
 from datetime import datetime
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from django.db import transaction
 from django.db.models import Max
@@ -32,7 +32,7 @@ KNOWN = """
 SELECT content_key FROM annotation_comparison c JOIN string_to_table(%(keys)s, ',') AS k ON c.content_key = k
 WHERE project_id = %(project)s
 """
-EMPTY = Encoded("{}")
+NOTHING: Final[dict[str, Any]] = {}
 IMPORT_PREFIX = "import:"  # no person's name may contain a colon
 COLUMNS = (
     "annotator",
@@ -75,7 +75,7 @@ def add_comparisons(
     return [found[pk] for pk in ids]
 
 
-@transaction.atomic
+@transaction.atomic(savepoint=False)  # rows of a savepoint would not count as this transaction's own
 def add_groups(
     *,
     project: Project,
@@ -103,14 +103,14 @@ def add_groups(
         "id": ids,
         "rank": ranks,
         "queue_key": queue_keys,
-        "prompt": [content.prompt for content in contents],
+        "prompt": Encoded([content.prompt for content in contents]),
         "prompt_key": [content.prompt_key for content in contents],
         "content_key": [content.content_key for content in contents],
         "needed": slots,
         "open_slots": slots,
         "reserved_open": reserved_open,
         "reference": [group.get("reference") for group in groups],
-        "meta": [group.get("meta") or EMPTY for group in groups],
+        "meta": [group.get("meta") or NOTHING for group in groups],
     }
     job = import_job and import_job.pk
     copy_columns(Comparison, columns, project_id=project.pk, held_out=held_out, import_job_id=job)
@@ -161,8 +161,8 @@ class Content(NamedTuple):
     The keys are the SHA-256 of the prompt and of `[prompt, [candidate, …]]`, an image being its SHA-256.
     """
 
-    prompt: Encoded
-    candidates: list[Encoded]
+    prompt: str
+    candidates: list[str]
     prompt_key: str
     content_key: str
 
@@ -173,8 +173,8 @@ def content_of(group: dict[str, Any]) -> Content:
         _canonical(item["image"].sha256 if "image" in item else item["text"]) for item in group["candidates"]
     ]
     return Content(
-        Encoded(prompt),
-        [*map(Encoded, candidates)],
+        prompt,
+        candidates,
         _digest(prompt),
         _digest(f"[{prompt}, [{', '.join(candidates)}]]"),
     )
@@ -186,7 +186,8 @@ def _digest(text: str) -> str:
 
 def _labels(group: dict[str, Any]) -> int:
     """Judgements that it brings along and that count as filled slots."""
-    return sum([item.get("kind", "regular") == "regular" for item in group.get("judgements", ())])
+    judgements = group.get("judgements")
+    return sum([item.get("kind", "regular") == "regular" for item in judgements]) if judgements else 0
 
 
 def without_duplicates(
@@ -218,26 +219,18 @@ def _slots(project: Project, groups: Sequence[dict[str, Any]], labels: Sequence[
     return [max(0, wanted - done) if size in asked else 0 for size, done in zip(sizes, labels, strict=True)]
 
 
-def _candidates(ids: Sequence[int], groups: Sequence[dict[str, Any]]) -> dict[str, list[Any]]:
-    columns: dict[str, list[Any]] = {
-        "comparison_id": [],
-        "index": [],
-        "text": [],
-        "image_id": [],
-        "source": [],
+def _candidates(ids: Sequence[int], groups: Sequence[dict[str, Any]]) -> dict[str, Sequence[Any]]:
+    sizes = [len(group["candidates"]) for group in groups]
+    items = [item for group in groups for item in group["candidates"]]
+    images = [item.get("image") for item in items]
+    texts = [text for group in groups for text in group["content"].candidates]
+    return {
+        "comparison_id": [pk for pk, size in zip(ids, sizes, strict=True) for _ in range(size)],
+        "index": [index for size in sizes for index in range(size)],
+        "text": Encoded(text if image is None else None for text, image in zip(texts, images, strict=True)),
+        "image_id": [image and image.pk for image in images],
+        "source": [item.get("source") or "" for item in items],
     }
-    for pk, group in zip(ids, groups, strict=True):
-        items = group["candidates"]
-        images = [item.get("image") for item in items]
-        columns["comparison_id"] += [pk] * len(items)
-        columns["index"] += range(len(items))
-        columns["text"] += [
-            text if image is None else None
-            for text, image in zip(group["content"].candidates, images, strict=True)
-        ]
-        columns["image_id"] += [image and image.pk for image in images]
-        columns["source"] += [item.get("source") or "" for item in items]
-    return columns
 
 
 def _add_judgements(project: Project, ids: Sequence[int], groups: Sequence[dict[str, Any]]) -> None:

@@ -15,10 +15,8 @@ NULL: Final = r"\N"
 ESCAPES: Final = (("\\", r"\\"), ("\t", r"\t"), ("\n", r"\n"), ("\r", r"\r"))
 
 
-class Encoded(str):
-    """A JSON value as it is written."""
-
-    __slots__ = ()
+class Encoded(list[Any]):
+    """A column of JSON values as they are written, or None."""
 
 
 def next_ids(model: type[models.Model], number: int) -> list[int]:
@@ -43,6 +41,7 @@ def copy_columns(model: type[models.Model], columns: Mapping[str, Sequence[Any]]
     Fields that are left out get their defaults, and ids are given by Postgres unless they are there
     (`next_ids`). Every constraint holds, as for inserted rows.
     """
+    columns, same = _without_equal(columns, same)
     fields = {field.attname: field for field in model._meta.concrete_fields}
     now = timezone.now()
     for name in fields.keys() - columns.keys() - same.keys():
@@ -65,9 +64,27 @@ def copy_columns(model: type[models.Model], columns: Mapping[str, Sequence[Any]]
         copy.write(f"{lines}{tail}\n")
 
 
+def _without_equal(
+    columns: Mapping[str, Sequence[Any]], same: dict[str, Any]
+) -> tuple[dict[str, Sequence[Any]], dict[str, Any]]:
+    """Columns that hold one and the same object all along, which most of them do, are written once."""
+    *names, last = columns  # a column is left, for the number of rows
+    equal = [name for name in names if type(columns[name]) is not Encoded and _is_constant(columns[name])]
+    left = {name: columns[name] for name in (*names, last) if name not in equal}
+    return left, {name: columns[name][0] for name in equal} | same
+
+
+def _is_constant(values: Sequence[Any]) -> bool:
+    return len(values) > 0 and values[0] is values[-1] and len(set(map(id, values))) == 1
+
+
 def _encoded(values: Sequence[Any], field: Any) -> list[str]:
     """A column in COPY's text format."""
+    if type(values) is Encoded:
+        return [NULL if text is None else text.replace("\\", r"\\") for text in values]
     encode = _encoder_of(field)
+    if encode is _escaped and None not in values and not _needs_escapes("".join(values)):
+        return list(values)
     return [NULL if value is None else encode(value) for value in values]
 
 
@@ -93,13 +110,14 @@ _encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=
 
 
 def _json(value: Any) -> str:
-    text = value if type(value) is Encoded else _encode(value)
-    return text.replace("\\", r"\\")  # control characters are written as escapes already
+    return _encode(value).replace("\\", r"\\")  # control characters are written as escapes already
+
+
+def _needs_escapes(text: str) -> bool:
+    return any(character in text for character, _escape in ESCAPES)
 
 
 def _escaped(text: str) -> str:
-    if text.isalnum():
-        return text
     for character, escape in ESCAPES:
         text = text.replace(character, escape)
     return text

@@ -172,9 +172,10 @@ def _note_total(job: ImportJob, upload: Upload) -> None:
 
 def _chunks(job: ImportJob, form: Format, upload: Upload) -> Iterator[_Chunk]:
     chunk, began = _Chunk(), time.monotonic()
+    known = job.use != ImportJob.Use.JUDGEMENTS
     with closing(_ahead(_read_some(job, form, upload))) as batches:
         for unit in chain.from_iterable(batches):
-            _add(job, upload, unit, chunk)
+            _add(job, upload, unit, chunk, known=known)
             if chunk.is_full or time.monotonic() - began > CHUNK_SECONDS:
                 yield chunk
                 chunk, began = _Chunk(), time.monotonic()
@@ -194,8 +195,9 @@ def _ahead(batches: Iterator[Batch]) -> Generator[Batch, None, None]:
 def _read_some(job: ImportJob, form: Format, upload: Upload) -> Iterator[list[_Unit]]:
     """The rows as groups, so many at a time as make a chunk; needs no database."""
     batch, size = list[_Unit](), 0
+    most = most_candidates(job.project.questions)
     for records in _together(upload.records(position=job.position, number=job.line), form):
-        unit = _read(job, form, records)
+        unit = _read(job, form, records, most)
         batch.append(unit)
         size += unit.size
         if len(batch) >= CHUNK_LINES or size >= CHUNK_BYTES:
@@ -223,8 +225,10 @@ def _together(records: Iterator[Record], form: Format) -> Iterator[list[Record]]
         yield unit
 
 
-def _read(job: ImportJob, form: Format, records: list[Record]) -> _Unit:
-    unit = _Unit(records[0].number, records[-1].number, records[-1].end, sum(item.size for item in records))
+def _read(job: ImportJob, form: Format, records: list[Record], most: int | None) -> _Unit:
+    first, last = records[0], records[-1]
+    size = sum(item.size for item in records) if len(records) > 1 else first.size
+    unit = _Unit(first.number, last.number, last.end, size)
     try:
         for record in records:
             if record.error is not None:
@@ -232,8 +236,8 @@ def _read(job: ImportJob, form: Format, records: list[Record]) -> _Unit:
         rows = [record.row for record in records if record.row is not None]
         if rows:
             unit.groups = form.read(rows, content=job.project.modality)
-            _check_numbers(job.project, unit.groups)
             for group in unit.groups:
+                _check_number(group, most)
                 if not _has_pictures(group):
                     group["content"] = content_of(group)
     except RowError as error:
@@ -241,14 +245,12 @@ def _read(job: ImportJob, form: Format, records: list[Record]) -> _Unit:
     return unit
 
 
-def _add(job: ImportJob, upload: Upload, unit: _Unit, chunk: _Chunk) -> None:
-    """Keep what was read, with the pictures in it."""
+def _add(job: ImportJob, upload: Upload, unit: _Unit, chunk: _Chunk, *, known: bool) -> None:
+    """Keep what was read, with the pictures in it; its answers are `known` to be right."""
     try:
         if unit.error is not None:
             raise unit.error
-        groups = unit.groups
-        if job.use != ImportJob.Use.JUDGEMENTS:
-            groups = [with_known_answer(group, job.project) for group in groups]
+        groups = [with_known_answer(group, job.project) for group in unit.groups] if known else unit.groups
         chunk.groups += [
             group if "content" in group else _with_images(group, upload, chunk.fetched) for group in groups
         ]
@@ -259,17 +261,17 @@ def _add(job: ImportJob, upload: Upload, unit: _Unit, chunk: _Chunk) -> None:
     chunk.position, chunk.line = unit.end, unit.last
 
 
-def _check_numbers(project: Project, groups: list[dict[str, Any]]) -> None:
+def _check_number(group: dict[str, Any], most: int | None) -> None:
     """Raise `RowError` where the template cannot ask about so many candidates."""
-    most = most_candidates(project.questions)
-    for group in groups:
-        if most is not None and len(group["candidates"]) > most:
-            problem = f"are {len(group['candidates'])}; this project ranks {most} at most"
-            raise RowError("candidates", problem)
+    if most is not None and len(group["candidates"]) > most:
+        raise RowError("candidates", f"are {len(group['candidates'])}; this project ranks {most} at most")
 
 
 def _has_pictures(group: dict[str, Any]) -> bool:
-    return any("image" in item for item in group["candidates"]) or bool(pictures_of(group["prompt"]))
+    for item in group["candidates"]:
+        if "image" in item:
+            return True
+    return bool(pictures_of(group["prompt"]))
 
 
 def _with_images(group: dict[str, Any], upload: Upload, fetched: dict[str, Media]) -> dict[str, Any]:
