@@ -31,10 +31,13 @@ from webapp.demo.settings_image import TUNING
 from webapp.demo.text_world import choose
 from webapp.demo.worlds import IMAGE
 
-GOAL, CHANCE = 0.72, (0.45, 0.55)
+GOAL, DIVERSITY, CHANCE = 0.72, 0.8, (0.45, 0.55)
 RELIABILITY = 1.5  # of the simulated person; the demo's are between 0 and 2
 SHARED = {"lora": TUNING["lora"], "batch_size": 32, "epochs": 12, "log_every": 20, "samples": 0}
 DIRECT = SHARED | {"learning_rate": 1e-3, "timestep_low": TUNING["timestep_low"]}
+# Of nine settings tried with other pairs, seeds and prompts this keeps most diversity for its wins (0.812 at
+# 0.89): beta 10 had 0.905 at 0.67, or after ten epochs 0.865 at 0.81, beta 50 0.618 at 1.04.
+DPO = DIRECT | {"beta": 20.0, "draws": 4}
 
 
 @dataclass(frozen=True)
@@ -48,8 +51,8 @@ class Trial:
 
 
 TRIALS = [
-    Trial("Diffusion-DPO", "diffusion_dpo", DIRECT | {"beta": TUNING["beta"]}),
-    Trial("Diffusion-DPO, shuffled", "diffusion_dpo", DIRECT | {"beta": TUNING["beta"]}, shuffled=True),
+    Trial("Diffusion-DPO", "diffusion_dpo", DPO),
+    Trial("Diffusion-DPO, shuffled", "diffusion_dpo", DPO, shuffled=True),
     Trial("Diffusion-KTO", "diffusion_kto", DIRECT | {"beta": 10.0}),
     Trial("SePPO", "seppo", DIRECT | {"beta": 10.0, "epochs": 6}),
     Trial("Supervised on the chosen", "image_sft", DIRECT),
@@ -69,7 +72,7 @@ class Found:
 
 
 def main() -> int:
-    """Measure all; exit code 1 if neither Diffusion-DPO nor D3PO reaches the goal, or the control moves."""
+    """Measure all; exit code 1 if neither Diffusion-DPO nor D3PO reaches the goals, or the control moves."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="few prompts")
     parser.add_argument("--only", nargs="*", help="names of trials")
@@ -83,10 +86,11 @@ def main() -> int:
     if options.write:
         options.write.write_text(text)
     by_name = {one.trial.name: one for one in found}
-    best = max((by_name[name].wins for name in ("Diffusion-DPO", "D3PO") if name in by_name), default=1.0)
+    tried = [by_name[name] for name in ("Diffusion-DPO", "D3PO") if name in by_name]
+    reached = not tried or any(one.wins >= GOAL and one.diversity >= DIVERSITY for one in tried)
     control = by_name.get("Diffusion-DPO, shuffled")
     calm = control is None or CHANCE[0] <= control.wins <= CHANCE[1]
-    return int(not options.quick and (best < GOAL or not calm))
+    return int(not options.quick and not (reached and calm))
 
 
 def measure(folder: Path, pairs: int, held_out: int, only: list[str] | None) -> list[Found]:
@@ -184,7 +188,8 @@ def report(found: list[Found], pairs: int, held_out: int) -> str:
         "# Pictures people prefer",
         "",
         f"`python -m benchmarks.image_preferences`: the demo's image model, {pairs} judged pairs, {held_out} "
-        "held-out prompts with two pictures each, against the base at independent seeds.",
+        f"held-out prompts with two pictures each, against the base at independent seeds. Targets: "
+        f"{GOAL:.0%} won at a diversity of {DIVERSITY}; with shuffled winners {CHANCE[0]:.0%} to {CHANCE[1]:.0%}.",
         "",
         "| method | wins | 95 % interval | diversity, of the base's |",
         "| --- | --- | --- | --- |",

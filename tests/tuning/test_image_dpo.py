@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from tests.tuning.image_models import save_picture, save_pipeline
 from tests.tuning.image_runs import make_run, metrics, pair_rows, read_rows, run
 from training.tuning.errors import EXIT_BAD_INPUT, EXIT_CANCELLED, EXIT_DONE
-from training.tuning.images import batches
+from training.tuning.images import batches, direct, preparation
 from training.tuning.images.families.stable_diffusion import StableDiffusion
 
 LORA = {"r": 4, "alpha": 4, "target_modules": "all-linear"}
@@ -76,6 +76,30 @@ def test_cached_and_live_references_are_one(base, tmp_path, lora, precision):
         assert run(folder) == EXIT_DONE
     assert trajectory(tmp_path / "cached") == trajectory(tmp_path / "live")
     assert trajectory(tmp_path / "cached")[-1][0] != pytest.approx(math.log(2), abs=1e-4)
+
+
+@pytest.mark.parametrize("reference", ["cached", "live"])
+def test_draws_come_again_and_their_reference_is_asked_once(base, tmp_path, reference, monkeypatch):
+    """Eight pairs, four epochs, two draws: with a learning rate of nothing epochs 1 and 3 are alike, 1 and 2
+    are not; a cached reference reads the pairs twice, and the policy four times.
+    """
+    read = []
+    errors = direct.denoising_errors
+
+    def counted(*args: Any, **named: Any) -> torch.Tensor:
+        read.append(args)
+        return errors(*args, **named)
+
+    monkeypatch.setattr(direct, "denoising_errors", counted)
+    monkeypatch.setattr(preparation, "denoising_errors", counted)
+    config = QUICK | {"max_steps": 4, "batch_size": 8, "learning_rate": 1e-12, "reference": reference}
+    folder = make_run(tmp_path / "run", "diffusion_dpo", base=base, config=config | {"draws": 2})
+    assert run(folder) == EXIT_DONE
+    first, second, third, fourth = (row["errors/chosen"] for row in metrics(folder))
+    assert (first, second) == (pytest.approx(third, rel=1e-5), pytest.approx(fourth, rel=1e-5))
+    assert first != pytest.approx(second, rel=1e-3)
+    assert all(row["loss"] == pytest.approx(math.log(2), abs=1e-6) for row in metrics(folder))
+    assert len(read) == 4 + (2 if reference == "cached" else 4)
 
 
 def test_it_learns_and_repeats(base, tmp_path):

@@ -116,6 +116,14 @@ class ImageReferenceKeys(Config):
         "timesteps that training will use. live: at every step. Same values; without LoRA "
         "cached needs one copy of the model less.",
     )
+    draws: int | None = Field(
+        None,
+        ge=1,
+        title="Noises of a group",
+        description="How many noises and timesteps each group has; epochs take turns with them, and a cached "
+        "reference is asked once for each. Empty: new ones in every epoch, where asking the reference is up "
+        "to a third of the work.",
+    )
 
 
 class BetaScheduleKeys(Config):

@@ -44,8 +44,8 @@ Errors = Float[Tensor, " N"]
 
 @dataclass(frozen=True)
 class Micro:
-    """Groups that are read together. ``draw`` decides their noise: the epoch, or the number of an
-    evaluation's pass. ``key`` is unique in the plan or in the evaluation.
+    """Groups that are read together. ``draw`` decides their noise: the epoch, or which of so many draws its
+    turn is, or the number of an evaluation's pass. ``key`` names groups and draw in training or evaluation.
     """
 
     key: tuple[int, int]
@@ -77,7 +77,8 @@ class Direct:
 
     ``choose`` says what is used of a row, ``needs`` what a row needs for it. ``arrange`` makes the groups
     that are trained on of those that can be. ``reference``: ``cached`` and ``live`` are the model as it
-    starts, with the same values; None leaves it out.
+    starts, with the same values; None leaves it out. ``draws``: how many noises and timesteps a group has;
+    None: new ones in every epoch.
     """
 
     def __init__(
@@ -87,6 +88,7 @@ class Direct:
         *,
         needs: str,
         reference: Literal["cached", "live"] | None,
+        draws: int | None = None,
         arrange: Callable[[list[ImageGroup]], list[ImageGroup]] = list,
     ) -> None:
         config = run.config
@@ -102,6 +104,7 @@ class Direct:
             raise BadInput(problem, file=run.dir.train_file)
         held_out = usable_groups(run, self.policy.family, run.eval, choose, part="eval")
         self._reference = reference
+        self._draws = draws
         self._sources: dict[str, PreparedGroups] = {}
         self._cached: dict[str, ReferenceErrors] = {}
         self.train = self._prepare("train", arrange(usable))
@@ -134,8 +137,10 @@ class Direct:
 
     def micro_batches(self, step: int) -> list[Micro]:
         """What is read in a step, which counts from 1."""
-        epoch = (step - 1) // len(self.plan.batches)
-        return [Micro((step, number), own, epoch) for number, own in enumerate(self.plan.step(step))]
+        epoch, place = divmod(step - 1, len(self.plan.batches))
+        draw = epoch % self._draws if self._draws else epoch
+        key = draw * len(self.plan.batches) + self.plan.order(epoch)[place]
+        return [Micro((key, number), own, draw) for number, own in enumerate(self.plan.step(step))]
 
     @property
     def eval_micro_batches(self) -> list[Micro]:

@@ -120,17 +120,19 @@ def reference_errors(
 ) -> ReferenceErrors:
     """The reference's errors in the given micro-batches, float32, computed once and kept on disk.
 
-    ``asked`` gives (key, groups, epoch). Must be called before the policy is trained or restored:
-    for full fine-tuning the policy itself is the reference until then.
+    ``asked`` gives (key, groups, draw); a key that comes again is not asked again. Must be called before the
+    policy is trained or restored: for full fine-tuning the policy itself is the reference until then.
     """
     file = run.dir.path / "cache" / f"reference-{part}-{run.fingerprint[:16]}.safetensors"
     if not file.exists():
         found: ReferenceErrors = {}
         live = policy.as_reference() if policy.has_live_reference else nullcontext(policy.denoiser)
         with torch.no_grad(), live as denoiser:
-            for key, indices, epoch in asked:
+            for key, indices, draw in asked:
+                if key in found:
+                    continue
                 run.check_stop()
-                batch = groups.batch(indices, epoch=epoch)
+                batch = groups.batch(indices, epoch=draw)
                 found[key] = denoising_errors(
                     policy.family, denoiser, batch, autocast=autocast(run.config)
                 ).cpu()

@@ -2,7 +2,8 @@
 Flow-DPO, arXiv:2501.13918.
 
 1. Judgements become weighted pairs; pictures become latents and prompts embeddings, once.
-2. Every group has, per epoch, one noise and one timestep for all its pictures.
+2. Every group has, per epoch, one noise and one timestep for all its pictures; with ``draws`` only so many
+   different ones.
 3. The denoiser (or an adapter on it) and its reference predict the noise, or the velocity; their errors are
    what the loss compares: being better than the reference on the chosen picture, and worse on the rejected.
 4. The reference is the denoiser before training: adapters off, a frozen copy, or its errors computed
@@ -28,7 +29,7 @@ NEEDS = "a pair"
 def train(run: Run) -> None:
     """Train a policy on pairs of pictures. See the module for the steps."""
     config: DiffusionDPOConfig = run.config
-    work = Direct(run, preferred(config), needs=NEEDS, reference=config.reference)
+    work = Direct(run, preferred(config), needs=NEEDS, reference=config.reference, draws=config.draws)
 
     def measure(micro: Micro, source: str) -> tuple[dict[str, Tensor], Tensor]:
         reading = work.read(micro, source=source)

@@ -35,7 +35,9 @@ def train(run: Run) -> None:
     def arrange(groups: list[ImageGroup]) -> list[ImageGroup]:
         return groups if config.liked_share is None else balanced(groups, config.liked_share, seed=run.seed)
 
-    work = Direct(run, labelled(config), needs=NEEDS, reference=config.reference, arrange=arrange)
+    work = Direct(
+        run, labelled(config), needs=NEEDS, reference=config.reference, draws=config.draws, arrange=arrange
+    )
     if config.baseline == "mismatched":
         work.add_source("other", mismatched(work.train.groups), like="train")
         if work.held_out.groups:
