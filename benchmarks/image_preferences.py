@@ -188,8 +188,9 @@ def report(found: list[Found], pairs: int, held_out: int) -> str:
         "# Pictures people prefer",
         "",
         f"`python -m benchmarks.image_preferences`: the demo's image model, {pairs} judged pairs, {held_out} "
-        f"held-out prompts with two pictures each, against the base at independent seeds. Targets: "
-        f"{GOAL:.0%} won at a diversity of {DIVERSITY}; with shuffled winners {CHANCE[0]:.0%} to {CHANCE[1]:.0%}.",
+        "held-out prompts with two pictures each, against the base at independent seeds. Targets: "
+        f"{GOAL:.0%} won at a diversity of {DIVERSITY}; with shuffled winners {CHANCE[0]:.0%} to "
+        f"{CHANCE[1]:.0%}.",
         "",
         "| method | wins | 95 % interval | diversity, of the base's |",
         "| --- | --- | --- | --- |",
