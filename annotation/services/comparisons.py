@@ -9,7 +9,6 @@ from datetime import datetime
 from typing import Any, Final, NamedTuple
 
 from django.db import transaction
-from django.db.models import Max
 from django.utils import timezone
 
 from annotation.models import (
@@ -32,6 +31,8 @@ KNOWN = """
 SELECT content_key FROM annotation_comparison c JOIN string_to_table(%(keys)s, ',') AS k ON c.content_key = k
 WHERE project_id = %(project)s
 """
+LOCK = "SELECT id FROM annotation_project WHERE id = %(project)s FOR NO KEY UPDATE"
+LAST = "SELECT max(rank) FROM annotation_comparison WHERE project_id = %(project)s"
 NOTHING: Final[dict[str, Any]] = {}
 IMPORT_PREFIX = "import:"  # no person's name may contain a colon
 COLUMNS = (
@@ -88,7 +89,8 @@ def add_groups(
     """See `add_comparisons`; for many of them: the ids only."""
     # Locked, so that ranks become visible in order.
     project = Project.objects.select_for_update(no_key=True).get(pk=project.pk)
-    first = (Comparison.objects.filter(project=project).aggregate(last=Max("rank"))["last"] or 0) + 1
+    ((last,),) = fetch(LAST, {"project": project.pk})
+    first = (last or 0) + 1
     ranks = list(range(first, first + len(groups)))
     if shuffle_seed is not None:
         random.Random(shuffle_seed).shuffle(ranks)
@@ -197,7 +199,7 @@ def without_duplicates(
 
     Call it in the transaction that adds them: it locks the project, so that nobody adds an equal one.
     """
-    Project.objects.select_for_update(no_key=True).get(pk=project.pk)
+    fetch(LOCK, {"project": project.pk})
     groups = [group if "content" in group else group | {"content": content_of(group)} for group in groups]
     keys = [group["content"].content_key for group in groups]
     seen = {key for (key,) in fetch(KNOWN, {"project": project.pk, "keys": ",".join(keys)})}

@@ -32,12 +32,12 @@ from annotation.formats.schema import RowError
 from annotation.models import ImportJob, Media, Project, RejectedRow, User, Webhook
 from annotation.numbers import number
 from annotation.prompts import pictures_of, with_pictures
+from annotation.services import statements
 from annotation.services.comparisons import add_groups, content_of, without_duplicates
 from annotation.services.copying import refresh_statistics
 from annotation.services.gold import add_known_answers, with_known_answer
 from annotation.services.jobs import enqueue
 from annotation.services.media import store_image
-from annotation.services.statements import execute
 from annotation.services.webhooks import emit
 from annotation.template import most_candidates
 
@@ -47,6 +47,7 @@ MAX_TOGETHER: Final = 1000  # rows that make up one group, or one tree
 CHUNK_BYTES: Final = 4 * 1024**2
 CHUNK_SECONDS: Final = 10.0  # pictures take their time; progress should be seen
 MAX_ATTEMPTS: Final = 5  # starts without getting any further
+STANDING: Final = "SELECT position, status FROM annotation_importjob WHERE id = %(job)s FOR NO KEY UPDATE"
 ATTEMPTS_USED_UP: Final = (
     "The import was started {} times and stopped at line {} each time; the worker's log says why."
 )
@@ -319,9 +320,8 @@ def _commit(job: ImportJob, chunk: _Chunk) -> bool:
     What a server that loses its power forgets of it, it forgets together with the position, so that nobody
     waits for the disk before `_finish`, which does.
     """
-    execute("SET LOCAL synchronous_commit = off", {})
-    now = ImportJob.objects.select_for_update(no_key=True).get(pk=job.pk)
-    if now.position != job.position or now.status != ImportJob.Status.RUNNING:
+    statements.execute("SET LOCAL synchronous_commit = off", {})
+    if statements.fetch(STANDING, {"job": job.pk}) != [(job.position, ImportJob.Status.RUNNING)]:
         return False
     if job.use == ImportJob.Use.JUDGEMENTS:
         new, equal = without_duplicates(project=job.project, groups=chunk.groups, skip=job.skip_duplicates)

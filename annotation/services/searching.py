@@ -6,6 +6,7 @@ from typing import Final
 from django.db import connection, transaction
 
 from annotation.models import Project, UnreadPrompts
+from annotation.services.statements import insert
 
 MOST: Final = 100_000  # characters of one comparison that are searched
 # Words as they are, without the grammar of any language: projects have all of them.
@@ -30,7 +31,7 @@ ON CONFLICT (comparison_id) DO UPDATE SET words = excluded.words
 def note_new_comparisons(project: Project, ids: Sequence[int]) -> None:
     """Have their words read. Call it in the transaction that adds them."""
     if ids:
-        UnreadPrompts.objects.create(project=project, first=min(ids), last=max(ids))
+        insert(UnreadPrompts(project=project, first=min(ids), last=max(ids)))
 
 
 def read_prompts() -> int:
