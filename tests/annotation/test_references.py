@@ -102,3 +102,25 @@ def test_a_deletion_waits_for_who_refers_to_it(project):
     thread.join(timeout=60)
     assert "still names" in outcome[0]
     assert Candidate.objects.filter(comparison=comparison).exists()
+
+
+def test_what_one_transaction_adds_and_takes_away_is_missed_at_its_end(project):
+    (comparison,) = factories.add_texts(project, 1)
+    Candidate.objects.create(comparison=comparison, index=2, text="c")
+    with pytest.raises(IntegrityError, match="still names"):
+        execute("DELETE FROM annotation_comparison WHERE id = %s", comparison.pk)
+
+
+@pytest.mark.django_db(transaction=True)
+def test_an_import_locks_nothing_that_it_added_itself(project):
+    """The lock of a row would be the transaction in its xmax."""
+    job = run(project, jsonl(GOOD))
+    locked = "SELECT count(*) FROM annotation_comparison WHERE import_job_id = %s AND xmax <> 0"
+    with connection.cursor() as cursor:
+        cursor.execute(locked, [job.pk])
+        assert cursor.fetchone() == (0,)
+    comparison = Comparison.objects.get(import_job=job)
+    Candidate.objects.create(comparison=comparison, index=2, text="later")  # and somebody else's is locked
+    with connection.cursor() as cursor:
+        cursor.execute(locked, [job.pk])
+        assert cursor.fetchone() == (1,)
