@@ -184,7 +184,7 @@ def measure_curves(work: Path, *, quick: bool) -> dict[str, list[float]]:
     """Kilobytes as JPEG of the pictures of each step, with DDPO on fewer and on more of them."""
     found = {}
     for name, weight in (("compressibility", -1.0), ("incompressibility", 1.0)):
-        config = CURVE | {"max_steps": 3 if quick else 30}
+        config = CURVE | {"max_steps": 3 if quick else 80}
         tune(work / name, "ddpo", config, [{"rule": "jpeg_size", "weight": weight}], seed=1)
         found[name] = [row["reward/jpeg_size"] for row in metrics(work / name)]
     return found
