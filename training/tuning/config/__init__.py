@@ -21,6 +21,7 @@ from training.tuning.config.images_direct import (
     ImageDirectConfig,
     ImageReferenceKeys,
     ImageSFTConfig,
+    PersonalDPOConfig,
     SePPOConfig,
     TimestepKeys,
 )
@@ -122,6 +123,7 @@ __all__ = [
     "PPOConfig",
     "PairKeys",
     "PairRule",
+    "PersonalDPOConfig",
     "ProcessRewardModelConfig",
     "R0Config",
     "REDIConfig",

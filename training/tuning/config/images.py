@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, NonNegativeFloat, model_validator
 
 from training.tuning.config.images_search import SearchKeys
 from training.tuning.config.shared import (
@@ -193,6 +193,19 @@ class ImageGenerateConfig(SamplingKeys, SearchKeys):
         title="Own tuning left out",
         description="How much of this model's own adapter the negative model does without; 1: all of it.",
     )
+
+    people: dict[str, NonNegativeFloat] = Field(
+        {},
+        title="People",
+        description="For whom a result of personal_dpo draws: names and weights, such as 1 for one person, "
+        "or 0.5 for each of two. Empty: for nobody.",
+    )
+
+    @model_validator(mode="after")
+    def _people_are_drawn_for_plainly(self) -> Self:
+        if self.people and (self.search != "none" or self.eta is not None or self.guide_away):
+            raise ValueError("people goes with neither search nor eta nor guide_away")
+        return self
 
     @model_validator(mode="after")
     def _guidance_is_of_one_kind(self) -> Self:

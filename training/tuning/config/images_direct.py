@@ -141,6 +141,34 @@ class DiffusionDPOConfig(ImageDirectConfig, PairKeys, ImageReferenceKeys, BetaSc
     """Diffusion-DPO. Ties and both-bad are left out unless ``ties``/``both_bad`` say half."""
 
 
+class PersonalDPOConfig(ImageDirectConfig, PairKeys, ImageReferenceKeys, BetaScheduleKeys):
+    """Diffusion-DPO that is told whose judgement it is. Ties and both-bad are left out unless
+    ``ties``/``both_bad`` say half.
+    """
+
+    lora: None = Field(
+        None, title="LoRA", description="Null: what people have of their own is trained, and nothing else."
+    )
+    examples: int = Field(
+        4,
+        ge=1,
+        title="Pairs that make a person",
+        description="Everybody is described by their first so many pairs; who has fewer is left out.",
+    )
+    fit: Literal["all", "people"] = Field(
+        "all",
+        title="Fit",
+        description="people: add new people to an earlier result from their pairs, without training.",
+    )
+    caption_dropout: float = Field(
+        0.1,
+        ge=0,
+        lt=1,
+        title="Caption dropout",
+        description="Share of groups that are trained without their prompt and their person.",
+    )
+
+
 class ImageSFTConfig(ImageDirectConfig, ScoreKeys):
     """Supervised training on pictures. Of two, the chosen is good. Ties are left out; both-bad makes all
     candidates bad.

@@ -8,16 +8,20 @@ from typing import Any
 from training.tuning.errors import BadInput
 
 LORA_FILE = "pytorch_lora_weights.safetensors"
+PERSONAL_FILE = "ip_adapter.safetensors"
 GENERATION_FILE = "generation_config.json"
 GENERATION_KEYS = {"num_inference_steps", "guidance_scale", "height", "width"}
 
 
 @dataclass(frozen=True)
 class ImageBase:
-    """``pipeline`` is a local folder or hub id; ``adapter`` a file of LoRA weights for it, or None."""
+    """``pipeline`` is a local folder or hub id; ``adapter`` a file of LoRA weights for it, ``person`` one of
+    keys and values for people, or None.
+    """
 
     pipeline: str
     adapter: Path | None = None
+    person: Path | None = None
 
 
 def resolve_base(base: str | None) -> ImageBase:
@@ -33,16 +37,19 @@ def resolve_base(base: str | None) -> ImageBase:
             "an image model is needed: a diffusers folder or a hub id", file="run.json", field="base"
         )
     folder = Path(base)
-    if not (folder / LORA_FILE).is_file():
+    files = [folder / name for name in (LORA_FILE, PERSONAL_FILE) if (folder / name).is_file()]
+    if not files:
         return ImageBase(base)
+    file = files[0]
     metadata = folder / "metadata.json"
     if not metadata.is_file():
-        raise BadInput(f"the folder has {LORA_FILE} but no metadata.json that names its base", file=folder)
+        raise BadInput(f"the folder has {file.name} but no metadata.json that names its base", file=folder)
     named = json.loads(metadata.read_text(encoding="utf-8")).get("base")
     if not isinstance(named, str) or not named:
         raise BadInput("must name the pipeline that the adapter belongs to", file=metadata, field="base")
     below = folder / named if (folder / named).exists() else Path(named)
-    return ImageBase(resolve_base(str(below) if below.exists() else named).pipeline, folder / LORA_FILE)
+    pipeline = resolve_base(str(below) if below.exists() else named).pipeline
+    return ImageBase(pipeline, person=file) if file.name == PERSONAL_FILE else ImageBase(pipeline, file)
 
 
 def pickled_weights(folder: Path) -> list[Path]:

@@ -41,7 +41,9 @@ class PreparedGroups:
         draws: DrawSettings,
         folder: Path,
         on_batch: Callable[[], None],
+        people: dict[str, Tensor] | None = None,
     ) -> None:
+        self.people = people
         self.groups = list(groups)
         self.family = family
         self.draws = draws
@@ -87,9 +89,10 @@ class PreparedGroups:
             owner += [position] * len(clean)
             noise.append(draw.noise)
             timesteps.append(draw.timestep)
-            conditioning.append(
-                self.prompts.load(self._prompt_key("" if draw.drop_caption else group.prompt))
-            )
+            told = self.prompts.load(self._prompt_key("" if draw.drop_caption else group.prompt))
+            if self.people is not None and group.person is not None:
+                told = {**told, "person": self.people[group.person][None] * (not draw.drop_caption)}
+            conditioning.append(told)
         device = self.family.device
         return NoisyGroups(
             latents=torch.stack(latents).to(device),

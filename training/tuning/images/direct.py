@@ -76,9 +76,15 @@ class Direct:
     """One training run on given pictures.
 
     ``choose`` says what is used of a row, ``needs`` what a row needs for it. ``arrange`` makes the groups
+<<<<<<< HEAD
     that are trained on of those that can be. ``reference``: ``cached`` and ``live`` are the model as it
     starts, with the same values; None leaves it out. ``draws``: how many noises and timesteps a group has;
     None: new ones in every epoch.
+=======
+    that are trained on of those that can be, ``apart`` all groups of those of rows. ``policy``: one that is
+    there already; ``people``: whom it is told of, by name. ``reference``: ``cached`` and ``live`` are the
+    model as it starts, with the same values; None leaves it out.
+>>>>>>> b2d48b1 (PPD: image models that know whom they draw for)
     """
 
     def __init__(
@@ -90,19 +96,23 @@ class Direct:
         reference: Literal["cached", "live"] | None,
         draws: int | None = None,
         arrange: Callable[[list[ImageGroup]], list[ImageGroup]] = list,
+        policy: ImagePolicy | None = None,
+        apart: Callable[[list[ImageGroup]], list[ImageGroup]] = list,
+        people: dict[str, Tensor] | None = None,
     ) -> None:
         config = run.config
         self.run = run
-        self.policy = load_for_training(
+        self._people = people
+        self.policy = policy or load_for_training(
             run.base, lora=config.lora, keep_copy=reference == "live", seed=run.seed, device=run.device
         )
         if config.gradient_checkpointing:
             self.policy.denoiser.enable_gradient_checkpointing()
-        usable = usable_groups(run, self.policy.family, run.train, choose, part="train")
+        usable = apart(usable_groups(run, self.policy.family, run.train, choose, part="train"))
         if not usable:
             problem = f"no row gives {needs} to train on; `inspect` lists the reasons"
             raise BadInput(problem, file=run.dir.train_file)
-        held_out = usable_groups(run, self.policy.family, run.eval, choose, part="eval")
+        held_out = apart(usable_groups(run, self.policy.family, run.eval, choose, part="eval"))
         self._reference = reference
         self._draws = draws
         self._sources: dict[str, PreparedGroups] = {}
@@ -205,7 +215,7 @@ class Direct:
         remove_cache(self.run)
 
     def _prepare(self, name: str, groups: list[ImageGroup], *, like: str | None = None) -> PreparedGroups:
-        found = prepare_groups(self.run, self.policy.family, groups, part=like or name)
+        found = prepare_groups(self.run, self.policy.family, groups, part=like or name, people=self._people)
         self._sources[name] = found
         return found
 

@@ -4,6 +4,7 @@ import hashlib
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from PIL import Image
@@ -71,5 +72,14 @@ def generate_images(family: Family, requests: Sequence[Request], sampling: Sampl
         width=sampling.width or width,
         output_type="pt",
         **family.sampling_options,
+        **_told_person(family, len(requests), guided=sampling.guidance_scale > 1),
     )
     return [to_image(pixels * 2 - 1) for pixels in output.images]
+
+
+def _told_person(family: Family, count: int, *, guided: bool) -> dict[str, Any]:
+    """What a pipeline for people is called with; the branch without prompt is told of nobody."""
+    if family.person is None:
+        return {}
+    told = family.person.to(family.device).expand(count, 1, -1)
+    return {"ip_adapter_image_embeds": [torch.cat([torch.zeros_like(told), told]) if guided else told]}

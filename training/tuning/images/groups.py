@@ -47,6 +47,14 @@ class ImageGroup:
     pairs: list[Pair] = field(default_factory=list)
     good: list[float] = field(default_factory=list)
     bad: list[float] = field(default_factory=list)
+    person: str | None = None
+
+    def for_person(self, name: str, pairs: list[Pair]) -> "ImageGroup":
+        """The pictures of this person's pairs, as theirs. ``pairs`` are between positions of this group."""
+        used = sorted({place for pair in pairs for place in (pair.chosen, pair.rejected)})
+        at = {place: number for number, place in enumerate(used)}
+        moved = [replace(pair, chosen=at[pair.chosen], rejected=at[pair.rejected]) for pair in pairs]
+        return replace(self, files=[self.files[place] for place in used], pairs=moved, person=name)
 
     @property
     def pixels(self) -> int:

@@ -33,6 +33,9 @@ def load_for_training(
     An adapter keeps its own layers; a rank or alpha in ``lora`` that it does not have is an error.
     """
     found = resolve_base(base)
+    if found.person is not None:
+        problem = "a model for people is drawn with, or gets more people; it is not trained on"
+        raise BadInput(problem, file=base, field="base")
     family = load_family(found.pipeline, device=device)
     if lora is None:
         if found.adapter is not None:

@@ -62,9 +62,16 @@ def usable_groups(
     return kept
 
 
-def prepare_groups(run: Run, family: Family, groups: list[ImageGroup], *, part: str) -> PreparedGroups:
+def prepare_groups(
+    run: Run,
+    family: Family,
+    groups: list[ImageGroup],
+    *,
+    part: str,
+    people: dict[str, Tensor] | None = None,
+) -> PreparedGroups:
     """The groups, encoded. Latents and embeddings stay in the run's folder ``cache``. Held-out pictures are
-    never mirrored, nor are their prompts left out.
+    never mirrored, nor are their prompts left out. ``people``: whom the denoiser is told of, by name.
     """
     config: ImageDirectConfig = run.config
     draws = DrawSettings(
@@ -73,7 +80,14 @@ def prepare_groups(run: Run, family: Family, groups: list[ImageGroup], *, part: 
         flip=config.random_flip and part == "train",
         caption_dropout=config.caption_dropout if part == "train" else 0.0,
     )
-    return PreparedGroups(groups, family, draws=draws, folder=run.dir.path / "cache", on_batch=run.check_stop)
+    return PreparedGroups(
+        groups,
+        family,
+        draws=draws,
+        folder=run.dir.path / "cache",
+        on_batch=run.check_stop,
+        people=people,
+    )
 
 
 def timestep_table(config: TimestepKeys, count: int) -> Sequence[int]:

@@ -19,11 +19,13 @@ from PIL import Image
 from training.tuning.config import ImageGenerateConfig
 from training.tuning.data import plain_text
 from training.tuning.errors import BadInput
+from training.tuning.images.bases import resolve_base
 from training.tuning.images.chains import ChainRecord, draw_chains, pictures_of
 from training.tuning.images.families import Family
 from training.tuning.images.generation import Request, Sampling, generate_images, plan_requests
 from training.tuning.images.loading import load_for_sampling
 from training.tuning.images.negative import NegativeModel
+from training.tuning.images.personal import load_people, mixed
 from training.tuning.images.preview import preview
 from training.tuning.images.samples import sampling_for
 from training.tuning.images.search.job import Search
@@ -34,6 +36,7 @@ from training.tuning.rundir import append_json_line
 def train(run: Run) -> None:
     config: ImageGenerateConfig = run.config
     family = load_for_sampling(run.base, device=run.device)
+    tell_people(run, family)
     sampling = sampling_for(config, family)
     record = record_for(family, sampling, config)
     draw = open_drawing(run, family, sampling, record)
@@ -103,6 +106,21 @@ def open_drawing(run: Run, family: Family, sampling: Sampling, record: ChainReco
             return generate_images(family, requests, sampling), {}
 
     return draw
+
+
+def tell_people(run: Run, family: Family) -> None:
+    """Draw for the people that the config names, or for nobody."""
+    config: ImageGenerateConfig = run.config
+    file = resolve_base(run.base).person
+    if file is None:
+        if config.people:
+            raise BadInput("this model knows no people: personal_dpo makes such", field="config.people")
+        return
+    if config.search != "none" or config.eta is not None or config.guide_away:
+        raise BadInput("a model for people goes with neither search nor eta", field="base")
+    people = load_people(family, file.parent)
+    nobody = torch.zeros_like(next(iter(people.values())))
+    family.person = mixed(people, config.people) if config.people else nobody
 
 
 def open_negative(run: Run, family: Family, sampling: Sampling) -> Draw:

@@ -36,6 +36,7 @@ class Family(abc.ABC):
     def __init__(self, pipeline: Any, *, base: str, supported: str) -> None:
         self.pipeline = pipeline
         self.base = base
+        self.person: Tensor | None = None  # (D,): for whom a model for people draws
         self.noise: Noise = noise_of(pipeline.scheduler, base=base, supported=supported)
         self._check_vae(base, supported)
         for name in self.text_encoders:

@@ -64,10 +64,14 @@ class StableDiffusion(Family):
         timesteps: Real[Tensor, " N"],
         conditioning: Conditioning,
     ) -> Float[Tensor, "N C h w"]:
-        """The U-Net's answer."""
-        embeddings = conditioning["embeddings"]
+        """The U-Net's answer; of a model for people, to ``person`` (N, 1, D)."""
+        told = {"image_embeds": [conditioning["person"]]} if "person" in conditioning else None
         return denoiser(
-            noisy, self.noise.read(timesteps), encoder_hidden_states=embeddings, return_dict=False
+            noisy,
+            self.noise.read(timesteps),
+            encoder_hidden_states=conditioning["embeddings"],
+            added_cond_kwargs=told,
+            return_dict=False,
         )[0]
 
     def save_adapter(
