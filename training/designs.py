@@ -5,6 +5,7 @@ question would teach about θ. No training is needed between two questions: a qu
 features can be put in order after every answer. Pairs are Δ = φ(a) − φ(b), arrays (N, D) in float64.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -16,7 +17,8 @@ from training.acquisition import CRITERIA, MOST_IN_ORDER, Floats, greedy_design
 
 RIDGES: Final = (0.1, 0.3, 1.0, 3.0, 10.0, 30.0)
 ITERATIONS: Final = 50
-BY_FEATURES: Final = ("last_layer", "design")
+BY_FEATURES: Final = ("last_layer", "design", "errors")
+MOST_NEIGHBOURS: Final = 8
 NAMES: Final = (*CRITERIA, *BY_FEATURES)
 
 
@@ -88,19 +90,25 @@ def _posterior(theta: Floats, directions: Floats, targets: Floats, ridge: float)
     return float(fit.sum() - ridge / 2 * theta @ theta)
 
 
-def order_by_design(open_ones: Sequence[Floats], asked: Sequence[Floats]) -> list[int]:
+def order_by_design(
+    open_ones: Sequence[Floats], asked: Sequence[Floats], *, count: int = MOST_IN_ORDER
+) -> list[int]:
     """Indices of the open groups by `reward_agnostic`; each group's features are (K, D)."""
-    if not open_ones:
+    if not len(open_ones):
         return []
     scale = scale_of([*open_ones, *asked])
     directions, known = (
         stacked([farthest(one * scale) for one in part], scale) for part in (open_ones, asked)
     )
-    return _whole(*reward_agnostic(directions, asked=known, count=MOST_IN_ORDER))
+    return _whole(*reward_agnostic(directions, asked=known, count=count))
 
 
 def order_by_last_layer(
-    open_ones: Sequence[Floats], asked: Sequence[Floats], choices: Sequence[int | None]
+    open_ones: Sequence[Floats],
+    asked: Sequence[Floats],
+    choices: Sequence[int | None],
+    *,
+    count: int = MOST_IN_ORDER,
 ) -> list[int]:
     """Indices of the open groups by what an answer would still tell about a linear reward that has learnt
     from those given; groups are (K, D), a choice is a candidate's index or None for a tie.
@@ -108,7 +116,7 @@ def order_by_last_layer(
     Greedy: gain ½ log(1 + Δ'ΣΔ p(1 − p)), Σ shrinking by the answers to come. p is the chance of an answer
     under all that θ can be, σ(μ / √(1 + π v / 8)), so that noise is not asked for.
     """
-    if not open_ones:
+    if not len(open_ones):
         return []
     scale = scale_of([*open_ones, *asked])
     belief = learn(*compared([one * scale for one in asked], choices, size=len(scale)))
@@ -118,7 +126,36 @@ def order_by_last_layer(
     white = directions @ root
     variance = (white**2).sum(axis=1)
     p = expit(directions @ belief.mean / np.sqrt(1 + np.pi * variance / 8))
-    return _whole(*greedy_design(white, 1 / np.clip(p * (1 - p), 1e-3, None), count=MOST_IN_ORDER))
+    return _whole(*greedy_design(white, 1 / np.clip(p * (1 - p), 1e-3, None), count=count))
+
+
+def neighbours(chance: float) -> int:
+    """How many similar questions are asked where the reward gives what a person chose this chance: 8 where it
+    is wrong (p ≤ ½), else ⌈8 (1 − p)⌉ (Skywork-Reward-V2, arXiv:2507.01352, stage 1).
+    """
+    return MOST_NEIGHBOURS if chance <= 0.5 else math.ceil(MOST_NEIGHBOURS * (1 - chance))
+
+
+def order_by_errors(
+    open_ones: Sequence[Floats], asked: Sequence[Floats], chances: Sequence[float]
+) -> list[int]:
+    """Indices of the open groups that resemble what the reward gets wrong: of each answered group as many of
+    the most similar ones as `neighbours` says. First what most of them name, then what is most alike.
+
+    Similar are groups whose candidates' mean features, standardised, have a large cosine. ``chances``: what
+    the reward gives the candidate that a person chose.
+    """
+    if not len(open_ones) or not len(asked):
+        return []
+    middles = np.array([one.mean(axis=0) for one in (*open_ones, *asked)])
+    centred = (middles - middles.mean(axis=0)) / np.maximum(middles.std(axis=0), 1e-12)
+    unit = centred / np.maximum(np.linalg.norm(centred, axis=1, keepdims=True), 1e-12)
+    alike = unit[len(open_ones) :] @ unit[: len(open_ones)].T
+    named = np.zeros(len(open_ones))
+    for own, chance in zip(alike, chances, strict=True):
+        named[np.argsort(-own, kind="stable")[: neighbours(chance)]] += 1
+    order = np.lexsort((-alike.max(axis=0), -named))
+    return [int(at) for at in order if named[at]]
 
 
 def compared(groups: Sequence[Floats], choices: Sequence[int | None], *, size: int) -> tuple[Floats, Floats]:

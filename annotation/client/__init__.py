@@ -383,7 +383,7 @@ class Client:
     def prioritise(self, run: int, **values: Any) -> Row:
         """Order the queue by what a scoring's ensemble would learn most from; `by` and `at_least`.
 
-        By `last_layer` or `design` it needs a scoring with `features` and no ensemble."""
+        By `last_layer`, `design` or `errors` it needs a scoring with `features` and no ensemble."""
         return self._post(f"runs/{run}/priorities/", values)
 
     def checkpoints(self, project: int | None = None) -> list[Row]:

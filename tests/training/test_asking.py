@@ -9,6 +9,7 @@ from tests.annotation.conftest import page_client
 from tests.annotation.factories import add_annotators, add_texts, judge, make_project
 from tests.training.test_jobs import ended
 from training import services
+from training.models import Checkpoint
 
 pytestmark = pytest.mark.django_db
 # Three members' margins between the two candidates of each comparison: all sure, a little unsure, one who
@@ -100,6 +101,24 @@ def test_the_order_follows_new_answers(asked):
         services.prioritise(run=run, by="design", at_least=0.5)
     with pytest.raises(Conflict, match="kept no features"):
         services.prioritise(run=scoring(asked), by="last_layer")
+
+
+@pytest.mark.system("s001-039")
+def test_what_resembles_an_error_is_verified_next(asked):
+    """The reward gives what a person chose of the first pair .0067 or .9933: wrong, it asks about all three
+    others; right, about the one that is most alike."""
+    run = services.create_scoring(by=asked.created_by, project=asked, reward=[{"rule": "words"}])
+    sides = [[1.0, 0.0], [-1.0, 0.0], [0.9, 0.1], [-1.0, -0.5]]
+    person = judge(add_annotators(asked, 1)[0], asked).choice
+    own = [5.0, 0.0] if person == 0 else [0.0, 5.0]
+    for scores, count in ((own, 1), (own[::-1], 3)):
+        rows = [{"scores": scores, "features": [side, side]} for side in sides]
+        Checkpoint.objects.filter(run=run).delete()
+        ended(run, rows, name="scores.jsonl")
+        found = services.prioritise(run=run, by="errors")
+        assert found == {"first": count, "last": 3 - count, "without": 0}
+    numbers = list(Comparison.objects.order_by("rank").values_list("pk", flat=True))
+    assert judge(add_annotators(asked, 1)[0], asked).comparison_id == numbers[2]
 
 
 def test_the_page_says_when_the_queue_follows_another_order(asked):

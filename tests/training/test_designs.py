@@ -57,6 +57,20 @@ def test_evidence_finds_the_ridge() -> None:
     assert designs.learn(directions, rng.integers(2, size=200).astype(float)).ridge == max(designs.RIDGES)
 
 
+@pytest.mark.system("s001-039")
+def test_errors_choose_what_is_asked() -> None:
+    """p = .7 asks 3 similar questions, .99 one, ½ and less 8. What several errors name comes first."""
+    assert [designs.neighbours(p) for p in (0.7, 0.99, 0.5, 0.1)] == [3, 1, 8, 8]
+    angles = np.deg2rad([0, 20, 40, 170, 180, 190, 90, 270, 100, 260, 80, 280])
+    groups = [np.array([[math.cos(a), math.sin(a)]] * 2) for a in angles]
+    asked = [np.array([[math.cos(a), math.sin(a)]] * 2) for a in np.deg2rad([2, 178])]
+    found = designs.order_by_errors(groups, asked, [0.99, 0.7])
+    assert sorted(found) == [0, 3, 4, 5]
+    assert designs.order_by_errors(groups, [asked[0], asked[0]], [0.99, 0.7])[0] == 0
+    assert len(designs.order_by_errors(groups, asked[:1], [0.2])) == 8
+    assert designs.order_by_errors(groups, [], []) == []
+
+
 def test_choices_become_directions() -> None:
     """The chosen one against each other; a tie is ½."""
     group = np.array([[0.0], [1.0], [3.0]])

@@ -5,6 +5,7 @@ from typing import Any, Final, NamedTuple
 
 import numpy as np
 from django.utils.translation import gettext as _
+from scipy.special import softmax
 
 from annotation.errors import Conflict, Invalid
 from annotation.models import Comparison, Judgement, Project
@@ -35,9 +36,13 @@ def prioritise(*, run: Run, by: str = "batch_information", at_least: float = 0.0
     if by in designs.BY_FEATURES:
         if at_least:
             raise Invalid({"at_least": _("is for the criteria that read an ensemble.")})
-        features = dict(_features(run))
-        numbers = _open_among(run.project, features)
-        ranked, last = _by_features(run.project, numbers, features, by=by), list[int]()
+        scored = {number: found for number, found, _scores in _features(run)}
+        numbers = _open_among(run.project, scored)
+        if by == "errors":
+            ranked = _by_errors(run, numbers, scored)
+        else:
+            ranked = _by_features(run.project, numbers, scored, by=by)
+        last = sorted(set(numbers) - set(ranked))
     else:
         scored = dict(_scored_by_members(run))
         numbers = _open_among(run.project, scored)
@@ -77,6 +82,18 @@ def _by_features(
     return [numbers[at] for at in order]
 
 
+def _by_errors(run: Run, numbers: list[int], features: dict[int, acquisition.Floats]) -> list[int]:
+    """The open ones that resemble those where the scoring contradicts people."""
+    scores = {number: found for number, _features_, found in _features(run)}
+    answers = [one for one in _answers(run.project, features) if one.choice is not None]
+    answers = [one for one in answers if one.comparison not in set(numbers)]
+    chances = [float(softmax(scores[one.comparison])[one.choice]) for one in answers]
+    order = designs.order_by_errors(
+        [features[number] for number in numbers], [features[one.comparison] for one in answers], chances
+    )
+    return [numbers[at] for at in order]
+
+
 class Answer(NamedTuple):
     comparison: int
     choice: int | None  # None: a tie
@@ -93,8 +110,8 @@ def _answers(project: Project, scored: Collection[int]) -> list[Answer]:
     ]
 
 
-def _features(run: Run) -> Iterator[tuple[int, acquisition.Floats]]:
-    """Comparison and the features (K, D) of its candidates, of all that were scored."""
+def _features(run: Run) -> Iterator[tuple[int, acquisition.Floats, acquisition.Floats]]:
+    """Comparison, features (K, D) and scores (K,) of its candidates, of all that were scored."""
     rows = frozen_rows(run)
     with open_result(run) as result:
         for row, scores in zip(rows, rows_of(result, "scores.jsonl"), strict=True):
@@ -103,8 +120,9 @@ def _features(run: Run) -> Iterator[tuple[int, acquisition.Floats]]:
                     _("Run %(id)s kept no features. Score with “features” in the config.") % {"id": run.pk}
                 )
             number, found = row.get("meta", {}).get("comparison"), np.array(scores["features"], dtype=float)
-            if number is not None and len(found) > 1 and np.isfinite(found).all():
-                yield number, found
+            own = np.array(scores["scores"], dtype=float)
+            if number is not None and len(found) > 1 and np.isfinite(found).all() and np.isfinite(own).all():
+                yield number, found, own
 
 
 def _scored_by_members(run: Run) -> Iterator[tuple[int, acquisition.Floats]]:
