@@ -97,6 +97,10 @@ def test_the_order_follows_new_answers(asked):
     assert services.prioritise(run=run, by="last_layer") == {"first": 3, "last": 0, "without": 0}
     numbers = list(Comparison.objects.order_by("rank").values_list("pk", flat=True))
     assert judge(add_annotators(asked, 1)[0], asked).comparison_id == numbers[2]
+    run.config = {"features": 2}
+    run.save(update_fields=["config"])
+    page = page_client(asked.created_by).post(f"/runs/{run.pk}/priorities/", follow=True)
+    assert "2 comparisons are in the new order." in page.content.decode()
     with pytest.raises(Invalid, match="ensemble"):
         services.prioritise(run=run, by="design", at_least=0.5)
     with pytest.raises(Conflict, match="kept no features"):

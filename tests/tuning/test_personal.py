@@ -145,7 +145,8 @@ def scores(folder: Path, base: Path, rows: list[dict[str, Any]], **config: Any) 
 @pytest.mark.system("s001-026")
 def test_people_who_disagree(tmp_path: Path, base: Path) -> None:
     """One reward for all is right half of the time; ideal points tell the two kinds of people apart. New
-    people are fitted by eight judgements, without touching anything else.
+    people are fitted by eight judgements each, without touching anything else, and the pooled reward, which
+    has seen these too, is at least ten points below theirs.
     """
     people = ["ann", "bob", "cat", "dan"]
     rows, held_out = rows_by(people, 48, seed=0), rows_by(people, 16, seed=1)
@@ -165,13 +166,21 @@ def test_people_who_disagree(tmp_path: Path, base: Path) -> None:
     everybody = scores(tmp_path / "all", folder / "result", asked)
     assert everybody not in liked.values()
 
-    new = {"fit": "people", "epochs": 20, "people_learning_rate": 0.1, "loss": "ideal_point", "dimensions": 8}
+    new = {"fit": "people", "epochs": 10, "people_learning_rate": 0.1, "loss": "ideal_point", "dimensions": 8}
+    theirs, theirs_held_out = rows_by(["eve", "fay"], 16, seed=7), rows_by(["eve", "fay"], 40, seed=8)
     fitted = make_run(
         tmp_path / "fit", "reward_model", base=folder / "result", config={"max_length": 96} | new,
-        rows=rows_by(["eve", "fay"], 8, seed=7), held_out=rows_by(["eve", "fay"], 12, seed=8),
+        rows=theirs, held_out=theirs_held_out,
     )  # fmt: skip
     assert run(fitted) == 0
-    assert metrics(fitted)[-1]["eval/accuracy"] == 1
+    pooled = make_run(
+        tmp_path / "pooled", "reward_model", base=base, config=CONFIG | {"epochs": 4}, rows=rows + theirs,
+        held_out=theirs_held_out,
+    )  # fmt: skip
+    assert run(pooled) == 0
+    personal = metrics(fitted)[-1]["eval/accuracy"]
+    assert personal == 1
+    assert personal - metrics(pooled)[-1]["eval/accuracy"] >= 0.1
     before, after = (load_file(one / "result" / "personal.safetensors") for one in (folder, fitted))
     assert torch.equal(before["prototypes"], after["prototypes"])
     weights = [load_file(one / "result" / "adapter_model.safetensors") for one in (folder, fitted)]

@@ -80,10 +80,11 @@ def run_suggestions(request: SignedIn, pk: int) -> HttpResponse:
 @login_required
 @require_POST
 def run_priorities(request: SignedIn, pk: int) -> HttpResponse:
-    """Order the queue by what a scoring's ensemble would learn most from."""
+    """Order the queue by what a scoring's ensemble, or its features, would learn most from."""
     run = find(Run.objects.select_related("project"), request.user, Action.TRAIN, pk=pk)
+    by = "last_layer" if run.config.get("features") else "batch_information"
     try:
-        count = services.prioritise(run=run)["first"]
+        count = services.prioritise(run=run, by=by)["first"]
     except Conflict as error:
         messages.error(request, str(error))
         return redirect(run)
