@@ -233,7 +233,7 @@ def describe(curves: dict[str, dict[str, Floats]], *, seeds: int, labels: int) -
             count = needed(found[arm].mean(axis=0), level)
             band = f"{low:.2f} to {high:.2f}"
             lines.append(f"| {name} ({level:.3f}) | {arm} | {count:.0f} | {value:.2f} | {band} | {TARGET} |")
-    return "\n".join(lines)
+    return "\n".join(lines).replace(" inf |", " not reached |").replace("to inf", "to not reached")
 
 
 def draw(path: Path, curves: dict[str, dict[str, Floats]]) -> None:
