@@ -17,7 +17,7 @@ def data_option(arguments: list[str]) -> str | None:
 
 def main() -> None:
     os.environ.setdefault("DJANGO_SETTINGS_MODULE", "webapp.settings")
-    if sys.argv[1:2] in (["up"], ["demo"]) and (folder := data_option(sys.argv[2:])):
+    if sys.argv[1:2] in (["up"], ["demo"], ["backup"], ["restore"]) and (folder := data_option(sys.argv[2:])):
         os.environ["TIEBREAK_DATA"] = os.path.abspath(os.path.expanduser(folder))
     try:
         from django.core.management import execute_from_command_line

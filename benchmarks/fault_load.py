@@ -2,14 +2,15 @@
 
 import hashlib
 import http.client
-import io
 import random
+import tempfile
 import threading
 import time
 import uuid
 import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from annotation.client import ApiError, Client
@@ -129,6 +130,8 @@ ENDED = ("done", "failed", "cancelled")
 
 def weights_digest(client: Client, checkpoint: int) -> str:
     """SHA-256 of the trained weights in a checkpoint's zip."""
-    with zipfile.ZipFile(io.BytesIO(client.checkpoint(checkpoint))) as result:
-        name = next(name for name in WEIGHTS if name in result.namelist())
-        return hashlib.sha256(result.read(name)).hexdigest()
+    with tempfile.TemporaryDirectory() as folder:
+        path = client.checkpoint(checkpoint, Path(folder) / "result.zip")
+        with zipfile.ZipFile(path) as result:
+            name = next(name for name in WEIGHTS if name in result.namelist())
+            return hashlib.sha256(result.read(name)).hexdigest()

@@ -4,7 +4,8 @@ A site as `manage.py up` starts it (Postgres, gunicorn, workers for light tasks 
 annotators who judge over HTTP, and two run workers that train a tiny model again and again from the same
 data and seed. Meanwhile, by a seeded plan: SIGKILL of web, each worker, trainers, the scheduler and Postgres;
 a run worker that hangs (SIGSTOP) until the other took its run; a broker that loses every message; a full disk
-(a small tmpfs; needs root); a clock that is set by an hour (needs libfaketime). Then all comes to rest, and:
+(a small tmpfs; needs root); clocks that are set by an hour (what goes on gets the times that it would then
+seem to have). Then all comes to rest, and:
 
 - every judgement that the site acknowledged is stored, once, as it was given; no slot is filled twice;
 - every run that the site acknowledged has ended, was finished once, and has the weights of the undisturbed
@@ -29,7 +30,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from benchmarks.fault_kinds import Eyes, Faults, Site, small_disk, wrong_clock
+from benchmarks.fault_kinds import Eyes, Faults, Site, small_disk
 from benchmarks.tiebreak_site import configure
 
 ANNOTATORS, LABELS = 4, 3
@@ -88,9 +89,8 @@ def main() -> int:
 
 
 def run(options: argparse.Namespace, data: Path) -> Found:
-    environment, clock = ({}, None) if options.pretend else wrong_clock(data)
     configure(data)
-    os.environ |= environment | {
+    os.environ |= {
         "RUN_DEVICE_KIND": "cpu",
         "RUN_WORKERS": "2",
         "RUN_STALE_AFTER": str(STALE),
@@ -100,11 +100,9 @@ def run(options: argparse.Namespace, data: Path) -> Found:
         "OMP_NUM_THREADS": "1",
     }
     with small_disk(data / "work") as mounted, supervised(data, pretend=options.pretend) as supervisor:
-        for name in environment:  # the site has it; what judges the site has the right time
-            del os.environ[name]
         eyes, rng = Eyes(data), random.Random(options.seed)
         faults = Faults(Site(supervisor), eyes, rng, data=data, stale=STALE)
-        faults.disk, faults.clock = (data / "work" if mounted and not options.pretend else None), clock
+        faults.disk = data / "work" if mounted and not options.pretend else None
         found = Found(not_tried=[] if options.pretend else not_tried(faults))
         scene = Scene(supervisor.url, data, eyes, pretend=options.pretend, seed=options.seed)
         began = time.monotonic()
@@ -144,7 +142,6 @@ def supervised(data: Path, *, pretend: bool) -> Iterator[Any]:
 def not_tried(faults: Faults) -> list[str]:
     return [
         *([] if faults.disk else ["a full disk: no right to mount a small one"]),
-        *([] if faults.clock else ["a clock step: libfaketime is not installed"]),
     ]
 
 

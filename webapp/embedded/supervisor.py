@@ -47,6 +47,27 @@ def print_line(line: str) -> None:
         print(line, flush=True)
 
 
+def take_lock(data_dir: Path) -> IO[str]:
+    """One supervisor per data directory, until the file is closed. The kernel frees the lock however the
+    process ends. Raises SupervisorError.
+    """
+    lock_file = (data_dir / "up.lock").open("a+")
+    try:
+        fcntl.flock(lock_file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        lock_file.seek(0)
+        pid = lock_file.read().strip() or "unknown"
+        lock_file.close()
+        raise SupervisorError(
+            f"Tiebreak already runs in {data_dir} (pid {pid}). "
+            f"Stop it first (Ctrl-C there, or `kill {pid}`), or choose another folder with --data."
+        ) from None
+    lock_file.truncate(0)
+    lock_file.write(f"{os.getpid()}\n")
+    lock_file.flush()
+    return lock_file
+
+
 class Supervisor:
     """The site of one data directory. `start()`, then `wait()`, then `stop()`; or `with Supervisor(…):`.
 
@@ -99,7 +120,7 @@ class Supervisor:
         """
         self.data_dir.mkdir(parents=True, exist_ok=True)
         self.logs.mkdir(exist_ok=True)
-        self._take_lock()
+        self._lock_file = take_lock(self.data_dir)
         try:
             self._open_port()
             self._start_postgres()
@@ -151,25 +172,6 @@ class Supervisor:
         self.stop()
 
     # Start, step by step
-
-    def _take_lock(self) -> None:
-        """One supervisor per data directory. The kernel frees the lock however the process ends."""
-        path = self.data_dir / "up.lock"
-        lock_file = path.open("a+")
-        try:
-            fcntl.flock(lock_file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            lock_file.seek(0)
-            pid = lock_file.read().strip() or "unknown"
-            lock_file.close()
-            raise SupervisorError(
-                f"Tiebreak already runs in {self.data_dir} (pid {pid}). "
-                f"Stop it first (Ctrl-C there, or `kill {pid}`), or choose another folder with --data."
-            ) from None
-        lock_file.truncate(0)
-        lock_file.write(f"{os.getpid()}\n")
-        lock_file.flush()
-        self._lock_file = lock_file
 
     def _open_port(self) -> None:
         """Listen before anything starts, and while the web server restarts: no request is refused."""
