@@ -46,7 +46,7 @@ lint: .make/dev
 	$(BIN)/mypy webapp annotation training
 	$(BIN)/lint-imports
 	$(RUN) manage.py makemigrations --check --dry-run
-	$(BIN)/check-jsonschema --builtin-schema vendor.compose-spec docker/docker-compose.yml docker/docker-compose.cuda.yml
+	$(BIN)/check-jsonschema --builtin-schema vendor.compose-spec docker/docker-compose.yml docker/docker-compose.cuda.yml docker/docker-compose.production.yml
 	$(BIN)/hadolint docker/Dockerfile
 format: .make/dev
 	$(BIN)/ruff check --fix .

@@ -133,7 +133,7 @@ class _Packer:
         entry = tarfile.TarInfo(name)
         entry.size, entry.mode = size, 0o600
         reader = _Hashing(source)
-        self._tar.addfile(entry, reader)  # type: ignore[arg-type]
+        self._tar.addfile(entry, reader)
         self.members[name] = [reader.digest.hexdigest(), size]
 
 

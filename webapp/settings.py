@@ -192,7 +192,12 @@ CACHES = {  # shared by all processes; for counts of guessed codes, too rare to 
 }
 DATABASES = {
     "default": dj_database_url.parse(
-        DATABASE_URL, engine="annotation.postgres", conn_max_age=60, conn_health_checks=True
+        DATABASE_URL,
+        engine="annotation.postgres",
+        conn_max_age=60,
+        conn_health_checks=True,
+        # DATABASE_URL leads to PgBouncer (or the like) in transaction mode
+        disable_server_side_cursors=_flag("DATABASE_POOLED", default=False),
     )
 }
 

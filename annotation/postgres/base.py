@@ -12,8 +12,13 @@ class DatabaseWrapper(base.DatabaseWrapper):
     """Statements that are planned once for each connection, and a health check that costs no round trip."""
 
     def get_connection_params(self) -> dict[str, Any]:
-        """Django's own cursors bind on the client and never prepare; see `prepared_cursor`."""
-        return {**super().get_connection_params(), "prepare_threshold": PREPARE_AFTER}
+        """Django's own cursors bind on the client and never prepare; see `prepared_cursor`.
+
+        Behind a pooler in transaction mode, where the next transaction may meet another server process,
+        nothing is prepared.
+        """
+        pooled = self.settings_dict["DISABLE_SERVER_SIDE_CURSORS"]
+        return {**super().get_connection_params(), "prepare_threshold": None if pooled else PREPARE_AFTER}
 
     def prepared_cursor(self) -> Any:
         """A cursor that binds its values on the server, so that psycopg prepares what it runs repeatedly."""
