@@ -105,9 +105,8 @@ def measure(large: Site, port: int, options: argparse.Namespace) -> tuple[str, f
     rows = [row("before", label(large, port, 6.0), 6.0)]
     upgrade, slowest = Upgrade(large.folder, options.patience), 0.0
     for name, statement in STEPS.items():
-        began = time.monotonic()
-        meanwhile = during(lambda statement=statement: upgrade.do(statement), large, port)  # type: ignore[misc]
-        rows.append(row(name, meanwhile, time.monotonic() - began))
+        meanwhile, seconds = during(lambda statement=statement: upgrade.do(statement), large, port)  # type: ignore[misc]
+        rows.append(row(name, meanwhile, seconds))
         slowest = max(slowest, *meanwhile.seconds)
     lines = [
         "# Judging during an upgrade",
@@ -125,14 +124,17 @@ def measure(large: Site, port: int, options: argparse.Namespace) -> tuple[str, f
     return "\n".join(lines), slowest
 
 
-def during(work: Callable[[], None], large: Site, port: int) -> Timed:
-    """Judging from a second before the work until it has ended, and a moment more."""
+def during(work: Callable[[], None], large: Site, port: int) -> tuple[Timed, float]:
+    """Judging from a moment before the work until one after it, and how many seconds the work took."""
     failed: list[BaseException] = []
+    took: list[float] = []
 
     def body() -> None:
         time.sleep(0.5)
+        began = time.monotonic()
         try:
             work()
+            took.append(time.monotonic() - began)
         except BaseException as error:
             failed.append(error)
             raise
@@ -144,7 +146,7 @@ def during(work: Callable[[], None], large: Site, port: int) -> Timed:
     thread.join()
     if failed:
         raise SystemExit(f"The step failed: {failed[0]}")
-    return seen
+    return seen, took[0]
 
 
 def row(name: str, seen: Timed, seconds: float) -> str:
