@@ -99,6 +99,13 @@ class ImageRewardModelConfig(ImageTrainConfig, PairKeys, BestKeys):
         "winner is good), so that the sigmoid of the score is the probability of good. With bad for pictures "
         "that have artifacts, it is an artifact head.",
     )
+    temperature: float = Field(
+        1.0,
+        gt=0,
+        title="Temperature",
+        description="Differences of scores are divided by it before they become probabilities; 0.1 on a "
+        "vision-language model, as published (arXiv:2507.21391).",
+    )
     ties: TieModel = Field(  # type: ignore[assignment]
         "half",
         title="Ties",
@@ -148,7 +155,16 @@ class ImageRewardModelConfig(ImageTrainConfig, PairKeys, BestKeys):
             raise ValueError("aspects go with neither aspect nor members")
         if len(set(self.aspects)) < len(self.aspects):
             raise ValueError("aspects must differ")
-        for key in ("aspects", "aspect", "ties", "both_bad", "pairs", "strength", "rating_margin"):
+        for key in (
+            "aspects",
+            "aspect",
+            "temperature",
+            "ties",
+            "both_bad",
+            "pairs",
+            "strength",
+            "rating_margin",
+        ):
             if self.learn_from == "labels" and self.is_changed(key):
                 raise ValueError(f"{key} is about pairs and has no use for labels")
         if self.ties == "rao_kupper" and self.tie_rate <= 1:

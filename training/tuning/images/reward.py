@@ -8,6 +8,7 @@ head:
 with i, t normalised features, ``scale`` trained (PickScore, arXiv:2305.01569, is the first term alone) and
 the MLP starting at zero. Only differences of scores of one prompt's pictures mean something. A head has an
 output for each member of an ensemble, or for each aspect; ``reward.json`` says how they become one score.
+On a vision-language model the head is that of ``vision_reward.py``.
 """
 
 import itertools
@@ -27,6 +28,7 @@ from transformers import CLIPModel
 
 from training.tuning.images.data import to_pixels
 from training.tuning.images.resampling import cover, resize
+from training.tuning.images.vision_reward import SkipHead, VisionLanguageBackbone
 from training.tuning.rewards.info import RewardInfo
 from training.tuning.rewards.transforms import one_score
 
@@ -76,6 +78,12 @@ class SmallBackbone(nn.Module):
     def longest_prompt(self) -> int | None:
         """The most words it can read: no limit."""
         return None
+
+    def read(
+        self, pixels: Float[Tensor, "N 3 H W"], owner: Int[Tensor, " N"], prompts: Sequence[str]
+    ) -> tuple[Float[Tensor, "N width"], Float[Tensor, "N width"]]:
+        """Features of the pictures, and of the prompt of each."""
+        return self.image_features(pixels), self.text_features(prompts)[owner]
 
     def image_features(self, pixels: Float[Tensor, "N 3 H W"]) -> Float[Tensor, "N width"]:
         rows = torch.linspace(-1, 1, pixels.shape[2], device=pixels.device)
@@ -142,6 +150,12 @@ class ClipBackbone(nn.Module):
         """The most tokens it can read."""
         return self.clip.config.text_config.max_position_embeddings
 
+    def read(
+        self, pixels: Float[Tensor, "N 3 H W"], owner: Int[Tensor, " N"], prompts: Sequence[str]
+    ) -> tuple[Float[Tensor, "N width"], Float[Tensor, "N width"]]:
+        """Features of the pictures, and of the prompt of each."""
+        return self.image_features(pixels), self.text_features(prompts)[owner]
+
     def image_features(self, pixels: Float[Tensor, "N 3 H W"]) -> Float[Tensor, "N width"]:
         return self.clip.get_image_features(pixel_values=pixels).pooler_output
 
@@ -153,7 +167,7 @@ class ClipBackbone(nn.Module):
         return self.clip.get_text_features(**tokens).pooler_output
 
 
-Backbone = SmallBackbone | ClipBackbone
+Backbone = SmallBackbone | ClipBackbone | VisionLanguageBackbone
 
 
 def prepare(backbone: Backbone, images: Sequence[Image.Image]) -> Float[Tensor, "N 3 H W"]:
@@ -188,7 +202,9 @@ class RewardHead(nn.Module):
 class ImageReward(nn.Module):
     """Backbone and head. ``scores`` is what a program calls; ``outputs`` what training calls."""
 
-    def __init__(self, backbone: Backbone, head: RewardHead, info: RewardInfo | None = None) -> None:
+    def __init__(
+        self, backbone: Backbone, head: RewardHead | SkipHead, info: RewardInfo | None = None
+    ) -> None:
         super().__init__()
         self.backbone = backbone
         self.head = head
@@ -198,7 +214,7 @@ class ImageReward(nn.Module):
         self, pixels: Float[Tensor, "N 3 H W"], owner: Int[Tensor, " N"], prompts: Sequence[str]
     ) -> Float[Tensor, "N K"]:
         """The head's outputs for each of N prepared pictures, float32. ``owner``: the index of its prompt."""
-        return self.head(self.backbone.image_features(pixels), self.backbone.text_features(prompts)[owner])
+        return self.head(*self.backbone.read(pixels, owner, prompts))
 
     def forward(
         self, pixels: Float[Tensor, "N 3 H W"], owner: Int[Tensor, " N"], prompts: Sequence[str]
@@ -209,6 +225,6 @@ class ImageReward(nn.Module):
     @torch.no_grad()
     def scores(self, prompt: str, images: Sequence[Image.Image]) -> list[float]:
         """One score per RGB picture; higher is better."""
-        device = self.head.log_scale.device
+        device = next(self.head.parameters()).device
         pixels = prepare(self.backbone, images).to(device)
         return self(pixels, torch.zeros(len(images), dtype=torch.long, device=device), [prompt]).tolist()

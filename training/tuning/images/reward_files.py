@@ -14,12 +14,23 @@ from training.tuning.config import ImageRewardModelConfig, LoraConfig
 from training.tuning.errors import BadInput
 from training.tuning.images.bases import LORA_FILE, check_tokenizer, pickled_weights
 from training.tuning.images.reward import Backbone, ClipBackbone, ImageReward, RewardHead, SmallBackbone
+from training.tuning.images.vision_reward import (
+    PROJECTOR,
+    SkipHead,
+    VisionLanguageBackbone,
+    is_vision_language,
+    load_vision_language,
+)
 from training.tuning.rewards.info import RewardInfo, read_info, write_info
+from training.tuning.text.models import VISION
 
 FORMAT = "tiebreak-image-reward"
 WEIGHTS = "reward.safetensors"
 SMALL = "small"
-STARTS = 'a reward model starts from a CLIP, from an earlier reward model, or with base "small" from nothing'
+STARTS = (
+    "a reward model starts from a CLIP, from a vision-language model of LLaVA's kind, from an earlier reward "
+    'model, or with base "small" from nothing'
+)
 BUCKETS = 2048  # of the small backbone's words
 CLIP_MEAN = [0.48145466, 0.4578275, 0.40821073]
 CLIP_STD = [0.26862954, 0.26130258, 0.27577711]
@@ -37,6 +48,10 @@ def reward_for_training(
         torch.manual_seed(seed)
         model = _reward_for_training(base, config, min(64, max(16, picture_size)))
         if config.lora is None:
+            return model
+        if isinstance(model.backbone, VisionLanguageBackbone):
+            # The projector is trained in full, as published, and its adapter is its own copy.
+            model.backbone.model = add_adapter(model.backbone.model, config.lora, whole=[PROJECTOR])
             return model
         if not isinstance(model.backbone, ClipBackbone):
             message = "the small backbone has nothing pretrained to adapt; set lora to null"
@@ -66,6 +81,11 @@ def _reward_for_training(base: str | None, config: ImageRewardModelConfig, image
             own = ", ".join(model.info.names) or f"{model.info.outputs} members"
             raise BadInput(f"has {own}, which stay; set the same members and aspects", file=base)
         return model
+    if is_vision_language(base):
+        refuse_small_keys(base, config, "image_size", "width", "hidden")
+        backbone = load_vision_language(base)
+        info = info_of(config)
+        return ImageReward(backbone, SkipHead(backbone.width, outputs=info.outputs), info).eval()
     refuse_small_keys(base, config, "image_size", "width")
     clip = load_clip(base)
     scale = clip.clip.logit_scale.exp().item()
@@ -86,19 +106,28 @@ def info_of(config: ImageRewardModelConfig) -> RewardInfo:
     return RewardInfo(kind="ensemble", outputs=config.members) if config.members > 1 else RewardInfo()
 
 
-def add_adapter(clip: CLIPModel, lora: LoraConfig) -> Any:
-    """CLIP with a fresh LoRA adapter; only the adapter is trained."""
-    config = PeftLoraConfig(r=lora.r, lora_alpha=lora.alpha, target_modules=lora.target_modules)
+def add_adapter(model: Any, lora: LoraConfig, *, whole: list[str] | None = None) -> Any:
+    """A model with a fresh LoRA adapter; only the adapter is trained, and the modules ``whole``."""
+    config = PeftLoraConfig(
+        r=lora.r,
+        lora_alpha=lora.alpha,
+        target_modules=lora.target_modules,
+        exclude_modules=VISION if whole else None,
+        modules_to_save=whole,
+    )
     try:
-        return get_peft_model(clip, config)
+        return get_peft_model(model, config)
     except ValueError as error:
         raise BadInput(str(error), file="run.json", field="config.lora.target_modules") from error
 
 
 def merge_adapter(model: ImageReward) -> ImageReward:
     """The same model with its LoRA adapter, if it has one, added into the weights. Changes ``model``."""
-    if isinstance(model.backbone, ClipBackbone) and hasattr(model.backbone.clip, "merge_and_unload"):
-        model.backbone.clip = model.backbone.clip.merge_and_unload()
+    backbone = model.backbone
+    if isinstance(backbone, ClipBackbone) and hasattr(backbone.clip, "merge_and_unload"):
+        backbone.clip = backbone.clip.merge_and_unload()
+    if isinstance(backbone, VisionLanguageBackbone) and hasattr(backbone.model, "merge_and_unload"):
+        backbone.model = backbone.model.merge_and_unload()
     return model
 
 
@@ -163,6 +192,10 @@ def save_image_reward(model: ImageReward, folder: Path) -> None:
         backbone.clip.save_pretrained(folder / "backbone", safe_serialization=True)
         backbone.tokenizer.save_pretrained(folder / "backbone")
         weights = {name: value for name, value in weights.items() if name.startswith("head.")}
+    if isinstance(backbone, VisionLanguageBackbone):
+        backbone.model.save_pretrained(folder / "backbone", safe_serialization=True)
+        backbone.processor.save_pretrained(folder / "backbone")
+        weights = {name: value for name, value in weights.items() if name.startswith("head.")}
     save_file({name: value.detach().cpu().contiguous() for name, value in weights.items()}, folder / WEIGHTS)
 
 
@@ -182,15 +215,24 @@ def load_image_reward(folder: str | Path) -> ImageReward:
     config = json.loads((folder / "config.json").read_text())
     settings = dict(config["backbone"])
     backbone: Backbone
-    if settings.pop("kind") == ClipBackbone.kind:
+    kind = settings.pop("kind")
+    if kind == VisionLanguageBackbone.kind:
+        backbone = load_vision_language(str(folder / "backbone"), **settings)
+    elif kind == ClipBackbone.kind:
         clip = load_clip(str(folder / "backbone"))
         backbone = ClipBackbone(clip.clip, clip.tokenizer, **settings)
     else:
         backbone = SmallBackbone(**settings)
-    head = RewardHead(backbone.width, scale=1.0, **config["head"])
+    if isinstance(backbone, VisionLanguageBackbone):
+        head: RewardHead | SkipHead = SkipHead(backbone.width, **config["head"])
+    else:
+        head = RewardHead(backbone.width, scale=1.0, **config["head"])
     model = ImageReward(backbone, head, read_info(folder))
     missing, unexpected = model.load_state_dict(load_file(folder / WEIGHTS), strict=False)
-    wrong = [*unexpected, *(name for name in missing if not name.startswith("backbone.clip."))]
+    wrong = [
+        *unexpected,
+        *(name for name in missing if not name.startswith(("backbone.clip.", "backbone.model."))),
+    ]
     if wrong:
         raise BadInput(f"weights do not fit the model: {', '.join(wrong[:3])}", file=folder / WEIGHTS)
     return model.eval()

@@ -142,7 +142,7 @@ def pair_losses(
     scores: Float[Tensor, " N"], pairs: PairIndex, config: ImageRewardModelConfig
 ) -> tuple[Float[Tensor, " P"], dict[str, Float[Tensor, " P"]]]:
     """Each pair's loss, and what is logged of it."""
-    scores = with_zero(scores)
+    scores = with_zero(scores / config.temperature)
     chosen, rejected = scores[pairs.chosen], scores[pairs.rejected]
     if config.ties in ties.MODELS:
         win, tie = (partial(loss, nu=config.tie_rate) for loss in ties.MODELS[config.ties])
