@@ -12,6 +12,7 @@ from training.tuning.config.images import (
     ImageTrainConfig,
     SamplingKeys,
 )
+from training.tuning.config.images_adversary import AdvGRPOConfig
 from training.tuning.config.images_direct import (
     BetaScheduleKeys,
     D3POConfig,
@@ -84,6 +85,7 @@ from training.tuning.config.unpaired import CoPGConfig, KTOConfig, ScoreKeys, UF
 __all__ = [
     "PRIMARY",
     "AdjointMatchingConfig",
+    "AdvGRPOConfig",
     "BestKeys",
     "BestOfNConfig",
     "BetaScheduleKeys",

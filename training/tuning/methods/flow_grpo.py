@@ -10,6 +10,7 @@
    start; with ``kl_on: uncertain`` only for pictures that the reward over-rates. The start may follow.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -17,6 +18,7 @@ from torch import Tensor
 
 from training.tuning.config import FlowGRPOConfig
 from training.tuning.errors import BadInput
+from training.tuning.images.adversary import Adversary
 from training.tuning.images.online import Drawn, ImageOnline
 from training.tuning.images.policy_gradient import backward
 from training.tuning.images.prompts import preview_prompts
@@ -38,17 +40,31 @@ REMEMBERED = 20  # steps whose disagreement is compared with the next
 
 def train(run: Run) -> None:
     """Train a policy on a reward. See the module for the steps."""
+    optimise(run)
+
+
+def optimise(run: Run, *, against: Callable[[ImageOnline], Adversary] | None = None) -> None:
+    """The same, with a reward that learns in every step, if there is one (``adv_grpo``)."""
     config: FlowGRPOConfig = run.config
     online = ImageOnline(run, reference=config.beta > 0 and not config.moves_reference)
     whole = sampler_of(online.schedule, config)
-    optimizer = make_optimizer(online.policy.denoiser.parameters(), config)
+    policy = online.policy.denoiser
+    adversary = against(online) if against else None
+    trained = adversary.beside(policy) if adversary else policy
+    optimizer = make_optimizer(policy.parameters(), config, others=adversary.rates if adversary else [])
     anchor = online.policy.copy_trained() if config.moves_reference else None
     run.memory |= {"reset": 0, "share": config.kl_share, "doubts": []}
-    for step in online.steps(online.policy.denoiser, optimizer, keep=anchor):
+    for step in online.steps(trained, optimizer, keep=anchor):
         sampler = whole.only(window_of(step, whole, config, seed=run.seed))
         drawn = online.draw(step, sampler, branches=config.num_generations if config.same_start else 1)
         advantages = advantages_of(drawn, online, config)
         metrics = drawn.metrics | {"pictures/even": float((advantages == 0).float().mean())}
+        if adversary:
+            metrics |= adversary.learn(drawn)
+            update(optimizer, config, step=step, total_steps=online.plan.total_steps)
+            if not adversary.lets_learn(step):
+                online.end_step(step, metrics)
+                continue
         held = None
         if config.kl_on == "uncertain":
             held, metrics["pictures/uncertain"] = held_of(drawn, advantages, online)

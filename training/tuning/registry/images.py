@@ -2,6 +2,7 @@
 
 from training.tuning.config import (
     AdjointMatchingConfig,
+    AdvGRPOConfig,
     CRDConfig,
     D3POConfig,
     DDPOConfig,
@@ -250,6 +251,18 @@ IMAGES = [
         config=SelfNPOConfig,
         purpose="train",
         summary="Learns what is dull, from prompts alone: a model to be guided away from when drawing.",
+    ),
+    Method(
+        name="adv_grpo",
+        title="Adversarial GRPO",
+        paper="arXiv:2511.20256",
+        modality="image",
+        feedback=("choice", "ranking"),
+        config=AdvGRPOConfig,
+        purpose="train",
+        summary="Flow-GRPO with a reward model that learns to tell liked pictures from drawn ones meanwhile, "
+        "so that its flaws are not exploited.",
+        reward="required",
     ),
     Method(
         name="image_generate",
