@@ -76,6 +76,8 @@ def test_the_reading_is_transformers_own(llava):
             torch.testing.assert_close(last[at], alone.last_hidden_state[0, -1], atol=1e-5, rtol=1e-4)
             seen = backbone.model.base_model.get_image_features(pixels[at : at + 1]).pooler_output[0]
             torch.testing.assert_close(visual[at], seen, atol=1e-5, rtol=1e-4)
+        seen = backbone.image_features(pixels)
+        torch.testing.assert_close(seen, visual.mean(dim=1), atol=1e-5, rtol=1e-4)
     assert backbone.count_tokens(prompts[1]) == ids.shape[1]
 
 

@@ -6,6 +6,7 @@ from training.tuning.config.direct import (
 )
 from training.tuning.config.distillation import DistillationConfig
 from training.tuning.config.images import (
+    ImageEditConfig,
     ImageGenerateConfig,
     ImageRewardModelConfig,
     ImageScoreConfig,
@@ -110,6 +111,7 @@ __all__ = [
     "GenerateConfig",
     "GoalDPOConfig",
     "ImageDirectConfig",
+    "ImageEditConfig",
     "ImageGenerateConfig",
     "ImageOnlineConfig",
     "ImageReferenceKeys",

@@ -238,6 +238,43 @@ class ImageGenerateConfig(SamplingKeys, SearchKeys):
         return self
 
 
+class ImageEditConfig(Config):
+    """Pictures edited as their critiques say. Of judgements only critiques are used: ties and both-bad do not
+    arise.
+    """
+
+    instruction: str = Field(
+        "{critique}",
+        min_length=1,
+        title="Instruction",
+        description="What the editor is told; {critique} stands for what was said about the picture.",
+        json_schema_extra=PRIMARY,
+    )
+    margin: float = Field(
+        0.0,
+        ge=0,
+        title="Smallest gap",
+        description="Pairs of a picture and its edit whose scores differ by no more are left out.",
+    )
+    num_inference_steps: int = Field(100, ge=1, title="Sampling steps", description="Steps of an edit.")
+    guidance_scale: float = Field(
+        7.5, ge=1, title="Guidance", description="How closely the instruction is followed."
+    )
+    image_guidance_scale: float = Field(
+        1.5, ge=1, title="Guidance of the picture", description="How closely the picture is kept."
+    )
+    batch_size: int = Field(16, ge=1, title="Batch size", description="Pairs scored at once.")
+    precision: Literal["fp32", "bf16"] = Field(
+        "fp32", title="Precision", description="Arithmetic of the editor and the rewards."
+    )
+
+    @model_validator(mode="after")
+    def _critiques_are_told(self) -> Self:
+        if "{critique}" not in self.instruction:
+            raise ValueError("instruction needs {critique}, where what was said stands")
+        return self
+
+
 class ImageScoreConfig(Config):
     """Scores of pictures by an image reward model. Judgements are ignored, so ties and both-bad do not
     arise.

@@ -83,9 +83,8 @@ def _reward_for_training(base: str | None, config: ImageRewardModelConfig, image
         return model
     if is_vision_language(base):
         refuse_small_keys(base, config, "image_size", "width", "hidden")
-        backbone = load_vision_language(base)
-        info = info_of(config)
-        return ImageReward(backbone, SkipHead(backbone.width, outputs=info.outputs), info).eval()
+        seeing, info = load_vision_language(base), info_of(config)
+        return ImageReward(seeing, SkipHead(seeing.width, outputs=info.outputs), info).eval()
     refuse_small_keys(base, config, "image_size", "width")
     clip = load_clip(base)
     scale = clip.clip.logit_scale.exp().item()

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from training.tuning.data import Group
 from training.tuning.errors import BadInput
@@ -20,16 +21,22 @@ def open_picture_rewards(run: Run) -> Rewards:
 
 
 def score_rows(
-    run: Run, rewards: Rewards, groups: Sequence[Group], *, on_batch: Callable[[int], None]
+    run: Run,
+    rewards: Rewards,
+    groups: Sequence[Group],
+    *,
+    on_batch: Callable[[int], None],
+    media: Path | None = None,
 ) -> Scored:
     """Scores of all candidates of these rows, in order: measured ``config.batch_size`` rows at a time, then
-    transformed and added up as a whole. ``on_batch`` is told how many rows are done.
+    transformed and added up as a whole. ``on_batch`` is told how many rows are done. ``media``: where the
+    pictures lie, if not in the data.
     """
     measured: list[list[Measured]] = [[] for _ in rewards.sources]
     for start in range(0, len(groups), run.config.batch_size):
         some = groups[start : start + run.config.batch_size]
         prompts = [group.prompt for group in some for _ in group.candidates]
-        files = [run.dir.media / str(item.image) for group in some for item in group.candidates]
+        files = [(media or run.dir.media) / str(item.image) for group in some for item in group.candidates]
         pictures = [open_image(file) for file in files]
         for number, source in enumerate(rewards.uncredited() if pictures else ()):
             measured[number].append(source.measure(prompts, pictures))

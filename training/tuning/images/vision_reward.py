@@ -99,6 +99,11 @@ class VisionLanguageBackbone(nn.Module):
         visual = found.hidden_states[0][(ids == self.image_token) & mask.bool()]
         return last, visual.view(len(rows), -1, self.width)
 
+    def image_features(self, pixels: Float[Tensor, "N 3 h w"]) -> Float[Tensor, "N H"]:
+        """What it sees in pictures, whatever the prompt: the mean of their visual tokens."""
+        found = self.inner.base_model.get_image_features(pixels.to(self.inner.dtype)).pooler_output
+        return torch.stack(list(found)).mean(dim=1)
+
     def _tokens(self, prompt: str) -> list[int]:
         content = [
             {"type": "image"},

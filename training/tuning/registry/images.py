@@ -13,6 +13,7 @@ from training.tuning.config import (
     DPOKConfig,
     DraftConfig,
     FlowGRPOConfig,
+    ImageEditConfig,
     ImageGenerateConfig,
     ImageRewardModelConfig,
     ImageScoreConfig,
@@ -274,6 +275,18 @@ IMAGES = [
         purpose="job",
         summary="Draws pictures for prompts with a model, for the next comparison.",
         reward="optional",
+    ),
+    Method(
+        name="image_edit",
+        title="Edit pictures by critiques",
+        paper="arXiv:2503.11720",
+        modality="image",
+        feedback=("candidates",),
+        config=ImageEditConfig,
+        purpose="job",
+        summary="Changes pictures as their critiques say, with an editor that follows instructions, and "
+        "pairs each with its edit by rewards: to train on.",
+        reward="required",
     ),
     Method(
         name="image_score",

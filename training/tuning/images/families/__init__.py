@@ -15,7 +15,7 @@ from training.tuning.images.families.diffusion_transformer import PixArtAlpha, P
 from training.tuning.images.families.flow import Flux, StableDiffusion3
 from training.tuning.images.families.stable_diffusion import StableDiffusion, StableDiffusionXL
 
-__all__ = ["Conditioning", "Family", "load_family"]
+__all__ = ["Conditioning", "Family", "check_weights", "load_family", "local_index"]
 
 FAMILIES: dict[str, type[Family]] = {
     one.pipeline_class: one
@@ -46,7 +46,7 @@ def load_family(base: str, *, device: torch.device) -> Family:
     Raises BadInput for another family, a part that it cannot use, and pickled weights.
     """
     folder = Path(base)
-    index = _local_index(folder) if folder.exists() else _hub_index(base)
+    index = local_index(folder) if folder.exists() else _hub_index(base)
     name = index["_class_name"]
     if name not in FAMILIES:
         raise BadInput(
@@ -85,7 +85,8 @@ def check_weights(folder: Path, parts: list[str], index: dict[str, Any]) -> None
         raise BadInput(f"{part} has no weights (*.safetensors)", file=folder / part)
 
 
-def _local_index(folder: Path) -> dict[str, Any]:
+def local_index(folder: Path) -> dict[str, Any]:
+    """What a pipeline's folder says of its parts. BadInput if it says nothing."""
     index = folder / "model_index.json"
     if folder.is_file() or not index.is_file():
         raise BadInput(f"not a diffusers folder: it has no model_index.json; {SUPPORTED}", file=folder)
