@@ -14,7 +14,7 @@ from training.models import BaseModel, Checkpoint, Run
 from training.tuning.registry import METHODS, Method
 from training.tuning.rewards.spec import BadReward, parse_rewards
 
-REWARD_MODELS = ("reward_model", "process_reward_model", "image_reward_model")
+REWARD_MODELS = ("reward_model", "process_reward_model", "image_reward_model", "early_reward_model")
 SCORERS = ("score", "image_score")
 HUB_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")

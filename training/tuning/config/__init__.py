@@ -27,6 +27,7 @@ from training.tuning.config.images_direct import (
     SePPOConfig,
     TimestepKeys,
 )
+from training.tuning.config.images_early import EarlyRewardModelConfig
 from training.tuning.config.images_forward import CRDConfig, DiffusionNFTConfig, ForwardConfig
 from training.tuning.config.images_gradient import (
     AdjointMatchingConfig,
@@ -104,6 +105,7 @@ __all__ = [
     "DiffusionSharpeningConfig",
     "DistillationConfig",
     "DraftConfig",
+    "EarlyRewardModelConfig",
     "EarlyStopConfig",
     "FlowGRPOConfig",
     "ForwardConfig",

@@ -27,6 +27,7 @@ from training.tuning.text.models import VISION
 FORMAT = "tiebreak-image-reward"
 WEIGHTS = "reward.safetensors"
 SMALL = "small"
+EARLY = "early"  # beside a reward model: what judges pictures after a share of their steps, by that share
 STARTS = (
     "a reward model starts from a CLIP, from a vision-language model of LLaVA's kind, from an earlier reward "
     'model, or with base "small" from nothing'
@@ -47,16 +48,23 @@ def reward_for_training(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = _reward_for_training(base, config, min(64, max(16, picture_size)))
-        if config.lora is None:
-            return model
+    return adapted(model, config.lora, seed=seed)
+
+
+def adapted(model: ImageReward, lora: LoraConfig | None, *, seed: int) -> ImageReward:
+    """The model with a fresh adapter on its backbone, from ``seed``; without ``lora`` as it is."""
+    if lora is None:
+        return model
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
         if isinstance(model.backbone, VisionLanguageBackbone):
             # The projector is trained in full, as published, and its adapter is its own copy.
-            model.backbone.model = add_adapter(model.backbone.model, config.lora, whole=[PROJECTOR])
+            model.backbone.model = add_adapter(model.backbone.model, lora, whole=[PROJECTOR])
             return model
         if not isinstance(model.backbone, ClipBackbone):
             message = "the small backbone has nothing pretrained to adapt; set lora to null"
             raise BadInput(message, file="run.json", field="config.lora")
-        model.backbone.clip = add_adapter(model.backbone.clip, config.lora)
+        model.backbone.clip = add_adapter(model.backbone.clip, lora)
         return model
 
 

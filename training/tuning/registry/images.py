@@ -12,6 +12,7 @@ from training.tuning.config import (
     DiffusionSharpeningConfig,
     DPOKConfig,
     DraftConfig,
+    EarlyRewardModelConfig,
     FlowGRPOConfig,
     ImageEditConfig,
     ImageGenerateConfig,
@@ -263,6 +264,18 @@ IMAGES = [
         purpose="train",
         summary="Flow-GRPO with a reward model that learns to tell liked pictures from drawn ones meanwhile, "
         "so that its flaws are not exploited.",
+        reward="required",
+    ),
+    Method(
+        name="early_reward_model",
+        title="Reward model for unfinished pictures",
+        paper="arXiv:2511.22242",
+        modality="image",
+        feedback=("prompt",),
+        config=EarlyRewardModelConfig,
+        purpose="train",
+        summary="Teaches a reward model to see early what a picture will be worth, so that a search gives up "
+        "poor ones sooner.",
         reward="required",
     ),
     Method(

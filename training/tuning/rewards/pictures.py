@@ -1,7 +1,9 @@
 """Image reward models as a source of rewards."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from itertools import groupby
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -10,8 +12,8 @@ from torch import Tensor
 
 from training.tuning.data import Text, plain_text
 from training.tuning.errors import BadInput
-from training.tuning.images.reward import prepare
-from training.tuning.images.reward_files import load_image_reward
+from training.tuning.images.reward import ImageReward, prepare
+from training.tuning.images.reward_files import EARLY, load_image_reward
 from training.tuning.rewards.sources import Measured, Precision
 from training.tuning.rewards.transforms import one_score
 
@@ -27,6 +29,26 @@ class PictureReward:
         self.model = load_image_reward(folder).to(device).requires_grad_(False)
         self.device = device
         self.half = precision == "bf16"
+        early = sorted((Path(folder) / EARLY).glob("*"), key=lambda path: float(path.name))
+        self.early = {float(path.name): path for path in early}
+        self._loaded: dict[float, ImageReward] = {}
+
+    @contextmanager
+    def judging_after(self, share: float) -> Iterator[None]:
+        """Pictures are meanwhile judged as seen after this share of their steps, if there is a model for
+        that: the one whose level is nearest.
+        """
+        finished = self.model
+        if self.early:
+            level = min(self.early, key=lambda own: abs(own - share))
+            if level not in self._loaded:
+                loaded = load_image_reward(self.early[level]).to(self.device)
+                self._loaded[level] = loaded.requires_grad_(False)
+            self.model = self._loaded[level]
+        try:
+            yield
+        finally:
+            self.model = finished
 
     @torch.no_grad()
     def measure(self, prompts: Sequence[Text], candidates: Sequence[Any]) -> Measured:

@@ -1,7 +1,7 @@
 """Best of n noises; those that do not promise much are given up on the way (TTSnap)."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -22,19 +22,27 @@ class Cut:
 
 @torch.no_grad()
 def best_of_n(
-    walk: Walk, score: Score, latents: Latents, *, cuts: Sequence[Cut] = (), generators: Generators
+    walk: Walk,
+    score: Score,
+    latents: Latents,
+    *,
+    cuts: Sequence[Cut] = (),
+    generators: Generators,
+    promise: Callable[[Tensor, int], Tensor] | None = None,
 ) -> Chosen:
     """The picture of N starting noises (N, …) with the highest final score, (1, …).
 
     At a cut the pictures that the denoiser points at are scored, in one call of ``score``, so that scores
-    relative to one another (``rank_sum``) work too. At least one goes on.
+    relative to one another (``rank_sum``) work too. At least one goes on. ``promise(clean, calls)`` scores
+    them in place of ``score``, if what is unfinished is judged by something else.
     """
     shares = {cut.calls - 1: cut.share for cut in cuts}
     for index in range(walk.steps):
         proposal = walk.propose(latents, index)
         if index in shares and len(latents) > 1:
-            promise = score(proposal.clean)
-            kept = promise.topk(kept_of(len(latents), shares[index])).indices.sort().values
+            clean = proposal.clean
+            found = score(clean) if promise is None else promise(clean, index + 1)
+            kept = found.topk(kept_of(len(latents), shares[index])).indices.sort().values
             proposal = rows_of(proposal, kept)
         latents = taken(proposal, generators)
     if len(latents) == 1:

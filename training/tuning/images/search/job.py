@@ -1,6 +1,7 @@
 """The search that a run asks for, on its model and rewards: one picture at a time, each from its seed."""
 
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 
 import torch
@@ -28,6 +29,7 @@ from training.tuning.images.trajectories import (
     told_guidance,
 )
 from training.tuning.rewards.compose import Rewards, Scored, open_rewards
+from training.tuning.rewards.pictures import PictureReward
 from training.tuning.run import Run
 
 
@@ -46,6 +48,7 @@ class Task:
     walk: Walk
     sampler: Sampler
     score: Callable[[Tensor], Tensor]
+    promise: Callable[[Tensor, int], Tensor]
     differentiable: Callable[[Tensor], Tensor]
     generator: torch.Generator
     shape: tuple[int, int, int]
@@ -109,6 +112,13 @@ class Search:
             total = rank_sum(found.parts) if self.config.search_ranks else found.total
             return total.nan_to_num(nan=-torch.inf).to(latents.device)
 
+        def promise(latents: Tensor, calls: int) -> Tensor:
+            with ExitStack() as early:
+                for source in self.rewards.sources:
+                    if isinstance(source, PictureReward):
+                        early.enter_context(source.judging_after(calls / self.sampler.steps))
+                return score(latents)
+
         def differentiable(latents: Tensor) -> Tensor:
             # A picture is no brighter than white, whatever the latents say.
             pixels = self.family.decode_latents(latents).clamp(-1, 1)
@@ -118,6 +128,7 @@ class Search:
             Walk.of(self._denoiser(prompt), self.sampler),
             self.sampler,
             score,
+            promise,
             differentiable,
             one_generator(request.seed),
             self.family.latent_shape(self.height, self.width),
@@ -167,7 +178,7 @@ def by_selection(task: Task) -> Tensor:
     calls = sorted({max(1, round(share * steps)) for share in config.search_cuts})
     cuts = [Cut(one, config.search_share) for one in calls if one < steps]
     noise = task.noise(config.search_size)
-    return best_of_n(task.walk, task.score, noise, cuts=cuts, generators=task.generator)
+    return best_of_n(task.walk, task.score, noise, cuts=cuts, generators=task.generator, promise=task.promise)
 
 
 def by_particles(task: Task) -> Tensor:
