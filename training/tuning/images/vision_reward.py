@@ -143,7 +143,10 @@ def is_vision_language(base: str) -> bool:
     folder = Path(base)
     if folder.exists() and not (folder / "config.json").is_file():
         return False
-    config = load_config(base)
+    try:
+        config = load_config(base)
+    except BadInput:
+        return False  # whoever opens it says what is wrong
     return reads_pictures(config) and hasattr(config, "image_token_id")
 
 
