@@ -14,6 +14,7 @@ from training.tuning.config.images import (
     SamplingKeys,
 )
 from training.tuning.config.images_adversary import AdvGRPOConfig
+from training.tuning.config.images_consistency import RGLCDConfig
 from training.tuning.config.images_direct import (
     BetaScheduleKeys,
     D3POConfig,
@@ -133,6 +134,7 @@ __all__ = [
     "ProcessRewardModelConfig",
     "R0Config",
     "REDIConfig",
+    "RGLCDConfig",
     "RLOOConfig",
     "ReFLConfig",
     "RewardModelConfig",

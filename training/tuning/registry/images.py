@@ -22,6 +22,7 @@ from training.tuning.config import (
     PersonalDPOConfig,
     R0Config,
     ReFLConfig,
+    RGLCDConfig,
     SelfNPOConfig,
     SePPOConfig,
     SRPOConfig,
@@ -276,6 +277,17 @@ IMAGES = [
         purpose="train",
         summary="Teaches a reward model to see early what a picture will be worth, so that a search gives up "
         "poor ones sooner.",
+        reward="required",
+    ),
+    Method(
+        name="rg_lcd",
+        title="Reward-guided consistency distillation (RG-LCD)",
+        paper="arXiv:2403.11027",
+        modality="image",
+        feedback=("choice", "ranking"),
+        config=RGLCDConfig,
+        purpose="train",
+        summary="Distils a model into one of few steps, towards a reward whose flaws a proxy keeps out.",
         reward="required",
     ),
     Method(
