@@ -81,7 +81,7 @@ def test_the_target_of_an_exact_student_is_itself(count):
 
 
 def test_guidance_is_added_to_the_prompt_s_own():
-    """x̂_0 = 1 with the prompt, 0 without, w = 2: 1 + 2 (1 − 0) = 3; from x at α, σ to α' 3 + σ' (x − 3α) / σ."""
+    """x̂_0 = 1 with the prompt, 0 without, w = 2: 3; so from x at α, σ to α' 3 + σ' (x − 3α) / σ."""
     own, x = levels(), torch.tensor([[0.4]], dtype=torch.float64)
     start, end = torch.tensor([600]), torch.tensor([500])
     one = torch.ones_like(x)
