@@ -223,6 +223,30 @@ class ImageGenerateConfig(SamplingKeys, SearchKeys):
             raise ValueError("people goes with neither search nor eta nor guide_away")
         return self
 
+    combine: float | None = Field(
+        None,
+        ge=0,
+        le=1,
+        title="Combine",
+        description="Of an adapter: this share of the steps, the first, is drawn by the model below it, "
+        "which keeps its variety, and the rest by the tuned one (ImageReFL). Empty: all by the tuned one.",
+    )
+    combine_guidance: float = Field(
+        1.0,
+        ge=1,
+        title="Guidance of the tuned",
+        description="In its share of the steps; guidance_scale is that of the model below.",
+    )
+
+    @model_validator(mode="after")
+    def _combining_draws_by_itself(self) -> Self:
+        others = self.guide_away or self.people or self.search != "none" or self.eta is not None
+        if self.combine is not None and others:
+            raise ValueError("combine goes with neither search nor eta nor guide_away nor people")
+        if self.is_changed("combine_guidance") and self.combine is None:
+            raise ValueError("combine_guidance has a use only with combine")
+        return self
+
     @model_validator(mode="after")
     def _guidance_is_of_one_kind(self) -> Self:
         if self.guide_away and (self.search != "none" or self.eta is not None):

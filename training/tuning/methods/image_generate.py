@@ -21,6 +21,7 @@ from training.tuning.data import plain_text
 from training.tuning.errors import BadInput
 from training.tuning.images.bases import resolve_base
 from training.tuning.images.chains import ChainRecord, draw_chains, pictures_of
+from training.tuning.images.combined import draw_combined
 from training.tuning.images.families import Family
 from training.tuning.images.generation import Request, Sampling, generate_images, plan_requests
 from training.tuning.images.loading import load_for_sampling
@@ -90,6 +91,8 @@ def open_drawing(run: Run, family: Family, sampling: Sampling, record: ChainReco
 
         return find
 
+    if config.combine is not None:
+        return open_combined(run, family, sampling, config.combine)
     if record is not None:
 
         def draw_recorded(requests: list[Request]) -> tuple[list[Image.Image], dict[str, float]]:
@@ -121,6 +124,21 @@ def tell_people(run: Run, family: Family) -> None:
     people = load_people(family, file.parent)
     nobody = torch.zeros_like(next(iter(people.values())))
     family.person = mixed(people, config.people) if config.people else nobody
+
+
+def open_combined(run: Run, family: Family, sampling: Sampling, share: float) -> Draw:
+    """Drawing with the model below an adapter first."""
+    config: ImageGenerateConfig = run.config
+    if resolve_base(run.base).adapter is None:
+        problem = "combine needs an adapter as base: what was tuned, and what it was tuned from"
+        raise BadInput(problem, file=run.dir.run_file, field="base")
+
+    def draw(requests: list[Request]) -> tuple[list[Image.Image], dict[str, float]]:
+        half = torch.bfloat16 if config.precision == "bf16" else None
+        scale = config.combine_guidance
+        return draw_combined(family, requests, sampling, share=share, tuned_guidance=scale, autocast=half), {}
+
+    return draw
 
 
 def open_negative(run: Run, family: Family, sampling: Sampling) -> Draw:
