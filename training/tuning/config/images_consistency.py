@@ -34,7 +34,6 @@ class RGLCDConfig(ImageOnlineConfig):
         title="Gradient through",
         description="proxy: a small reward model of latents, which learns the rewards' rankings meanwhile "
         "and keeps their flaws out; for any reward. pixels: the decoded picture and the rewards themselves.",
-        json_schema_extra=PRIMARY,
     )
     proxy_learning_rate: float = Field(
         1e-4, gt=0, title="Learning rate of the proxy", description="Of the reward model of latents."
