@@ -15,7 +15,10 @@ class SchemaForm(forms.Form):
 
 def typed(initial: dict) -> dict:
     """What a browser would send for a form that shows these values."""
-    texts = {name: ", ".join(map(str, value)) if isinstance(value, list) else value for name, value in initial.items()}
+    texts = {
+        name: ", ".join(map(str, value)) if isinstance(value, list) else value
+        for name, value in initial.items()
+    }
     texts = {name: value if value != {} else "" for name, value in texts.items()}
     return {name: str(value) for name, value in texts.items() if value is not None and value is not False}
 

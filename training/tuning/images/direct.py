@@ -75,16 +75,11 @@ class Reading:
 class Direct:
     """One training run on given pictures.
 
-        ``choose`` says what is used of a row, ``needs`` what a row needs for it. ``arrange`` makes the groups
-    <<<<<<< HEAD
-        that are trained on of those that can be. ``reference``: ``cached`` and ``live`` are the model as it
-        starts, with the same values; None leaves it out. ``draws``: how many noises and timesteps a group has;
-        None: new ones in every epoch.
-    =======
-        that are trained on of those that can be, ``apart`` all groups of those of rows. ``policy``: one that is
-        there already; ``people``: whom it is told of, by name. ``reference``: ``cached`` and ``live`` are the
-        model as it starts, with the same values; None leaves it out.
-    >>>>>>> b2d48b1 (PPD: image models that know whom they draw for)
+    ``choose`` says what is used of a row, ``needs`` what a row needs for it. ``arrange`` makes the groups
+    that are trained on of those that can be, ``apart`` all groups of those of rows. ``policy``: one that is
+    there already; ``people``: whom it is told of, by name. ``reference``: ``cached`` and ``live`` are the
+    model as it starts, with the same values; None leaves it out. ``draws``: how many noises and timesteps a
+    group has; None: new ones in every epoch.
     """
 
     def __init__(
