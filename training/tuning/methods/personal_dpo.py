@@ -68,6 +68,7 @@ def train(run: Run) -> None:
         of_annotators(config),
         needs=NEEDS,
         reference=config.reference,
+        draws=config.draws,
         policy=policy,
         apart=partial(by_person, people=known),
         people=known,
