@@ -377,7 +377,7 @@ def as_markdown(found: Found, options: argparse.Namespace) -> str:
         f"| messages lost | {found.messages_lost} |",
         f"| judgements accepted | {found.accepted:,} |",
         f"| of these found, once and as given | {found.stored:,} |",
-        f"| requests without an answer, repeated | {found.unanswered:,} |",
+        f"| requests that the client repeated eight times in vain, and then again | {found.unanswered:,} |",
         f"| judgements refused, their lease having run out | {found.refused} |",
         f"| runs, in attempts | {found.runs}, {found.attempts} |",
         f"| runs with the weights of the undisturbed one, bit by bit | {found.equal} |",

@@ -49,7 +49,7 @@ def test_each_fault_once() -> None:
 @pytest.mark.slow
 def test_at_random_moments() -> None:
     found = run_faults("--minutes", "1.5")
-    assert found["kills"] >= 3
+    assert found["kills"] >= 1
     assert found["accepted"] == found["stored"] >= 100
     assert found["equal"] >= 1
     assert found["equal"] + sum(found["failed"].values()) == found["runs"]
