@@ -146,8 +146,8 @@ class PersonalDPOConfig(ImageDirectConfig, PairKeys, ImageReferenceKeys, BetaSch
     ``ties``/``both_bad`` say half.
     """
 
-    lora: None = Field(
-        None, title="LoRA", description="Null: what people have of their own is trained, and nothing else."
+    lora: LoraConfig | None = Field(
+        None, title="LoRA", description="Null only: what people have of their own is trained, nothing else."
     )
     examples: int = Field(
         4,
@@ -167,6 +167,11 @@ class PersonalDPOConfig(ImageDirectConfig, PairKeys, ImageReferenceKeys, BetaSch
         title="Caption dropout",
         description="Share of groups that are trained without their prompt and their person.",
     )
+
+    @model_validator(mode="after")
+    def _no_adapter(self) -> Self:
+        refuse(self.lora is not None, "people are added to the base as it is: lora must be null")
+        return self
 
 
 class ImageSFTConfig(ImageDirectConfig, ScoreKeys):
