@@ -145,7 +145,7 @@ def generations(request: Request) -> Response:
     """Have a model answer prompts; with `best_of` in the config the reward chooses. The result is a run."""
     data = valid(serializers.GenerationRequestSerializer(data=request.data))
     project = own_project(request, data)
-    return _made(services.create_generation(by=user_of(request), project=project, **data))
+    return made_run(services.create_generation(by=user_of(request), project=project, **data))
 
 
 @extend_schema(request=serializers.ScoringRequestSerializer, responses={201: serializers.RunSerializer})
@@ -157,10 +157,10 @@ def scorings(request: Request) -> Response:
     if data["groups"] is not None and project.modality == Project.Modality.IMAGE:
         problem = _("are texts; pictures are scored where they are: leave this out.")
         raise Invalid({"groups": problem})
-    return _made(services.create_scoring(by=user_of(request), project=project, **data))
+    return made_run(services.create_scoring(by=user_of(request), project=project, **data))
 
 
-def _made(made: Run) -> Response:
+def made_run(made: Run) -> Response:
     return Response(serializers.RunSerializer(made).data, status=status.HTTP_201_CREATED)
 
 

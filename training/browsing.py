@@ -233,6 +233,18 @@ def figures_of(rows: Iterable[dict[str, Any]]) -> list[Figure]:
     return list(found.values())
 
 
+def evaluations_of(run: Run) -> list[Run]:
+    """Of the reward model that a run made, newest first."""
+    has_some = run.method in REWARD_MODELS and hasattr(run, "checkpoint")
+    return services.evaluations_of(run.checkpoint) if has_some else []
+
+
+def report_on(run: Run, evaluations: Sequence[Run]) -> dict[str, Any] | None:
+    """An evaluation's own report; a reward model's newest one."""
+    reported = [run] if run.is_evaluation and hasattr(run, "checkpoint") else evaluations
+    return reported[0].checkpoint.metadata.get("report") if reported else None
+
+
 # Models
 
 

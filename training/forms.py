@@ -1,5 +1,6 @@
 """Forms of the training pages. They check shapes; what may be done is decided by the services."""
 
+import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -18,6 +19,7 @@ from training.tuning.registry import Method
 EVAL_SHARES = [("0.1", "10 %"), ("0.2", "20 %"), ("0.3", "30 %"), ("0", _("none"))]
 # A picture is improved by the best of several, unless somebody says otherwise.
 IMPROVING = {f"{schema_forms.PREFIX}_search": "best_of_n", f"{schema_forms.PREFIX}_samples_per_prompt": 2}
+MOST_BYTES = 20_000_000  # of a file of rows
 SAVED = "run:"  # a schedule's step that repeats a run
 GUARDRAILS = {"length": [0.5, 2.0], "diversity": 0.8}  # of a schedule's promotion
 PLAIN = "new:"  # a schedule's step with a method's defaults: new:<method>:<base>
@@ -146,6 +148,14 @@ class JobForm(MethodForm):
     """Answers written or candidates scored: the model, the job's keys from its schema, and rewards."""
 
     base = forms.ChoiceField(label=_("Model"))
+    rows = forms.FileField(
+        label=_("Rows"),
+        required=False,
+        help_text=_(
+            "A JSONL file of groups with judgements or verified answers, or of benchmark rows with “chosen” "
+            "and “rejected”. None: what the project knows of prompts that the reward was not trained on."
+        ),
+    )
     prompts = forms.CharField(
         label=_("Prompts"),
         required=False,
@@ -158,9 +168,12 @@ class JobForm(MethodForm):
     )
 
     def __init__(
-        self, *args: Any, project: Project, method: Method, improve: Comparison | None = None
+        self, *args: Any, project: Project, method: Method, improve: Comparison | None = None, base: str = ""
     ) -> None:
         super().__init__(*args, project=project, method=method)
+        self.initial["base"] = base
+        if method.name != "evaluate":
+            del self.fields["rows"]
         bases = browsing.base_choices(project, scorers=method.name in SCORERS)
         self.has_base = bool(bases)
         if improve is not None:
@@ -176,12 +189,12 @@ class JobForm(MethodForm):
     @property
     def main(self) -> list[forms.BoundField]:
         """What stands first: the model, the prompts, and the keys that the schema marks."""
-        names = [name for name in ("base", "prompts") if name in self.fields]
+        names = [name for name in ("base", "rows", "prompts") if name in self.fields]
         return [self[name] for name in [*names, *schema_forms.primary_names(self.schema)]]
 
     @property
     def request(self) -> dict[str, Any]:
-        """What `create_generation` or `create_scoring` takes."""
+        """What `create_generation`, `create_scoring` or `create_evaluation` takes."""
         data = self.cleaned_data
         found = {
             "base": data["base"],
@@ -192,11 +205,38 @@ class JobForm(MethodForm):
         if "prompts" in data:
             lines = [line.strip() for line in data["prompts"].splitlines() if line.strip()]
             found["prompts"] = lines or None
+        if data.get("rows"):
+            found["groups"] = data["rows"]
+        return found
+
+    def clean_rows(self) -> list[dict[str, Any]] | None:
+        """The rows of the file."""
+        file = self.cleaned_data["rows"]
+        if file is None:
+            return None
+        if file.size > MOST_BYTES:
+            raise forms.ValidationError(gettext("The file is larger than 20 MB; send it by the API."))
+        found = []
+        for number, line in enumerate(file.read().splitlines(), start=1):
+            try:
+                row = json.loads(line) if line.strip() else None
+            except ValueError:  # no JSON, or no UTF-8
+                row = line
+            if row is not None and not isinstance(row, dict):
+                raise forms.ValidationError(
+                    gettext("Line %(number)s is no JSON object.") % {"number": number}
+                )
+            found += [row] if row else []
         return found
 
     def refuse(self, error: Invalid) -> None:
-        """Rewards have rows."""
-        super().refuse(reward_forms.place_errors(error, self.cleaned_data))
+        """Rewards have rows; what is wrong with a line of the file stands at the file."""
+        placed = {}
+        for path, text in error.errors.items():
+            head = path.partition(".")[0]
+            at_file = head in ("groups", "rows") and "rows" in self.fields
+            placed["rows" if at_file else path] = f"{path}: {text}" if at_file and path != head else text
+        super().refuse(reward_forms.place_errors(Invalid(placed), self.cleaned_data))
 
 
 def _initial_of(like: Run | None) -> dict[str, Any]:

@@ -33,6 +33,7 @@ def _title_of(step: RoundStep) -> str:
         return _(get_method(step.spec["method"]).title)
     return {
         "score": _("Score the queue"),
+        "evaluate": _("Evaluate the reward"),
         "generate": _("Write answers"),
         "match": _("Compare blind"),
         "promote": _("Promote if it is better"),
@@ -73,6 +74,8 @@ def _sentences_of(step: RoundStep) -> list[str]:
     if result.get("rate") is not None:
         shares = {name: percent(result[name]) for name in ("rate", "low", "high")}
         found.append(_("The new model wins %(rate)s, %(low)s to %(high)s at any time.") % shares)
+    if (agreement := result.get("figures", {}).get("agreement")) is not None:
+        found.append(_("The reward agrees with %(rate)s of the answers.") % {"rate": percent(agreement)})
     if result.get("promoted"):
         found.append(_("It is the project's champion now."))
     return found

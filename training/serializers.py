@@ -81,6 +81,30 @@ class ScoringRequestSerializer(JobRequestSerializer):
     )
 
 
+class EvaluationRequestSerializer(JobRequestSerializer):
+    base = serializers.CharField(
+        max_length=120,
+        required=False,
+        allow_null=True,
+        default=None,
+        help_text='a reward model, registered or "checkpoint:<id>"; left out where `reward` is given',
+    )
+    groups = serializers.ListField(
+        child=serializers.DictField(),
+        required=False,
+        allow_null=True,
+        default=None,
+        max_length=100_000,
+        help_text="group rows with judgements or `meta.correct`, or rows with `chosen` and `rejected`; left "
+        "out: what the project knows of prompts that the reward was not trained on",
+    )
+
+
+class ReportSerializer(serializers.Serializer):
+    run = serializers.IntegerField(help_text="the evaluation")
+    report = serializers.DictField(help_text="`figures` holds its headlines, each a number")
+
+
 class SuggestedScoresSerializer(serializers.Serializer):
     suggested = serializers.IntegerField(help_text="comparisons")
 

@@ -357,6 +357,18 @@ class Client:
         """A run that scores candidates by a `base` or a `reward` list; `groups` and `config` are options."""
         return self.call("POST", "scorings/", {"project": project, **values})
 
+    def evaluate(self, project: int, **values: Any) -> Row:
+        """A run that says how right a `base` or a `reward` list is; `groups` and `config` are options."""
+        return self.call("POST", "evaluations/", {"project": project, **values})
+
+    def report(self, run: int) -> Row:
+        """What an evaluation found."""
+        return self.call("GET", f"runs/{run}/report/")
+
+    def evaluations(self, checkpoint: int) -> list[Row]:
+        """The reports on a reward model, newest first."""
+        return self.call("GET", f"checkpoints/{checkpoint}/evaluations/")
+
     def run(self, run: int) -> Row:
         return self.call("GET", f"runs/{run}/")
 

@@ -281,6 +281,11 @@ API: dict[str, Route] = {
     "api-scorings": api(None, body=IN_PROJECT | {"base": "y"}, POST=(MANAGING, "train"))._replace(
         stranger=400
     ),
+    "api-evaluations": api(None, body=IN_PROJECT | {"base": "y"}, POST=(MANAGING, "train"))._replace(
+        stranger=400
+    ),
+    "api-run-report": api("run", GET=(WATCHING, "read"))._replace(says=409),  # it trains
+    "api-checkpoint-evaluations": api("checkpoint", GET=(WATCHING, "read")),
     "api-run-suggestions": api("run", POST=(MANAGING, "train")),
     "api-run-priorities": api("run", POST=(MANAGING, "train")),
     "api-run-comparisons": api("run", POST=(MANAGING, "train")),

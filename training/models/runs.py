@@ -182,6 +182,11 @@ class Run(models.Model):
         """Scoring: what it found can be suggested to annotators."""
         return self.method in ("score", "image_score")
 
+    @property
+    def is_evaluation(self) -> bool:
+        """Its result is a report on a reward."""
+        return self.method in ("evaluate", "image_evaluate")
+
 
 class Metric(models.Model):
     """One row of metrics.jsonl; a resumed run replaces the rows after its checkpoint."""

@@ -8,6 +8,7 @@ from training.services.creating import (
     retry_run,
     start_run,
 )
+from training.services.evaluating import create_evaluation, evaluations_of, report_of
 from training.services.executing import ask_to_stop, execute, stop_was_asked
 from training.services.hub import create_upload, upload_result, wake_uploads
 from training.services.jobs import add_answers, create_generation, create_scoring, suggest_scores
@@ -49,6 +50,7 @@ __all__ = [
     "cancel_run",
     "champion_of",
     "claim_next",
+    "create_evaluation",
     "create_generation",
     "create_match",
     "create_run",
@@ -57,6 +59,7 @@ __all__ = [
     "create_upload",
     "database_now",
     "delete_schedule",
+    "evaluations_of",
     "execute",
     "feedback_of",
     "freeze_snapshot",
@@ -73,6 +76,7 @@ __all__ = [
     "prioritise",
     "promote",
     "register_base_model",
+    "report_of",
     "requeue_lost_runs",
     "retry_round",
     "retry_run",

@@ -61,7 +61,7 @@ def create_generation(
     more = {} if improve is None else {"improves": improve.pk}
     rows = ({"prompt": prompt, "meta": {"row": number, **more}} for number, prompt in enumerate(asked))
     name = GENERATE[project.modality]
-    return _create_job(
+    return create_job(
         by=by, project=project, name=name, base=base, rows=rows, config=config, reward=reward, seed=seed
     )
 
@@ -94,7 +94,7 @@ def create_scoring(
     first = next(rows, None)
     if first is None:
         raise Invalid({"groups": _("There are no candidates to score.")})
-    return _create_job(
+    return create_job(
         by=by,
         project=project,
         name=SCORE[project.modality],
@@ -120,7 +120,7 @@ def _candidates_of(project: Project) -> Iterator[dict[str, Any]]:
             yield kept | {"meta": {"comparison": group["number"]}}
 
 
-def _create_job(
+def create_job(
     *,
     by: User,
     project: Project,
@@ -131,6 +131,7 @@ def _create_job(
     reward: Sequence[Any],
     seed: int,
 ) -> Run:
+    """A queued run of the job of this name on these rows."""
     method = naming.method_for(project, name, purpose="job")
     given = check_config(method, config or {})
     check_seed(seed)

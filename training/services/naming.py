@@ -15,7 +15,7 @@ from training.tuning.registry import METHODS, Method
 from training.tuning.rewards.spec import BadReward, parse_rewards
 
 REWARD_MODELS = ("reward_model", "process_reward_model", "image_reward_model", "early_reward_model")
-SCORERS = ("score", "image_score")
+SCORERS = ("score", "image_score", "evaluate", "image_evaluate")
 HUB_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 

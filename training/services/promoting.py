@@ -2,7 +2,7 @@
 
 import io
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from django.db import transaction
@@ -16,6 +16,8 @@ from training.models import Checkpoint, Match, Promotion, RoundStep, Run
 from training.services.results import metrics_of, open_result, rows_of
 
 Limits = dict[str, Any]
+Bounds = dict[str, list[float | None]]
+BOUNDS: Final = '{"agreement": [0.6, null]}: bounds for figures of an evaluation'
 
 
 def champion_of(project: Project, *, otherwise: str) -> str:
@@ -153,13 +155,27 @@ def _refusals(limit: float | Limits, run: Run, answers: Answers) -> dict[str, An
     return {"value": new - old, "why": why}
 
 
-def _metrics(limit: dict[str, list[float | None]], run: Run, answers: Answers) -> dict[str, Any]:
+def _metrics(limit: Bounds, run: Run, answers: Answers) -> dict[str, Any]:
     """The last value of figures of the run, each within [low, high]; null is no bound."""
     found: dict[str, float | None] = dict.fromkeys(limit)
     for row in metrics_of(run):
         found |= {name: row[name] for name in limit if row.get(name) is not None}
-    why = [_out_of_bounds(name, value, *limit[name]) for name, value in found.items()]
-    return {"value": found, "why": " ".join(filter(None, why))}
+    return {"value": found, "why": out_of_bounds(found, limit)}
+
+
+def _evaluation(limit: Bounds, run: Run, answers: Answers) -> dict[str, Any]:
+    """The figures of the evaluations of rewards in the run's round; a later one replaces an earlier one's."""
+    figures: dict[str, float] = {}
+    for step in run.round_step.round.steps.filter(kind="evaluate").order_by("index"):
+        figures |= step.result.get("figures", {})
+    found = {name: figures.get(name) for name in limit}
+    return {"value": found, "why": out_of_bounds(found, limit)}
+
+
+def out_of_bounds(figures: Mapping[str, float | None], limits: Bounds) -> str:
+    """Sentences about the figures that are not within their [low, high], or were not measured."""
+    why = [_out_of_bounds(name, figures.get(name), *bounds) for name, bounds in limits.items()]
+    return " ".join(filter(None, why))
 
 
 def _out_of_bounds(name: str, value: float | None, low: float | None, high: float | None) -> str:
@@ -198,7 +214,7 @@ def _is_refusal_limit(value: Any) -> bool:
     return isinstance(phrases, list) and all(isinstance(one, str) and one.strip() for one in phrases)
 
 
-def _are_bounds(value: Any) -> bool:
+def are_bounds(value: Any) -> bool:
     bounds = [*value.values()] if isinstance(value, dict) else [None]
     return all(
         isinstance(one, list)
@@ -224,5 +240,6 @@ CHECKS: Final = {
         "a share from 0 to 1 of the other model's", lambda one: is_number(one, low=0, high=1), _diversity
     ),
     "refusals": Check("a share from 0 to 1 by which refusals may grow", _is_refusal_limit, _refusals),
-    "metrics": Check('{"kl": [null, 10]}: bounds for figures of the run', _are_bounds, _metrics),
+    "metrics": Check('{"kl": [null, 10]}: bounds for figures of the run', are_bounds, _metrics),
+    "evaluation": Check(BOUNDS, are_bounds, _evaluation),
 }

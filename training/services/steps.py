@@ -5,6 +5,8 @@ A plan is a list of objects. `do` says which kind of step it is, `train` unless 
 train     what `create_run` takes: method, base, config, reward, filters, eval_fraction, seed, shuffle_labels
 score     base or reward, config, seed; `then`: "prioritise" or "suggest", what the scores are for;
           `by` and `at_least` of `prioritise`
+evaluate  base or reward, config, seed; `limits`: bounds of its figures, such as {"agreement": [0.6, null]},
+          outside which the round stops
 generate  base, config, reward, seed; `judge`: true has what was written judged
 match     left, right, samples_per_prompt, config, seed; `sequential`: false waits for every comparison
 promote   model (a step of training), match (a step whose left side is that model), bar, guardrails
@@ -23,7 +25,7 @@ from annotation.errors import Invalid
 from annotation.models import Project, User
 from training import datasets, designs
 from training.models import Match, RoundStep, Run
-from training.services import asking, creating, jobs, matches, naming, promoting
+from training.services import asking, creating, evaluating, jobs, matches, naming, promoting
 
 Spec = dict[str, Any]
 Finished = bool
@@ -174,8 +176,9 @@ def _start_train(step: RoundStep, spec: Spec) -> None:
 USES: Final = ("prioritise", "suggest")
 
 
-def _check_score(plan: Plan, spec: Spec) -> None:
-    method = naming.method_for(plan.project, jobs.SCORE[plan.project.modality], purpose="job")
+def _check_scorer(plan: Plan, spec: Spec, name: str) -> None:
+    """A job that scores with a reward model or a list of rewards."""
+    method = naming.method_for(plan.project, name, purpose="job")
     _check_config_and_seed(method, spec)
     if bool(spec.get("base")) == bool(spec.get("reward")):
         raise Invalid({"base": _("Name a reward model as base, or give a reward list.")})
@@ -188,6 +191,10 @@ def _check_score(plan: Plan, spec: Spec) -> None:
         over_http=True,
         earlier_steps=plan.number,
     )
+
+
+def _check_score(plan: Plan, spec: Spec) -> None:
+    _check_scorer(plan, spec, jobs.SCORE[plan.project.modality])
     if spec.get("then") not in (None, *USES):
         raise Invalid({"then": _("must be one of %(names)s.") % {"names": ", ".join(USES)}})
     if "by" in spec and spec["by"] not in designs.NAMES:
@@ -211,6 +218,31 @@ def _follow_score(step: RoundStep) -> Finished:
         step.result = asking.prioritise(run=step.run, **how)
     elif step.spec.get("then") == "suggest":
         step.result = {"suggested": jobs.suggest_scores(run=step.run)}
+    return True
+
+
+# evaluate
+
+
+def _check_evaluate(plan: Plan, spec: Spec) -> None:
+    _check_scorer(plan, spec, evaluating.EVALUATE[plan.project.modality])
+    if not promoting.are_bounds(spec.get("limits", {})):
+        raise Invalid({"limits": _("must be %(what)s.") % {"what": promoting.BOUNDS}})
+
+
+def _start_evaluate(step: RoundStep, spec: Spec) -> None:
+    asked = {key: value for key, value in spec.items() if key != "limits"}
+    made = evaluating.create_evaluation(by=step.round.created_by, project=step.round.project, **asked)
+    _belongs(step, made)
+
+
+def _follow_evaluate(step: RoundStep) -> Finished:
+    if not _run_is_done(step):
+        return False
+    assert step.run is not None
+    step.result = {"figures": evaluating.report_of(step.run)["figures"]}
+    if why := promoting.out_of_bounds(step.result["figures"], step.spec.get("limits", {})):
+        raise StepFailed(f"The reward is not right enough: {why}")
     return True
 
 
@@ -298,7 +330,11 @@ def _check_promote(plan: Plan, spec: Spec) -> None:
         raise Invalid({"match": _("must be a match whose left side is the model.")})
     if not promoting.is_number(spec.get("bar", 0.5), low=0, high=1):
         raise Invalid({"bar": _("must be a number from 0 to 1.")})
-    promoting.check_guardrails(spec.get("guardrails", {}))
+    guardrails = spec.get("guardrails", {})
+    promoting.check_guardrails(guardrails)
+    evaluated = any(earlier.get("do") == "evaluate" for earlier in plan.steps[: plan.number])
+    if "evaluation" in guardrails and not evaluated:
+        raise Invalid({"guardrails.evaluation": _("needs an earlier step of the kind “evaluate”.")})
 
 
 def _start_promote(step: RoundStep, spec: Spec) -> None:
@@ -323,6 +359,7 @@ KINDS: Final[dict[str, Kind]] = {
     "score": Kind(
         frozenset(JOB_KEYS | {"then", "by", "at_least"}), _check_score, _start_score, _follow_score
     ),
+    "evaluate": Kind(frozenset(JOB_KEYS | {"limits"}), _check_evaluate, _start_evaluate, _follow_evaluate),
     "generate": Kind(frozenset(JOB_KEYS | {"judge"}), _check_generate, _start_generate, _follow_generate),
     "match": Kind(
         frozenset({"left", "right", "samples_per_prompt", "config", "seed", "sequential"}),

@@ -83,6 +83,23 @@ def lengths(found: dict[str, float]) -> dict[str, Any]:
     return {name: place(found[name]) for name in ("min", "median", "p95", "max")} | {"found": found}
 
 
+@register.inclusion_tag("training/_reliability.html")
+def reliability(bins: list[dict[str, float]]) -> dict[str, Any]:
+    """How often people agree with margins of each certainty; large dots stand for many pairs."""
+    most = max(one["weight"] for one in bins)
+    dots = [
+        {
+            "x": f"{30 + 360 * (one['confidence'] - 0.5):.1f}",
+            "y": f"{170 - 160 * one['agreement']:.1f}",
+            "r": f"{3 + 5 * (one['weight'] / most) ** 0.5:.1f}",
+            "title": _("%(sure)s sure: %(agree)s agree")
+            % {"sure": numbers.percent(one["confidence"]), "agree": numbers.percent(one["agreement"])},
+        }
+        for one in bins
+    ]
+    return {"bins": dots, "said": "; ".join(str(dot["title"]) for dot in dots)}
+
+
 @register.inclusion_tag("training/_histogram.html")
 def histogram(bins: list[list[float]]) -> dict[str, Any]:
     """Bars for [from, to, count] bins."""

@@ -18,13 +18,15 @@ from annotation.views.access import SignedIn, project_for
 from training import services
 from training.forms import JobForm
 from training.models import Run
+from training.services.evaluating import EVALUATE
 from training.services.jobs import GENERATE, SCORE
 from training.tuning.registry import get_method
 
-NAMES: Final = {"generate": GENERATE, "score": SCORE}
+NAMES: Final = {"generate": GENERATE, "score": SCORE, "evaluate": EVALUATE}
 CREATE: Final[dict[str, Callable[..., Run]]] = {
     "generate": services.create_generation,
     "score": services.create_scoring,
+    "evaluate": services.create_evaluation,
 }
 
 
@@ -37,7 +39,14 @@ def job_new(request: SignedIn, pk: int, job: str) -> HttpResponse:
         raise Http404(_("There is no such job."))
     method = get_method(NAMES[job][project.modality])
     improved = picture_of(project, request.GET.get("improve")) if job == "generate" else None
-    form = JobForm(request.POST or None, project=project, method=method, improve=improved)
+    form = JobForm(
+        request.POST or None,
+        request.FILES or None,
+        project=project,
+        method=method,
+        improve=improved,
+        base=request.GET.get("base", ""),
+    )
     if form.is_valid():
         more = {"improve": improved} if improved else {}
         try:

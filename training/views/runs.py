@@ -96,6 +96,7 @@ def _chosen_method(choices: list[browsing.MethodChoice], name: str) -> Method:
 def run(request: SignedIn, pk: int) -> HttpResponse:
     shown = find(browsing.run_rows(), request.user, Action.WATCH, pk=pk)
     metrics = services.metrics_of(shown)
+    evaluations = browsing.evaluations_of(shown)
     context = {
         "project": shown.project,
         "run": shown,
@@ -108,6 +109,8 @@ def run(request: SignedIn, pk: int) -> HttpResponse:
         "progress": _progress(shown, metrics),
         "log": _end_of(shown.log_tail),
         "accuracy": browsing.accuracy_of(shown.checkpoint) if hasattr(shown, "checkpoint") else {},
+        "report": browsing.report_on(shown, evaluations),
+        "evaluations": evaluations,
         "chart_words": chart_words(),
         "rows": (shown.preview or {}).get("rows", [])[:PREVIEW_ROWS],
         "is_reward_model": shown.method in REWARD_MODELS,

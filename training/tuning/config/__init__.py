@@ -47,8 +47,12 @@ from training.tuning.config.images_online import (
     WindowKeys,
 )
 from training.tuning.config.jobs import (
+    EvaluateConfig,
     GenerateConfig,
+    ImageEvaluateConfig,
+    ProbeKeys,
     ScoreConfig,
+    ScoringKeys,
 )
 from training.tuning.config.mixtures import GoalDPOConfig, SELMConfig, VRPOConfig, WRPOConfig
 from training.tuning.config.online import (
@@ -108,6 +112,7 @@ __all__ = [
     "DraftConfig",
     "EarlyRewardModelConfig",
     "EarlyStopConfig",
+    "EvaluateConfig",
     "FlowGRPOConfig",
     "ForwardConfig",
     "GRPOConfig",
@@ -115,6 +120,7 @@ __all__ = [
     "GoalDPOConfig",
     "ImageDirectConfig",
     "ImageEditConfig",
+    "ImageEvaluateConfig",
     "ImageGenerateConfig",
     "ImageOnlineConfig",
     "ImageReferenceKeys",
@@ -131,6 +137,7 @@ __all__ = [
     "PairKeys",
     "PairRule",
     "PersonalDPOConfig",
+    "ProbeKeys",
     "ProcessRewardModelConfig",
     "R0Config",
     "REDIConfig",
@@ -146,6 +153,7 @@ __all__ = [
     "SamplingKeys",
     "ScoreConfig",
     "ScoreKeys",
+    "ScoringKeys",
     "SePPOConfig",
     "SelfNPOConfig",
     "SimPOConfig",

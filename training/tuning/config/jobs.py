@@ -78,10 +78,8 @@ class GenerateConfig(GenerationKeys):
         return self
 
 
-class ScoreConfig(Config):
-    """Scores of candidates by a reward model or a list of rewards. Judgements are ignored, so ties and
-    both-bad do not arise.
-    """
+class ScoringKeys(Config):
+    """How candidates are read."""
 
     batch_size: int = Field(16, ge=1, title="Batch size", description="Groups scored at once.")
     precision: Literal["fp32", "bf16"] = Field(
@@ -98,6 +96,13 @@ class ScoreConfig(Config):
         "conditions; or whose taste counts, for one of ideal points (empty: everybody's).",
         json_schema_extra=PRIMARY,
     )
+
+
+class ScoreConfig(ScoringKeys):
+    """Scores of candidates by a reward model or a list of rewards. Judgements are ignored, so ties and
+    both-bad do not arise.
+    """
+
     passes: int = Field(
         0,
         ge=0,
@@ -153,3 +158,48 @@ class ScoreConfig(Config):
         if self.dropout != type(self).model_fields["dropout"].default and not self.passes:
             raise ValueError("dropout has a use only with passes")
         return self
+
+
+class ProbeKeys(Config):
+    """What an evaluation of a reward tries beside the rows that it was given."""
+
+    reverse_order: bool = Field(
+        True,
+        title="Both orders",
+        description="Score every row with its candidates in reverse too: does the preference change?",
+    )
+    like_prompts: float | None = Field(
+        0.6,
+        gt=0,
+        le=1,
+        title="Like prompts",
+        description="Prompts that share this much of their wording are contrasted: each should prefer its "
+        "own answer (arXiv:2309.16155). Empty: none.",
+        json_schema_extra=PRIMARY,
+    )
+
+
+class EvaluateConfig(ScoringKeys, ProbeKeys):
+    """How right a reward is on answers that it has not seen. A tie or both-bad is half a vote for each side;
+    rows that most people call a tie count for calibration alone.
+    """
+
+    attacked_prompts: int = Field(
+        200,
+        ge=0,
+        title="Attacked prompts",
+        description="At so many prompts, openers without an answer (a colon, “Solution”) are scored against "
+        "the right answer (arXiv:2507.08794). 0: none.",
+        json_schema_extra=PRIMARY,
+    )
+
+
+class ImageEvaluateConfig(ProbeKeys):
+    """How right an image reward is on pictures that it has not seen. A tie or both-bad is half a vote for
+    each side; rows that most people call a tie count for calibration alone.
+    """
+
+    batch_size: int = Field(16, ge=1, title="Batch size", description="Groups scored at once.")
+    precision: Literal["fp32", "bf16"] = Field(
+        "fp32", title="Precision", description="Arithmetic of the model."
+    )

@@ -49,7 +49,7 @@ def score_with_model(run: Run, config: ImageScoreConfig) -> None:
     run.dir.cut_back(-1)
     scores: list[list[float]] = []
     for start in range(0, len(run.train), config.batch_size):
-        scores += model_scores(run, model, start)
+        scores += model_scores(run, model, run.train[start : start + config.batch_size])
         run.progress(len(scores), len(run.train), {})
     run.publish(lambda folder: write_result(run, [{"scores": row} for row in scores], folder))
 
@@ -127,9 +127,8 @@ def load(run: Run) -> ImageReward:
 
 
 @torch.no_grad()
-def model_scores(run: Run, model: ImageReward, start: int) -> list[list[float]]:
-    """The scores of one batch of rows, which begins at ``start``; a row without candidates has none."""
-    groups = run.train[start : start + run.config.batch_size]
+def model_scores(run: Run, model: ImageReward, groups: Sequence[Group]) -> list[list[float]]:
+    """The scores of one batch of rows; a row without candidates has none."""
     files = [run.dir.media / str(candidate.image) for group in groups for candidate in group.candidates]
     if not files:
         return [[] for _ in groups]

@@ -44,7 +44,10 @@ from training.tuning.text.tokens import PairTokenizer, Unusable, how_joined
 
 def train(run: Run) -> None:
     """Score every candidate."""
-    rewards = open_scorers(run)
+    for key in ("passes", "features") if run.reward else ():
+        if getattr(run.config, key):
+            raise BadInput("needs a reward model as base", file=run.dir.run_file, field=f"config.{key}")
+    rewards = open_scorers(run, passes=run.config.passes, dropout=run.config.dropout, seed=run.seed)
     groups = [with_context(group, context_of(run)) for group in run.train]
     if not any(group.candidates for group in groups):
         raise BadInput("no row has a candidate", file=run.dir.train_file)
@@ -65,19 +68,16 @@ def train(run: Run) -> None:
     run.publish(write)
 
 
-def open_scorers(run: Run) -> Rewards:
-    """The reward model that ``base`` names, or the sources of the reward list."""
+def open_scorers(run: Run, **passes: Any) -> Rewards:
+    """The reward model that ``base`` names, read in so many ``passes``, or the sources of the reward list."""
     if bool(run.base) == bool(run.reward):
         raise BadInput(
             "name a reward model as base, or give a reward list", file=run.dir.run_file, field="base"
         )
     options = {"precision": run.config.precision, "max_length": run.config.max_length}
     if run.reward:
-        for key in ("passes", "features"):
-            if getattr(run.config, key):
-                raise BadInput("needs a reward model as base", file=run.dir.run_file, field=f"config.{key}")
         return open_rewards(run.reward, modality="text", device=run.device, **options)
-    options |= {"passes": run.config.passes, "dropout": run.config.dropout, "seed": run.seed}
+    options |= passes
     if run.base and knows_people(run.base):
         person = LearnedReward(run.base, device=run.device, annotator=run.config.context, **options)
         return Rewards([RewardEntry(model=run.base)], [person])
