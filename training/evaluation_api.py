@@ -44,8 +44,17 @@ def checkpoint_evaluations(request: Request, pk: int) -> Response:
     return Response([{"run": one.pk, "report": services.report_of(one)} for one in made])
 
 
+@extend_schema(responses=serializers.OveroptimisationSerializer)
+@api_view(["GET"])
+def run_overoptimisation(request: Request, pk: int) -> Response:
+    """The proxy, the gold reward and people against the root of the KL, and where to stop."""
+    found = find(Run.objects.select_related("project"), user_of(request), Action.WATCH, pk=pk)
+    return Response({"run": found.pk, "curves": services.overoptimisation_of(found)})
+
+
 urlpatterns = [
     path("evaluations/", evaluations, name="api-evaluations"),
     path("runs/<int:pk>/report/", run_report, name="api-run-report"),
+    path("runs/<int:pk>/overoptimisation/", run_overoptimisation, name="api-run-overoptimisation"),
     path("checkpoints/<int:pk>/evaluations/", checkpoint_evaluations, name="api-checkpoint-evaluations"),
 ]

@@ -105,6 +105,11 @@ class ReportSerializer(serializers.Serializer):
     report = serializers.DictField(help_text="`figures` holds its headlines, each a number")
 
 
+class OveroptimisationSerializer(serializers.Serializer):
+    run = serializers.IntegerField()
+    curves = serializers.DictField(help_text="proxy, gold, people, law, stop, hacked_at; empty without `kl`")
+
+
 class SuggestedScoresSerializer(serializers.Serializer):
     suggested = serializers.IntegerField(help_text="comparisons")
 

@@ -365,6 +365,10 @@ class Client:
         """What an evaluation found."""
         return self.call("GET", f"runs/{run}/report/")
 
+    def overoptimisation(self, run: int) -> Row:
+        """The proxy, the gold reward and people against the root of the KL."""
+        return self.call("GET", f"runs/{run}/overoptimisation/")
+
     def evaluations(self, checkpoint: int) -> list[Row]:
         """The reports on a reward model, newest first."""
         return self.call("GET", f"checkpoints/{checkpoint}/evaluations/")

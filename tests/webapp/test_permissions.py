@@ -285,6 +285,7 @@ API: dict[str, Route] = {
         stranger=400
     ),
     "api-run-report": api("run", GET=(WATCHING, "read"))._replace(says=409),  # it trains
+    "api-run-overoptimisation": api("run", GET=(WATCHING, "read")),
     "api-checkpoint-evaluations": api("checkpoint", GET=(WATCHING, "read")),
     "api-run-suggestions": api("run", POST=(MANAGING, "train")),
     "api-run-priorities": api("run", POST=(MANAGING, "train")),

@@ -21,6 +21,7 @@ from training.services.matches import (
     win_rates,
 )
 from training.services.naming import name_of_base, register_base_model
+from training.services.overoptimising import overoptimisation_of
 from training.services.preparing import freeze_snapshot, inspect_run, prepare_run
 from training.services.promoting import champion_of, promote
 from training.services.queue import (
@@ -71,6 +72,7 @@ __all__ = [
     "open_checkpoint",
     "open_result",
     "open_sample_image",
+    "overoptimisation_of",
     "prepare_run",
     "prepare_waiting",
     "prioritise",

@@ -9,6 +9,7 @@ from django.utils.translation import gettext as _
 from annotation import numbers
 from training.browsing import accuracy_of, seconds_of
 from training.models import Match, Run
+from training.overoptimisation import Law
 from training.services import name_of_base
 from training.tuning.registry import get_method
 
@@ -81,6 +82,46 @@ def lengths(found: dict[str, float]) -> dict[str, Any]:
         return f"{4 + 392 * value / longest:.1f}"
 
     return {name: place(found[name]) for name in ("min", "median", "p95", "max")} | {"found": found}
+
+
+@register.inclusion_tag("training/_overoptimisation.html")
+def overoptimisation(curves: dict[str, Any]) -> dict[str, Any]:
+    """Gains against distance: lines for what was logged and for the law, dots for people."""
+    found = [("accent", curves["proxy"]), ("b", curves["gold"])]
+    if law := curves["law"]:
+        fitted = Law(law["alpha"], law["beta"])
+        reach = max(one["d"] for one in curves["proxy"])
+        found.append(("law", [{"d": reach * n / 50, "gain": fitted.at(reach * n / 50)} for n in range(51)]))
+    people = curves["people"]
+    gains = [one["gain"] for _, points in found for one in points] + [0.0]
+    gains += [one[key] for one in people for key in ("low", "high")]
+    low, high = min(gains), max(gains)
+    far = max([one["d"] for _, points in found for one in points] + [one["d"] for one in people]) or 1.0
+
+    def x(d: float) -> str:
+        return f"{40 + 370 * d / far:.1f}"
+
+    def y(gain: float) -> str:
+        return f"{170 - 160 * (gain - low) / ((high - low) or 1):.1f}"
+
+    lines = [
+        {"kind": kind, "points": " ".join(f"{x(one['d'])},{y(one['gain'])}" for one in points)}
+        for kind, points in found
+        if points
+    ]
+    dots = [
+        {
+            "x": x(one["d"]),
+            "y": y(one["gain"]),
+            "low": y(one["low"]),
+            "high": y(one["high"]),
+            "title": _("run %(id)s") % {"id": one["run"]},
+        }
+        for one in people
+    ]
+    stop = x(curves["stop"]["d"]) if curves["stop"] else None
+    shown = {"lines": lines, "dots": dots, "stop": stop, "zero": y(0)}
+    return {**shown, "low": low, "high": high, "far": far, "curves": curves}
 
 
 @register.inclusion_tag("training/_reliability.html")
