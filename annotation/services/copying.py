@@ -68,9 +68,9 @@ def _without_equal(
     columns: Mapping[str, Sequence[Any]], same: dict[str, Any]
 ) -> tuple[dict[str, Sequence[Any]], dict[str, Any]]:
     """Columns that hold one and the same object all along, which most of them do, are written once."""
-    *names, last = columns  # a column is left, for the number of rows
+    first, *names = columns  # a column is left, for the number of rows
     equal = [name for name in names if type(columns[name]) is not Encoded and _is_constant(columns[name])]
-    left = {name: columns[name] for name in (*names, last) if name not in equal}
+    left = {name: values for name, values in columns.items() if name == first or name not in equal}
     return left, {name: columns[name][0] for name in equal} | same
 
 
