@@ -302,6 +302,16 @@ def accuracy_of(checkpoint: Checkpoint) -> dict[str, Any]:
     return {}
 
 
+def trust_in(reward: Checkpoint) -> tuple[Run, dict[str, Any]]:
+    """The run that says most about a reward model, and the accuracy that it found: the newest evaluation,
+    else the training itself.
+    """
+    for run in services.evaluations_of(reward):
+        if found := run.checkpoint.metadata.get("report", {}).get("agreement"):
+            return run, found
+    return reward.run, accuracy_of(reward)
+
+
 # Matches
 
 

@@ -117,6 +117,9 @@ def test_the_report_stands_with_the_reward_model(project, base, manager, as_mana
     assert report["figures"]["agreement"] == 1, "Good n. is longer than Bad n."
     listed = as_manager.get(f"/api/v1/checkpoints/{made.pk}/evaluations/").json()
     assert listed == [{"run": run.pk, "report": report}]
+    overview = as_mona.get(reverse("training:overview", args=[project.pk])).content.decode()
+    assert "100 %" in overview
+    assert run.get_absolute_url() in overview
     for shown in (run, made.run):
         page = as_mona.get(reverse("training:run", args=[shown.pk])).content.decode()
         assert "Is the reward right?" in page

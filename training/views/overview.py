@@ -26,12 +26,13 @@ def overview(request: SignedIn, pk: int) -> HttpResponse:
     context: dict[str, Any] = {
         "project": project,
         "reward": reward,
-        "accuracy": browsing.accuracy_of(reward) if reward else {},
         "match": match,
         "result": services.win_rate(match) if match else {},
         "working": browsing.work_in_hand(project),
         "needs": browsing.needs_of(project, since=timezone.now() - RECENT),
     }
+    if reward:
+        context["known_by"], context["accuracy"] = browsing.trust_in(reward)
     if match:
         context["left"] = services.name_of_base(match.left_run)
         context["right"] = services.name_of_base(match.right_run)
