@@ -209,6 +209,17 @@ def samples_of(run: Run) -> list[Sample]:
     return list(found.values())
 
 
+def samples_of_both(a: Run, b: Run) -> list[tuple[Any, dict[str, Any], dict[str, Any]]]:
+    """Prompts of which two runs have samples, each with what either made of it last."""
+
+    def last(run: Run) -> dict[tuple[str, Any], tuple[Any, dict[str, Any]]]:
+        found = ((sample, sample.after or sample.before) for sample in samples_of(run))
+        return {(_json(one.prompt), one.seed): (one.prompt, row) for one, row in found if row}
+
+    of_a, of_b = last(a), last(b)
+    return [(prompt, row, of_b[key][1]) for key, (prompt, row) in of_a.items() if key in of_b]
+
+
 @dataclass
 class Figure:
     """A metric's first and last value, for the table that stands beside the charts."""
@@ -319,6 +330,27 @@ def matches_of(project: Project) -> QuerySet[Match]:
     """Newest first, with both models."""
     rows = Match.objects.filter(project=project).order_by("-pk")
     return rows.select_related("left_run__base", "right_run__base", "created_by")
+
+
+def matches_between(project: Project, a: Run, b: Run) -> list[tuple[Match, dict[str, Any]]]:
+    """Blind matches between what two runs made, newest first, with the win rates of `a`."""
+    straight = Q(left_run__base_checkpoint__run=a, right_run__base_checkpoint__run=b)
+    turned = Q(left_run__base_checkpoint__run=b, right_run__base_checkpoint__run=a)
+    found = list(matches_of(project).filter(straight | turned).select_related("left_run__base_checkpoint"))
+    rates = services.win_rates(found)
+    return [(match, rates[match.pk] if _is_left(a, match) else _turned(rates[match.pk])) for match in found]
+
+
+def _is_left(run: Run, match: Match) -> bool:
+    checkpoint = match.left_run.base_checkpoint
+    return checkpoint is not None and checkpoint.run_id == run.pk
+
+
+def _turned(result: dict[str, Any]) -> dict[str, Any]:
+    """The win rate of the other side."""
+    if not result["n"]:
+        return result
+    return result | {"rate": 1 - result["rate"], "low": 1 - result["high"], "high": 1 - result["low"]}
 
 
 def match_progress(match: Match) -> dict[str, int]:

@@ -25,7 +25,7 @@ def test_compare(project, base, as_mona, done, django_assert_num_queries):
     factories.finish(other)
     Run.objects.filter(pk=other.pk).update(config={**get_method("dpo").config().model_dump(), "beta": 0.5})
     address = reverse("training:compare", args=[project.pk]) + f"?a={done.run_id}&b={other.pk}"
-    with django_assert_num_queries(7):  # session, user, project, runs, metrics of both, navigation
+    with django_assert_num_queries(8):  # session, user, project, runs, metrics of both, matches, navigation
         response = as_mona.get(address)
     differences = {name: (a, b) for name, a, b in response.context["differences"]}
     assert differences == {"seed": (0, 3), "config.beta": (0.1, 0.5)}
@@ -36,6 +36,31 @@ def test_compare(project, base, as_mona, done, django_assert_num_queries):
     Run.objects.filter(pk=foreign.pk).update(started_at=queue.database_now())
     response = as_mona.get(reverse("training:compare", args=[project.pk]) + f"?a={foreign.pk}&b={other.pk}")
     assert response.context["a"] is None
+
+
+def test_what_two_runs_made(project, base, as_mona, done):
+    """Prompts that both have, as they are last; and the blind match between them, seen from A's side."""
+    other = factories.finish(factories.queued_run(project, base, seed=3))
+    for run, word in ((done.run_id, "early"), (other.run_id, "late")):
+        rows = [
+            {"when": "before", "prompt": "Shared?", "text": "base"},
+            {"when": "after", "step": 3, "prompt": "Shared?", "text": word},
+            {"when": "before", "prompt": f"Only of {run}?", "text": "base"},
+        ]
+        Run.objects.filter(pk=run).update(samples=rows, started_at=queue.database_now())
+    match = factories.make_match(project, done, base)
+    Run.objects.filter(pk=match.right_run_id).update(base=None, base_checkpoint=other)
+    address = reverse("training:compare", args=[project.pk])
+    for a, b, rate, words in (
+        (done, other, 0.75, ("early", "late")),
+        (other, done, 0.25, ("late", "early")),
+    ):
+        context = as_mona.get(f"{address}?a={a.run_id}&b={b.run_id}").context
+        ((prompt, left, right),) = context["samples"]
+        assert (prompt, left["text"], right["text"]) == ("Shared?", *words)
+        ((found, result),) = context["matches"]
+        assert (found, result["rate"]) == (match, rate)
+        assert result["low"] < rate < result["high"]
 
 
 # Models

@@ -189,7 +189,7 @@ def run_sample(request: SignedIn, pk: int, name: str) -> FileResponse:
 @login_required
 @require_GET
 def compare(request: SignedIn, pk: int) -> HttpResponse:
-    """Two runs on one chart, and where their settings differ."""
+    """Two runs on one chart, where their settings differ, who won, and what they made of the same prompts."""
     project = project_for(request, pk, Action.WATCH)
     choices = list(browsing.runs_of(project).exclude(started_at=None)[:RUNS_SHOWN])
     by_number = {str(run.pk): run for run in choices}
@@ -201,6 +201,8 @@ def compare(request: SignedIn, pk: int) -> HttpResponse:
         context["chart_words"] = chart_words()
         context["differences"] = _differences(a, b)
         context["figures"] = _figures_side_by_side(**series)
+        context["matches"] = browsing.matches_between(project, a, b)
+        context["samples"] = browsing.samples_of_both(a, b)
     return render(request, "training/compare.html", context)
 
 
