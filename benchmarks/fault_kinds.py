@@ -112,8 +112,8 @@ class Faults:
         kills: dict[str, Callable[[], int | None]] = {
             "web": lambda: self.site.service("web"),
             "a web process": lambda: self.site.child_of("web", self.rng),
-            "the light worker": lambda: self.site.service("worker-light"),
-            "a light process": lambda: self.site.child_of("worker-light", self.rng),
+            "light worker 0": lambda: self.site.service("worker-light-0"),
+            "light worker 1": lambda: self.site.service("worker-light-1"),
             "run worker 0": lambda: self.site.service("worker-cpu-0"),
             "run worker 1": lambda: self.site.service("worker-cpu-1"),
             "a trainer": lambda: self.site.trainer(self.rng),

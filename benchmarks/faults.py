@@ -157,8 +157,7 @@ class Scene:
 
         self.token = token_of(name)
         self.judged = make_project(by=name, labels=LABELS)
-        comparisons = 400 if pretend else 12_000
-        add_pairs(self.judged, comparisons, judged=False)
+        add_pairs(self.judged, 12_000, judged=False)
         trained = make_project(by=name, labels=1)
         add_pairs(trained, 24, judged=True)
         register_model(data / "model", by=name, pretend=pretend)

@@ -84,18 +84,20 @@ def headers_of(token: str) -> dict[str, str]:
 
 @contextmanager
 def background(data: Path) -> Iterator[None]:
-    """The worker for light tasks and the scheduler, with the commands of `manage.py up`."""
+    """The workers for light tasks and the scheduler, with the commands of `manage.py up`."""
     from webapp.embedded.services import plan_services
 
     (data / "logs").mkdir(exist_ok=True)
     planned = plan_services(data_dir=data, url="", listener=0, environment=os.environ)
-    wanted = [service for service in planned if service.name in ("worker-light", "scheduler")]
+    wanted = [service for service in planned if service.name == "scheduler" or "light" in service.name]
     processes = []
     for service in wanted:
         with service.log.open("wb") as log:
             processes.append(subprocess.Popen(service.command, stdout=log, stderr=log))
     try:
-        _wait_until_started(data / "logs" / "worker-light.log", processes)
+        for service in wanted:
+            if service.name != "scheduler":
+                _wait_until_started(service.log, processes)
         yield
     finally:
         for process in processes:

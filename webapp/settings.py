@@ -330,6 +330,7 @@ CELERY_BROKER_URL = os.environ.get("CELERY_BROKER_URL") or broker_url(DATA_DIR /
 CELERY_TASK_IGNORE_RESULT = True
 CELERY_TASK_ACKS_LATE = False
 CELERY_TASK_DEFAULT_QUEUE = "light"
+CELERY_WORKER_PREFETCH_MULTIPLIER = 1  # who is busy with an import keeps nothing from the others
 CELERY_WORKER_HIJACK_ROOT_LOGGER = False
 CELERY_WORKER_ENABLE_REMOTE_CONTROL = False  # nothing depends on inspect or revoke
 CELERY_BROKER_CONNECTION_RETRY_ON_STARTUP = True

@@ -117,6 +117,16 @@ def test_standing_trainer(run, long_running_database):
 
 
 @pytest.mark.django_db
+def test_a_clock_that_was_set_back(run, long_running_database):
+    """The last sign of life lies an hour ahead: the worker has as long as anybody to give another."""
+    claim()
+    now = queue.database_now()
+    Run.objects.update(heartbeat_at=now + timedelta(hours=1), progress_at=now + timedelta(hours=1))
+    assert services.requeue_lost_runs(now=now) == 0
+    assert services.requeue_lost_runs(now=now + timedelta(seconds=61)) == 1
+
+
+@pytest.mark.django_db
 def test_three_lost_attempts_fail_the_run(run, long_running_database):
     for _ in range(3):
         assert claim() == run

@@ -61,7 +61,7 @@ class Shifted(nn.Module):
         self.alphas_cumprod = schedule.alphas_cumprod.double()
         self.mean, self.deviation = mean, deviation
 
-    def forward(self, noisy, timesteps, *, encoder_hidden_states, return_dict):
+    def forward(self, noisy, timesteps, *, encoder_hidden_states, added_cond_kwargs, return_dict):
         square = self.alphas_cumprod[timesteps].view(-1, 1, 1, 1)
         alpha, sigma = square.sqrt(), (1 - square).sqrt()
         noise = sigma * (noisy - alpha * self.mean) / (square * self.deviation**2 + 1 - square)

@@ -24,7 +24,7 @@ QUICK: dict[str, Any] = {
     "micro_batch_size": 2,
     "lora": {"r": 4, "alpha": 4, "target_modules": "all-linear"},
     "learning_rate": 1e-3,
-    "proxy_learning_rate": 1e-2,
+    "latent_reward_learning_rate": 1e-2,
     "samples": 0,
     "num_inference_steps": 2,
     "guidance_scale": 1.0,
@@ -138,7 +138,7 @@ def test_the_proxy_learns_rankings_alone():
 @pytest.mark.parametrize("through", ["proxy", "pixels"])
 def test_it_resumes_exactly(base, tmp_path, monkeypatch, through):
     """Student, target and proxy as if nothing had happened; the proxy says 0 at first."""
-    changes = {"through": through} | ({} if through == "proxy" else {"proxy_learning_rate": 1e-4})
+    changes = {"through": through} | ({} if through == "proxy" else {"latent_reward_learning_rate": 1e-4})
     whole, half = (make(tmp_path / name, base, **changes) for name in ("whole", "half"))
     assert run(whole) == EXIT_DONE
     end_step = Run.end_step

@@ -28,11 +28,11 @@ def test_each_fault_once() -> None:
     found = run_faults("--pretend")
     assert set(found["faults"]) == {
         "SIGKILL of Postgres",
-        "SIGKILL of a light process",
         "SIGKILL of a trainer",
         "SIGKILL of a web process",
         "SIGKILL of run worker 0",
-        "SIGKILL of the light worker",
+        "SIGKILL of light worker 0",
+        "SIGKILL of light worker 1",
         "SIGKILL of the scheduler",
         "SIGKILL of web",
         "a run worker hangs",

@@ -26,7 +26,7 @@ from webapp.embedded.broker import broker_url
 from webapp.embedded.postgres import THROWAWAY, Postgres, database_url
 from webapp.embedded.supervisor import Supervisor, SupervisorError
 
-SERVICES = ["postgres", "web", "worker-light", "worker-cpu", "scheduler"]
+SERVICES = ["postgres", "web", "worker-light-0", "worker-light-1", "worker-cpu", "scheduler"]
 PATIENCE = 240  # seconds; a loaded machine needs them, an idle one a tenth
 
 
@@ -168,7 +168,7 @@ def test_life(site: Site, folder: Path) -> None:
     assert site.end(signal.SIGTERM) == 0
     assert [pid for pid in everything if is_alive(pid)] == []
     stopped = [line.split()[0] for line in site.said if line.endswith(" stopped")]
-    assert stopped == ["web", "scheduler", "worker-light", "worker-cpu", "postgres"]
+    assert stopped == ["web", "scheduler", "worker-light-0", "worker-light-1", "worker-cpu", "postgres"]
     assert "database system is shut down" in (folder / "logs" / "postgres.log").read_text()
 
 
@@ -225,7 +225,7 @@ def test_replaced_parts_are_not_started(tmp_path: Path, data_dir: Path) -> None:
     site = Site(tmp_path / "data", **replaced)
     try:
         assert site.is_ready()
-        assert [line.split()[0] for line in site.said[:6]] == ["postgres", "broker", *SERVICES[1:]]
+        assert [line.split()[0] for line in site.said[:7]] == ["postgres", "broker", *SERVICES[1:]]
         assert "from DATABASE_URL" in site.said[0]
         assert "from CELERY_BROKER_URL" in site.said[1]
         assert not (tmp_path / "data" / "postgres").exists()

@@ -9,7 +9,7 @@ from django.template.base import Lexer, TokenType
 
 TEMPLATES = Path(__file__).parents[2] / "templates"
 # Not words: the product's name, names of keys and formats, and code.
-ALLOWED = {"Tiebreak", "UTC"}
+ALLOWED = {"Tiebreak", "UTC", "√KL"}
 WORD = re.compile(r"[^\W\d_]{2,}")
 READ_ALOUD = {"title", "placeholder", "aria-label", "aria-description", "alt", "label"}
 CODE = {"code", "pre", "script", "style"}

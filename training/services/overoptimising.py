@@ -13,19 +13,21 @@ MOST: Final = 300  # points of a curve
 PART: Final = "reward/"
 
 
-def overoptimisation_of(run: Run) -> dict[str, Any]:
+def overoptimisation_of(run: Run, logged: list[dict[str, Any]] | None = None) -> dict[str, Any]:
     """{"proxy", "gold", "people", "law", "stop", "hacked_at"} against the root of the logged `kl`.
 
     `proxy` is the reward that the run maximised, `gold` what an entry of its reward list with the weight 0
     measured beside it, both as gains over the first step; `people` the win rates, less one half, of this
     run's checkpoint and of others from the same base against that base. The law is fitted to the gold
     reward, else to people; `stop` is where it turns, with the nearest step. Empty without a logged KL.
+    `logged` are the run's metrics, where they are at hand.
     """
-    rows = [row for row in metrics_of(run) if _is_number(row.get("kl")) and _is_number(row.get("reward"))]
+    logged = metrics_of(run) if logged is None else logged
+    rows = [row for row in logged if _is_number(row.get("kl")) and _is_number(row.get("reward"))]
     rows = [row for row in rows if row["kl"] >= 0]
-    people = _people(run)
     if not rows:
         return {}
+    people = _people(run)
     rows = rows[:: len(rows) // MOST + 1]
     found: dict[str, Any] = {"proxy": _curve(rows, "reward"), "people": people}
     gold = _gold_of(run, rows)

@@ -78,6 +78,9 @@ def requeue_lost_runs(*, now: datetime) -> int:
     )
     if now - _database_start() < settings.RUN_STALE_AFTER:
         return 0
+    # Signs of life from the future: the clock was set back. Else a dead worker would seem alive until then.
+    running = Run.objects.filter(status=Run.Status.RUNNING)
+    running.filter(heartbeat_at__gt=now + settings.RUN_STALE_AFTER).update(heartbeat_at=now, progress_at=now)
     count = 0
     for pk in silent.order_by("pk").values_list("pk", flat=True):
         with transaction.atomic():

@@ -111,7 +111,7 @@ def run(request: SignedIn, pk: int) -> HttpResponse:
         "accuracy": browsing.accuracy_of(shown.checkpoint) if hasattr(shown, "checkpoint") else {},
         "report": browsing.report_on(shown, evaluations),
         "evaluations": evaluations,
-        "curves": {} if shown.is_job else services.overoptimisation_of(shown),
+        "curves": {} if shown.is_job else services.overoptimisation_of(shown, metrics),
         "chart_words": chart_words(),
         "rows": (shown.preview or {}).get("rows", [])[:PREVIEW_ROWS],
         "is_reward_model": shown.method in REWARD_MODELS,

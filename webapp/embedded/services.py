@@ -11,7 +11,7 @@ from webapp.embedded.processes import Service
 MANAGE = Path(__file__).resolve().parent.parent.parent / "manage.py"
 PYTHON = (sys.executable, "-m")
 WEB_PROCESSES, WEB_THREADS = 2, 4
-LIGHT_PROCESSES = 2
+LIGHT_WORKERS = 2
 STOP_ORDER = ("web", "scheduler", "worker")  # by the first word of a service's name
 
 
@@ -22,7 +22,7 @@ def manage(*arguments: str) -> list[str]:
 def plan_services(
     *, data_dir: Path, url: str, listener: int, environment: Mapping[str, str]
 ) -> list[Service]:
-    """Web, a worker for light tasks, one worker for each device, and the scheduler, in order of start.
+    """Web, workers for light tasks, one worker for each device, and the scheduler, in order of start.
 
     `listener` is the descriptor of the listening socket. Raises DeviceError.
     """
@@ -31,18 +31,21 @@ def plan_services(
     logs = data_dir / "logs"
     return [
         Service("web", _web(listener), logs / "web.log", url, environment, pass_fds=(listener,)),
-        Service(
-            "worker-light",
-            [*_worker("light"), "--concurrency", str(LIGHT_PROCESSES)],
-            logs / "worker-light.log",
-            "queue light",
-            environment,
-            grace=20,
+        *(
+            Service(
+                name,
+                _worker("light", name=name),
+                logs / f"{name}.log",
+                "queue light",
+                environment,
+                grace=20,
+            )
+            for name in (f"worker-light-{number}" for number in range(LIGHT_WORKERS))
         ),
         *(
             Service(
                 f"worker-{device.name}",
-                [*_worker(f"runs-{device.kind}", name=device.name), "--pool", "solo"],
+                _worker(f"runs-{device.kind}", name=device.name),
                 logs / f"worker-{device.name}.log",
                 f"queue runs-{device.kind}",
                 {**environment, **device.environment},
@@ -62,8 +65,11 @@ def _web(listener: int) -> list[str]:
     return [*command, "--graceful-timeout", "8", "--no-control-socket"]
 
 
-def _worker(queue: str, *, name: str | None = None) -> list[str]:
-    command = [*PYTHON, "celery", "-A", "webapp", "worker", "-Q", queue, "-n", f"{name or queue}@%h"]
+def _worker(queue: str, *, name: str) -> list[str]:
+    """A process that does one task at a time by itself: of Celery's pool on a folder, one that is killed while
+    it waits for work takes the lock along for which all others wait.
+    """
+    command = [*PYTHON, "celery", "-A", "webapp", "worker", "-Q", queue, "-n", f"{name}@%h", "--pool", "solo"]
     return [*command, "--without-gossip", "--without-mingle", "--without-heartbeat"]  # nobody listens to them
 
 

@@ -35,7 +35,7 @@ class RGLCDConfig(ImageOnlineConfig):
         description="proxy: a small reward model of latents, which learns the rewards' rankings meanwhile "
         "and keeps their flaws out; for any reward. pixels: the decoded picture and the rewards themselves.",
     )
-    proxy_learning_rate: float = Field(
+    latent_reward_learning_rate: float = Field(
         1e-4, gt=0, title="Learning rate of the proxy", description="Of the reward model of latents."
     )
     solver_steps: int = Field(
@@ -66,8 +66,8 @@ class RGLCDConfig(ImageOnlineConfig):
     def _keys_have_a_use(self) -> Self:
         if self.guidance_low > self.guidance_high:
             raise ValueError("guidance_low must not be above guidance_high")
-        if self.through == "pixels" and self.is_changed("proxy_learning_rate"):
-            raise ValueError("proxy_learning_rate has no use through pixels")
+        if self.through == "pixels" and self.is_changed("latent_reward_learning_rate"):
+            raise ValueError("latent_reward_learning_rate has no use through pixels")
         if self.distance == "l2" and self.is_changed("huber"):
             raise ValueError("huber has no use with the distance l2")
         return self

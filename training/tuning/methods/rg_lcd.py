@@ -52,7 +52,7 @@ def train(run: Run) -> None:
     pictures, policy = encode_pictures(online), online.policy
     proxy = value_of(online) if config.through == "proxy" else None
     target = policy.copy_trained()
-    others = [(proxy.parameters(), config.proxy_learning_rate)] if proxy else []
+    others = [(proxy.parameters(), config.latent_reward_learning_rate)] if proxy else []
     optimizer = make_optimizer(policy.denoiser.parameters(), config, others=others)
     trained = nn.ModuleDict({"policy": policy.denoiser, "proxy": proxy}) if proxy else policy.denoiser
     total_steps = online.plan.total_steps
