@@ -66,8 +66,8 @@ def _web(listener: int) -> list[str]:
 
 
 def _worker(queue: str, *, name: str) -> list[str]:
-    """A process that does one task at a time by itself: of Celery's pool on a folder, one that is killed while
-    it waits for work takes the lock along for which all others wait.
+    """A process that does one task at a time by itself: of a pool whose broker is a folder, one that is
+    killed while it waits for work takes the lock along for which the others wait.
     """
     command = [*PYTHON, "celery", "-A", "webapp", "worker", "-Q", queue, "-n", f"{name}@%h", "--pool", "solo"]
     return [*command, "--without-gossip", "--without-mingle", "--without-heartbeat"]  # nobody listens to them
