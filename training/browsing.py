@@ -119,9 +119,9 @@ def command_of(run: Run) -> str:
     parts = ["python", "manage.py", "train", "--project", str(run.project_id), "--method", run.method]
     parts += ["--base", services.name_of_base(run)]
     for path, value in changes_of(get_method(run.method).config.model_json_schema(), run.config).items():
-        parts += ["--set", f"{path}={value if isinstance(value, str) else _json(value)}"]
+        parts += ["--set", f"{path}={value if isinstance(value, str) else as_json(value)}"]
     if run.snapshot.filters:
-        parts += ["--filters", _json(run.snapshot.filters)]
+        parts += ["--filters", as_json(run.snapshot.filters)]
     if run.snapshot.eval_fraction:
         parts += ["--eval-fraction", f"{run.snapshot.eval_fraction:g}"]
     if run.seed:
@@ -200,24 +200,13 @@ def samples_of(run: Run) -> list[Sample]:
     """The run's samples, side by side by prompt and in their order."""
     found: dict[tuple[str, Any], Sample] = {}
     for row in run.samples:
-        key = (_json(row.get("prompt")), row.get("seed"))
+        key = (as_json(row.get("prompt")), row.get("seed"))
         sample = found.setdefault(key, Sample(prompt=row.get("prompt"), seed=row.get("seed")))
         if row.get("when") == "before":
             sample.before = row
         else:
             sample.after = row
     return list(found.values())
-
-
-def samples_of_both(a: Run, b: Run) -> list[tuple[Any, dict[str, Any], dict[str, Any]]]:
-    """Prompts of which two runs have samples, each with what either made of it last."""
-
-    def last(run: Run) -> dict[tuple[str, Any], tuple[Any, dict[str, Any]]]:
-        found = ((sample, sample.after or sample.before) for sample in samples_of(run))
-        return {(_json(one.prompt), one.seed): (one.prompt, row) for one, row in found if row}
-
-    of_a, of_b = last(a), last(b)
-    return [(prompt, row, of_b[key][1]) for key, (prompt, row) in of_a.items() if key in of_b]
 
 
 @dataclass
@@ -332,27 +321,6 @@ def matches_of(project: Project) -> QuerySet[Match]:
     return rows.select_related("left_run__base", "right_run__base", "created_by")
 
 
-def matches_between(project: Project, a: Run, b: Run) -> list[tuple[Match, dict[str, Any]]]:
-    """Blind matches between what two runs made, newest first, with the win rates of `a`."""
-    straight = Q(left_run__base_checkpoint__run=a, right_run__base_checkpoint__run=b)
-    turned = Q(left_run__base_checkpoint__run=b, right_run__base_checkpoint__run=a)
-    found = list(matches_of(project).filter(straight | turned).select_related("left_run__base_checkpoint"))
-    rates = services.win_rates(found)
-    return [(match, rates[match.pk] if _is_left(a, match) else _turned(rates[match.pk])) for match in found]
-
-
-def _is_left(run: Run, match: Match) -> bool:
-    checkpoint = match.left_run.base_checkpoint
-    return checkpoint is not None and checkpoint.run_id == run.pk
-
-
-def _turned(result: dict[str, Any]) -> dict[str, Any]:
-    """The win rate of the other side."""
-    if not result["n"]:
-        return result
-    return result | {"rate": 1 - result["rate"], "low": 1 - result["high"], "high": 1 - result["low"]}
-
-
 def match_progress(match: Match) -> dict[str, int]:
     """How many of the match's comparisons are fully judged, and how many judgements are missing."""
     judged = Q(comparison__open_slots=0)
@@ -411,5 +379,5 @@ def needs_of(project: Project, *, since: datetime) -> Needs:
     return Needs(**runs, open_comparisons=waiting, reviews=reviews_waiting(project))
 
 
-def _json(value: Any) -> str:
+def as_json(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False)

@@ -6,6 +6,7 @@ from training.models import Checkpoint, Match, Run
 from training.overoptimisation import fit_law, hacked_from
 from training.services.matches import win_rates
 from training.services.naming import name_of_base
+from training.services.promoting import is_number
 from training.services.results import metrics_of
 from training.services.workspace import named_model
 
@@ -23,7 +24,7 @@ def overoptimisation_of(run: Run, logged: list[dict[str, Any]] | None = None) ->
     `logged` are the run's metrics, where they are at hand.
     """
     logged = metrics_of(run) if logged is None else logged
-    rows = [row for row in logged if _is_number(row.get("kl")) and _is_number(row.get("reward"))]
+    rows = [row for row in logged if is_number(row.get("kl")) and is_number(row.get("reward"))]
     rows = [row for row in rows if row["kl"] >= 0]
     if not rows:
         return {}
@@ -53,7 +54,7 @@ def _curve(rows: list[dict[str, Any]], name: str) -> list[dict[str, float]]:
     return [
         {"step": row["step"], "d": row["kl"] ** 0.5, "gain": row[name] - start}
         for row in rows
-        if _is_number(row.get(name))
+        if is_number(row.get(name))
     ]
 
 
@@ -62,7 +63,7 @@ def _gold_of(run: Run, rows: list[dict[str, Any]]) -> str | None:
     for at, entry in enumerate(run.reward):
         if entry.get("weight", 1) == 0:
             for name in (PART + _label(entry), f"{PART}{_label(entry)}-{at}"):
-                if _is_number(rows[0].get(name)):
+                if is_number(rows[0].get(name)):
                     return name
     return None
 
@@ -92,13 +93,9 @@ def _people(run: Run) -> list[dict[str, Any]]:
     found = []
     for match in fitting:
         checkpoint: Checkpoint = match.left_run.base_checkpoint  # type: ignore[assignment]
-        kl = [row["kl"] for row in metrics_of(checkpoint.run) if _is_number(row.get("kl"))]
+        kl = [row["kl"] for row in metrics_of(checkpoint.run) if is_number(row.get("kl"))]
         rate = rates[match.pk]
         if kl and kl[-1] >= 0 and rate["n"]:
             shifted = {"gain": rate["rate"] - 0.5, "low": rate["low"] - 0.5, "high": rate["high"] - 0.5}
             found.append({"d": kl[-1] ** 0.5, "run": checkpoint.run_id, "match": match.pk, **shifted})
     return sorted(found, key=lambda one: one["d"])
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)

@@ -15,7 +15,7 @@ from annotation.errors import Conflict, Invalid
 from annotation.models import Project
 from annotation.permissions import Action, find
 from annotation.views.access import SignedIn, project_for
-from training import browsing, services
+from training import browsing, comparing, services
 from training.forms import RunForm, UploadForm
 from training.models import Run
 from training.services.naming import REWARD_MODELS
@@ -199,29 +199,8 @@ def compare(request: SignedIn, pk: int) -> HttpResponse:
         series = {"a": services.metrics_of(a), "b": services.metrics_of(b)}
         context["series"] = series
         context["chart_words"] = chart_words()
-        context["differences"] = _differences(a, b)
-        context["figures"] = _figures_side_by_side(**series)
-        context["matches"] = browsing.matches_between(project, a, b)
-        context["samples"] = browsing.samples_of_both(a, b)
+        context["differences"] = comparing.differences(a, b)
+        context["figures"] = comparing.last_values(**series)
+        context["matches"] = comparing.matches_between(project, a, b)
+        context["samples"] = comparing.samples_of_both(a, b)
     return render(request, "training/compare.html", context)
-
-
-def _differences(a: Run, b: Run) -> list[tuple[str, Any, Any]]:
-    sides = [
-        {"method": run.method, _("start from"): services.name_of_base(run), "seed": run.seed}
-        | {"data": run.snapshot.sha256[:12], **{f"config.{key}": value for key, value in run.config.items()}}
-        for run in (a, b)
-    ]
-    names = list(sides[0] | sides[1])
-    return [
-        (name, sides[0].get(name, "–"), sides[1].get(name, "–"))
-        for name in names
-        if sides[0].get(name, "–") != sides[1].get(name, "–")
-    ]
-
-
-def _figures_side_by_side(
-    a: list[dict[str, Any]], b: list[dict[str, Any]]
-) -> list[tuple[str, float | None, float | None]]:
-    sides = [{figure.name: figure.last for figure in browsing.figures_of(rows)} for rows in (a, b)]
-    return [(name, sides[0].get(name), sides[1].get(name)) for name in sides[0] | sides[1]]

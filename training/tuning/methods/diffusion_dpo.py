@@ -15,7 +15,7 @@ from typing import Any
 from jaxtyping import Float
 from torch import Tensor
 
-from training.tuning.config import DiffusionDPOConfig
+from training.tuning.config import DiffusionDPOConfig, PersonalDPOConfig
 from training.tuning.images.direct import Direct, Micro, Reading, inspect_direct
 from training.tuning.images.groups import preferred
 from training.tuning.images.preparation import betas
@@ -31,6 +31,13 @@ def train(run: Run) -> None:
     config: DiffusionDPOConfig = run.config
     work = Direct(run, preferred(config), needs=NEEDS, reference=config.reference, draws=config.draws)
 
+    learn_pairs(work, config)
+    work.finish()
+
+
+def learn_pairs(work: Direct, config: DiffusionDPOConfig | PersonalDPOConfig) -> None:
+    """All steps on pairs, with evaluations; what is published comes after."""
+
     def measure(micro: Micro, source: str) -> tuple[dict[str, Tensor], Tensor]:
         reading = work.read(micro, source=source)
         beta = betas(config, work.policy.family, reading.batch.timesteps)[reading.batch.owner]
@@ -45,7 +52,6 @@ def train(run: Run) -> None:
             ((values["loss"] * weight).sum() / total_weight).backward()
             means.add(values, weight)
         work.end_step(step, means, lambda: work.evaluate(measure))
-    work.finish()
 
 
 def inspect(run: Run) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from training.tuning.data import Group
 from training.tuning.errors import BadInput
 from training.tuning.images.bases import copy_generation_defaults, resolve_base
 from training.tuning.images.data import to_pixels
-from training.tuning.images.direct import Direct, Micro, inspect_direct
+from training.tuning.images.direct import Direct, inspect_direct
 from training.tuning.images.families import Family, load_family
 from training.tuning.images.groups import Choose, Chosen
 from training.tuning.images.online import from_afar
@@ -35,10 +35,9 @@ from training.tuning.images.personal import (
     embed_people,
     load_people,
 )
-from training.tuning.images.preparation import betas, remove_cache, usable_groups
+from training.tuning.images.preparation import remove_cache, usable_groups
 from training.tuning.images.samples import draw_samples
-from training.tuning.methods.diffusion_dpo import pair_values
-from training.tuning.metrics import Means
+from training.tuning.methods.diffusion_dpo import learn_pairs
 from training.tuning.pairs import make_pairs, why_no_pairs
 from training.tuning.rewards.compose import open_rewards
 from training.tuning.rewards.pictures import PictureReward
@@ -75,20 +74,7 @@ def train(run: Run) -> None:
     )
     family.person = next(iter(known.values()))  # for whom samples are drawn
 
-    def measure(micro: Micro, source: str) -> tuple[dict[str, Tensor], Tensor]:
-        reading = work.read(micro, source=source)
-        beta = betas(config, work.policy.family, reading.batch.timesteps)[reading.batch.owner]
-        return pair_values(reading, beta), reading.pairs.weight
-
-    for step in work.begin():
-        means = Means()
-        micro_batches = work.micro_batches(step)
-        total_weight = sum(work.train.weight(micro.groups) for micro in micro_batches)
-        for micro in micro_batches:
-            values, weight = measure(micro, "train")
-            ((values["loss"] * weight).sum() / total_weight).backward()
-            means.add(values, weight)
-        work.end_step(step, means, lambda: work.evaluate(measure))
+    learn_pairs(work, config)
     draw_samples(run, family, step=run.total_steps, when="after")
     publish_people(run, policy, known)
     remove_cache(run)
