@@ -6,7 +6,7 @@ import uuid
 from datetime import datetime
 from typing import Any, Final
 
-from django.db import IntegrityError, connection, transaction
+from django.db import IntegrityError, connection
 from django.db.models import F
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_noop
@@ -135,7 +135,8 @@ def undo_judgement(*, judgement_id: int, annotator: User, now: datetime) -> Leas
     project = own.values_list("comparison__project", flat=True).first()
     if project is None:
         raise NotFound(_("There is no such judgement of yours."))
-    with transaction.atomic():
+
+    def work() -> uuid.UUID:
         member = queue.lock_member(project=project, user=annotator)
         eligibility.check_not_stopped(member)
         judgement = Judgement.objects.select_related("lease").get(pk=judgement_id)
@@ -173,7 +174,9 @@ def undo_judgement(*, judgement_id: int, annotator: User, now: datetime) -> Leas
         )
         if judgement.kind != Kind.REVIEW:
             eligibility.uncount(member, judgement.created_at)
-    return Lease.objects.to_present().get(pk=new.pk)
+        return new.pk
+
+    return Lease.objects.to_present().get(pk=queue.run(work, now=now))
 
 
 def _repeat(earlier: Judgement, digest: str, given: dict[str, Any]) -> tuple[Judgement, Lease | None]:

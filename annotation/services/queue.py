@@ -192,7 +192,8 @@ def run(work: Callable[[], Result], *, now: datetime) -> Result:
 
 def lock_member(*, user: User, project: int | None = None, lease: uuid.UUID | None = None) -> Member:
     """This person's place in the queue of a project, or of their lease's project, locked. All their leases
-    wait for it. Of its project it carries only what assigning and judging need.
+    wait for it. Of its project it carries only what assigning and judging need. Only within `run`, which
+    starts over when others hold it for long (`PATIENCE`).
     """
     row = next(iter(fetch(LOCK_MEMBER, {"user": user.pk, "project": project, "lease": lease})), None)
     if row is None:

@@ -61,8 +61,9 @@ UPDATE annotation_member m SET frontier = lower.key FROM (
 
 def renew_lease(*, lease_id: uuid.UUID, annotator: User, now: datetime) -> Lease:
     """Keep an open comparison for another full term."""
-    with transaction.atomic():
-        lease = queue.lease_of(lease_id=lease_id, annotator=annotator)
+    lease = queue.lease_of(lease_id=lease_id, annotator=annotator)
+
+    def work() -> None:
         queue.lock_member(project=lease.comparison.project_id, user=annotator)
         lease.refresh_from_db(fields=["state"])
         if lease.state != Lease.State.OPEN:
@@ -72,6 +73,8 @@ def renew_lease(*, lease_id: uuid.UUID, annotator: User, now: datetime) -> Lease
             )
         lease.expires_at = queue.expiry(lease.comparison.project, now)
         lease.save(update_fields=["expires_at"])
+
+    queue.run(work, now=now)
     return lease
 
 

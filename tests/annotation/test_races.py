@@ -18,7 +18,7 @@ from django.utils import timezone
 
 from annotation import services
 from annotation.errors import Conflict
-from annotation.models import Comparison, Judgement, Lease
+from annotation.models import Comparison, Judgement, Lease, Member
 from tests.annotation import factories
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -267,3 +267,34 @@ def test_who_takes_never_waits_long_with_a_member_in_hand():
 
     at_once([hold, ask])
     assert found[0].comparison.project_id == project.pk
+
+
+@pytest.mark.parametrize("what", ["next_lease", "renew_lease", "submit_judgement", "undo_judgement"])
+def test_a_place_held_for_longer_than_patience_lasts(project, annotator, what):
+    """Giving up the wait for one's own place is not the caller's business: it starts over."""
+    factories.add_texts(project, 3)
+    judgement, lease = answer(take(project, annotator), annotator, want_next=True)
+    held, result = threading.Event(), []
+    do = {
+        "next_lease": lambda: take(project, annotator),
+        "renew_lease": lambda: services.renew_lease(
+            lease_id=lease.pk, annotator=annotator, now=timezone.now()
+        ),
+        "submit_judgement": lambda: answer(lease, annotator),
+        "undo_judgement": lambda: services.undo_judgement(
+            judgement_id=judgement.pk, annotator=annotator, now=timezone.now()
+        ),
+    }[what]
+
+    def hold():
+        with transaction.atomic():
+            Member.objects.select_for_update().get(project=project, user=annotator)
+            held.set()
+            time.sleep(0.8)
+
+    def ask():
+        assert held.wait(10)
+        result.append(do())
+
+    at_once([hold, ask])
+    assert result
