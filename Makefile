@@ -64,7 +64,7 @@ clean:
 	$(RUN) -m pip install --quiet --disable-pip-version-check -c constraints.txt .
 	@touch $@
 .make/dev: .make/run
-	$(RUN) -m pip install --quiet --disable-pip-version-check -c constraints.txt ".[dev,minilm,tensorboard,mlflow,wandb,quantization]"
+	$(RUN) -m pip install --quiet --disable-pip-version-check -c constraints.txt ".[dev,minilm,tensorboard,mlflow,wandb,quantization,opentelemetry]"
 	@touch $@
 .make/bench: .make/dev
 	$(RUN) -m pip install --quiet --disable-pip-version-check -c constraints.txt ".[bench]"

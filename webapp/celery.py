@@ -15,6 +15,7 @@ from celery.schedules import schedule
 from celery.signals import worker_process_init
 
 import webapp.embedded.broker  # noqa: F401  registers the transport of the embedded default
+from webapp.tracing import start_tracing
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "webapp.settings")
 app = Celery("tiebreak")
@@ -56,6 +57,7 @@ def prepare_process(**_kwargs: object) -> None:
     being imported not at every 700 of them, and a thread with an answer from Postgres does not wait 5 ms for
     one that computes.
     """
+    start_tracing("worker")
     gc.freeze()
     gc.set_threshold(50_000)
     sys.setswitchinterval(0.0005)

@@ -5,7 +5,10 @@ import os
 
 from django.core.wsgi import get_wsgi_application
 
+from webapp.tracing import start_tracing
+
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "webapp.settings")
+start_tracing("web")
 application = get_wsgi_application()
 gc.freeze()  # what lives as long as the process is not looked through again and again
 gc.set_threshold(50_000)  # not at every 700 objects: a request has hardly any cycles
