@@ -50,11 +50,19 @@ app.conf.beat_schedule = {
 }
 
 
+def get_ready_to_send() -> None:
+    """What Celery else does for the first message of each process and thread, while somebody waits for a
+    reply: a tenth of a second and more. It opens no connection, so that processes may be forked off after it.
+    """
+    app.finalize()
+    _ = app.amqp, app.backend, app.events
+
+
 @worker_process_init.connect
 def prepare_process(**_kwargs: object) -> None:
     """What lives as long as the process is not looked through for garbage again and again, rows that are
     being imported not at every 700 of them, and a thread with an answer from Postgres does not wait 5 ms for
-    one that computes.
+    one that computes: while an import reads ahead, it has twenty such answers for every 2,000 rows.
     """
     gc.freeze()
     gc.set_threshold(50_000)

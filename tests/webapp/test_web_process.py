@@ -1,10 +1,14 @@
 """What a web process loads, and the headers that every answer carries."""
 
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from django.test import Client
+
+from webapp.embedded.broker import broker_url
 
 LOAD_EVERYTHING = """
 import sys
@@ -29,6 +33,30 @@ assert not heavy, f"a web process loads {heavy}"
 def test_no_web_process_loads_torch() -> None:
     loaded = subprocess.run([sys.executable, "-c", LOAD_EVERYTHING], capture_output=True, text=True)
     assert loaded.returncode == 0, loaded.stderr
+
+
+SEND = """
+import sys, threading
+import webapp.wsgi
+from webapp.celery import app
+from annotation.tasks import run_import
+
+loaded, backend = set(sys.modules), app.backend
+sender = threading.Thread(target=lambda: run_import.delay(job_id=1) and found.append(app.backend))
+found = []
+sender.start()
+sender.join()
+assert found == [backend], "a thread looks for a place for results again"
+late = sorted(name for name in sys.modules.keys() - loaded if name.startswith(("celery", "kombu")))
+assert len(late) < 5, f"the first message loads {late}"
+"""
+
+
+def test_the_first_message_finds_everything_ready(tmp_path: Path) -> None:
+    environment = {**os.environ, "CELERY_BROKER_URL": broker_url(tmp_path / "broker")}
+    sent = subprocess.run([sys.executable, "-c", SEND], capture_output=True, text=True, env=environment)
+    assert sent.returncode == 0, sent.stderr
+    assert len(list((tmp_path / "broker" / "queues" / "light.queue").iterdir())) == 1
 
 
 @pytest.mark.django_db
