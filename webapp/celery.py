@@ -62,7 +62,7 @@ def get_ready_to_send() -> None:
 def prepare_process(**_kwargs: object) -> None:
     """What lives as long as the process is not looked through for garbage again and again, rows that are
     being imported not at every 700 of them, and a thread with an answer from Postgres does not wait 5 ms for
-    one that computes: while an import reads ahead, it has twenty such answers for every 2,000 rows.
+    one that computes.
     """
     gc.freeze()
     gc.set_threshold(50_000)
