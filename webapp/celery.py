@@ -55,7 +55,7 @@ def get_ready_to_send() -> None:
     reply: a tenth of a second and more. It opens no connection, so that processes may be forked off after it.
     """
     app.finalize()
-    _ = app.amqp, app.backend, app.events
+    _ = app.amqp, app.backend, app.events.Dispatcher
 
 
 @worker_process_init.connect
