@@ -62,7 +62,8 @@ class EncodedPrompts:
 
     def rows(self, prompts: Sequence[str]) -> Conditioning:
         """A row for each of some of the prompts."""
-        found = [self._cache.load(self._key(prompt)) for prompt in prompts]
+        told = {prompt: self._cache.load(self._key(prompt)) for prompt in dict.fromkeys(prompts)}
+        found = [told[prompt] for prompt in prompts]
         return {name: torch.stack([one[name] for one in found]).to(self._device) for name in found[0]}
 
     def _key(self, prompt: str) -> str:
