@@ -190,7 +190,7 @@ class PrioritiesRequestSerializer(StrictSerializer):
         required=False,
         default=None,
         min_value=0,
-        max_value=0.5,
+        max_value=1,
         help_text="by worth: how many of those are drawn at random; 0.1 unless given",
     )
 

@@ -174,6 +174,7 @@ def _start_train(step: RoundStep, spec: Spec) -> None:
 # score
 
 USES: Final = ("prioritise", "suggest")
+MOST_LABELS: Final = 1_000_000
 HOW_TO_ASK: Final = frozenset({"then", "by", "at_least", "budget", "double_share"})
 
 
@@ -204,10 +205,10 @@ def _check_score(plan: Plan, spec: Spec) -> None:
     if "at_least" in spec and not promoting.is_number(spec["at_least"], low=0):
         raise Invalid({"at_least": _("must be a number, at least 0.")})
     budget = spec.get("budget", 1)
-    if not isinstance(budget, int) or isinstance(budget, bool) or budget < 1:
-        raise Invalid({"budget": _("must be a whole number, at least 1.")})
-    if "double_share" in spec and not promoting.is_number(spec["double_share"], low=0, high=0.5):
-        raise Invalid({"double_share": _("must be a number from 0 to 0.5.")})
+    if not isinstance(budget, int) or isinstance(budget, bool) or not 1 <= budget <= MOST_LABELS:
+        raise Invalid({"budget": _("must be between 1 and %(most)s.") % {"most": MOST_LABELS}})
+    if "double_share" in spec and not promoting.is_number(spec["double_share"], low=0, high=1):
+        raise Invalid({"double_share": _("must be a number from 0 to 1.")})
     for key in ("budget", "double_share"):
         if key in spec and spec.get("by") != "worth":
             raise Invalid({key: _("is for the criterion “worth”.")})
