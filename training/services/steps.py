@@ -4,7 +4,7 @@ A plan is a list of objects. `do` says which kind of step it is, `train` unless 
 
 train     what `create_run` takes: method, base, config, reward, filters, eval_fraction, seed, shuffle_labels
 score     base or reward, config, seed; `then`: "prioritise" or "suggest", what the scores are for;
-          `by` and `at_least` of `prioritise`
+          `by`, `at_least`, `budget` and `double_share` of `prioritise`
 evaluate  base or reward, config, seed; `limits`: bounds of its figures, such as {"agreement": [0.6, null]},
           outside which the round stops
 generate  base, config, reward, seed; `judge`: true has what was written judged
@@ -174,6 +174,8 @@ def _start_train(step: RoundStep, spec: Spec) -> None:
 # score
 
 USES: Final = ("prioritise", "suggest")
+MOST_LABELS: Final = 1_000_000
+HOW_TO_ASK: Final = frozenset({"then", "by", "at_least", "budget", "double_share"})
 
 
 def _check_scorer(plan: Plan, spec: Spec, name: str) -> None:
@@ -202,10 +204,18 @@ def _check_score(plan: Plan, spec: Spec) -> None:
         raise Invalid({"by": _("must be one of %(names)s.") % {"names": names}})
     if "at_least" in spec and not promoting.is_number(spec["at_least"], low=0):
         raise Invalid({"at_least": _("must be a number, at least 0.")})
+    budget = spec.get("budget", 1)
+    if not isinstance(budget, int) or isinstance(budget, bool) or not 1 <= budget <= MOST_LABELS:
+        raise Invalid({"budget": _("must be between 1 and %(most)s.") % {"most": MOST_LABELS}})
+    if "double_share" in spec and not promoting.is_number(spec["double_share"], low=0, high=1):
+        raise Invalid({"double_share": _("must be a number from 0 to 1.")})
+    for key in ("budget", "double_share"):
+        if key in spec and spec.get("by") != "worth":
+            raise Invalid({key: _("is for the criterion “worth”.")})
 
 
 def _start_score(step: RoundStep, spec: Spec) -> None:
-    asked = {key: value for key, value in spec.items() if key not in ("then", "by", "at_least")}
+    asked = {key: value for key, value in spec.items() if key not in HOW_TO_ASK}
     _belongs(step, jobs.create_scoring(by=step.round.created_by, project=step.round.project, **asked))
 
 
@@ -214,7 +224,7 @@ def _follow_score(step: RoundStep) -> Finished:
         return False
     assert step.run is not None
     if step.spec.get("then") == "prioritise":
-        how = {key: step.spec[key] for key in ("by", "at_least") if key in step.spec}
+        how = {key: step.spec[key] for key in HOW_TO_ASK - {"then"} if key in step.spec}
         step.result = asking.prioritise(run=step.run, **how)
     elif step.spec.get("then") == "suggest":
         step.result = {"suggested": jobs.suggest_scores(run=step.run)}
@@ -356,9 +366,7 @@ JOB_KEYS: Final = {"base", "config", "reward", "seed"}
 RUN_KEYS: Final = JOB_KEYS | {"method", "filters", "eval_fraction", "shuffle_labels"}
 KINDS: Final[dict[str, Kind]] = {
     "train": Kind(frozenset(RUN_KEYS), _check_train, _start_train, _run_is_done),
-    "score": Kind(
-        frozenset(JOB_KEYS | {"then", "by", "at_least"}), _check_score, _start_score, _follow_score
-    ),
+    "score": Kind(frozenset(JOB_KEYS | HOW_TO_ASK), _check_score, _start_score, _follow_score),
     "evaluate": Kind(frozenset(JOB_KEYS | {"limits"}), _check_evaluate, _start_evaluate, _follow_evaluate),
     "generate": Kind(frozenset(JOB_KEYS | {"judge"}), _check_generate, _start_generate, _follow_generate),
     "match": Kind(
