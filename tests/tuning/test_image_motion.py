@@ -126,7 +126,7 @@ def test_an_editor_says_what_its_pipeline_says(save: Any, tmp_path: Path, monkey
     before = family.denoiser.register_forward_pre_hook(first, with_kwargs=True)
     options: dict[str, Any] = {"guidance_scale": 1.0, "num_inference_steps": 1, "image": picture}
     if save is save_kontext:
-        options |= {"height": 16, "width": 16, "_auto_resize": False}
+        options |= {"height": 16, "width": 16, "max_area": 256, "_auto_resize": False}
     family.pipeline("a b", generator=torch.Generator().manual_seed(0), output_type="np", **options)
     handle.remove()
     before.remove()

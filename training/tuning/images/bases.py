@@ -58,8 +58,8 @@ def resolve_base(base: str | None) -> ImageBase:
 
 
 def adapter_beside(model: str, own: ImageBase, *, needed: str, field: str) -> Path:
-    """The weights of the adapter ``model``, which must be of the same pipeline as ``own``. ``needed`` says that
-    it is an adapter.
+    """The weights of the adapter ``model``, which must be of the same pipeline as ``own``. ``needed`` says
+    that it is an adapter.
     """
     found = resolve_base(model)
     if found.adapter is None or found.parts is not None:

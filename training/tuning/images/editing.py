@@ -14,7 +14,8 @@ from training.tuning.images.data import Frame
 from training.tuning.images.families import check_weights, local_index
 
 PLAIN = "StableDiffusionInstructPix2PixPipeline"
-EDITORS = (PLAIN, "StableDiffusionXLInstructPix2PixPipeline", "FluxKontextPipeline")
+KONTEXT = "FluxKontextPipeline"
+EDITORS = (PLAIN, "StableDiffusionXLInstructPix2PixPipeline", KONTEXT)
 MULTIPLE = 16  # of pixels, which the autoencoders and patches of these pipelines need
 
 
@@ -48,18 +49,18 @@ class Editor:
             "num_inference_steps": config.num_inference_steps,
             "guidance_scale": config.guidance_scale,
         }
-        if name in EDITORS[:2]:
+        if name != KONTEXT:
             self.options["image_guidance_scale"] = config.image_guidance_scale
-        else:
-            self.options["_auto_resize"] = False
+        self.name = name
 
     @torch.no_grad()
     def edit(self, image: Image.Image, instruction: str, *, seed: int) -> Image.Image:
         """The edited picture, of the same size."""
         generator = torch.Generator().manual_seed(seed)
-        plain = type(self.pipeline).__name__ == PLAIN
-        sizes = {} if plain else {"height": image.height, "width": image.width}
-        found = self.pipeline(instruction, image=image, generator=generator, **self.options, **sizes)
+        sizes: dict[str, Any] = {} if self.name == PLAIN else {"height": image.height, "width": image.width}
+        if self.name == KONTEXT:  # which else draws a million pixels
+            sizes |= {"max_area": image.height * image.width, "_auto_resize": False}
+        found = self.pipeline(prompt=instruction, image=image, generator=generator, **self.options, **sizes)
         edited: Image.Image = found.images[0]
         return edited
 

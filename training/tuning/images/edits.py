@@ -143,7 +143,7 @@ class EditOnline(ImageOnline):
         self.edits = train | held_out
         self.prompts, self.held_out = list(train), list(held_out)
         self.pixels = {key: self._framed(edit.source) for key, edit in self.edits.items()}
-        instructions = [edit.instruction for edit in self.edits.values()]
+        instructions = list(dict.fromkeys(edit.instruction for edit in self.edits.values()))
         self.encoded = EncodedEdits(
             self.encode_prompts(instructions),
             self.edits,
