@@ -276,14 +276,23 @@ class Run:
         return step
 
     def publish(
-        self, write: Callable[[Path], None], *, how_to_load: str | None = None, notes: list[str] | None = None
+        self,
+        write: Callable[[Path], None],
+        *,
+        how_to_load: str | None = None,
+        notes: list[str] | None = None,
+        facts: dict[str, Any] | None = None,
     ) -> None:
-        """Let ``write`` fill the result's folder, add a card if there is something to load, rename it."""
+        """Let ``write`` fill the result's folder, add a card if there is something to load, rename it.
+
+        ``notes`` are sentences for the card, ``facts`` more of its metadata; ``write`` may add to both.
+        """
 
         def write_all(folder: Path) -> None:
             write(folder)
             if how_to_load is not None:
-                write_card(folder, run=self, how_to_load=how_to_load, notes=[*(notes or []), *self._kept()])
+                said = [*(notes or []), *self._kept()]
+                write_card(folder, run=self, how_to_load=how_to_load, notes=said, more=facts or {})
 
         self.dir.publish_result(write_all)
 

@@ -15,6 +15,7 @@ online.publish()
 
 import hashlib
 from collections.abc import Sequence
+from typing import TypeVar
 
 import torch
 from jaxtyping import Float
@@ -26,10 +27,12 @@ from training.tuning.metrics import Means
 from training.tuning.rewards.compose import Scored
 from training.tuning.run import Run
 
+Frame = TypeVar("Frame", bound=ImageOnline)
 
-def open_gradient(run: Run, *, reference: bool = False) -> ImageOnline:
+
+def open_gradient(run: Run, *, reference: bool = False, kind: type[Frame] = ImageOnline) -> Frame:  # type: ignore[assignment]
     """The frame, if all rewards have a gradient; BadInput names those that have one."""
-    online = ImageOnline(run, reference=reference)
+    online = kind(run, reference=reference)
     online.rewards.differentiable()
     if run.config.gradient_checkpointing:
         online.family.pipeline.vae.enable_gradient_checkpointing()
