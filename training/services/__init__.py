@@ -9,7 +9,7 @@ from training.services.creating import (
     start_run,
 )
 from training.services.evaluating import create_evaluation, evaluations_of, report_of
-from training.services.executing import ask_to_stop, execute, stop_was_asked
+from training.services.executing import ask_to_stop, execute, stop_was_asked, warm_up
 from training.services.hub import create_upload, upload_result, wake_uploads
 from training.services.jobs import add_answers, create_generation, create_scoring, suggest_scores
 from training.services.matches import (
@@ -95,6 +95,7 @@ __all__ = [
     "verdict_of",
     "wake_uploads",
     "wake_waiting",
+    "warm_up",
     "win_rate",
     "win_rates",
 ]
