@@ -55,7 +55,7 @@ def tastes(project: Project, annotator: int, summary: Mapping[str, Any]) -> list
     mine = regular.filter(comparison__project=project, annotator=annotator).order_by("-created_at", "-pk")
     choices = dict(mine.values_list("comparison_id", "choice")[:LOOKED_AT])
     shown: dict[int, dict[int, str]] = {}
-    rows = Candidate.objects.filter(comparison__in=choices).exclude(source="")
+    rows = Candidate.objects.filter(comparison__in=list(choices)).exclude(source="")
     for comparison, index, source in rows.values_list("comparison_id", "index", "source").order_by("pk"):
         shown.setdefault(comparison, {})[index] = source
     won: dict[str, float] = {}

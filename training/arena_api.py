@@ -14,12 +14,11 @@ from annotation.api import find_project
 from annotation.models import Lease
 from annotation.permissions import ALLOWED, Action
 from annotation.quality.leaderboard import as_data
-from annotation.serializers import PresentedLeaseSerializer
+from annotation.serializers import PresentedLeaseSerializer, StrictSerializer
 from annotation.services import member_of, present
 from training import arena_browsing, services
 from training.api import user_of, valid
 from training.models import Arena, Duel
-from training.serializers import StrictSerializer
 
 STATES = [*Duel.Status.values, "judged"]
 

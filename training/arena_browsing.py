@@ -40,6 +40,8 @@ def outcome_of(duel: Duel) -> Outcome:
         said = {"winner": names[position], "loser": names[1 - position]}
         return Outcome(names, position, _("You preferred %(winner)s to %(loser)s.") % said)
     pair = {"one": names[0], "other": names[1]}
+    if choice is None:  # where the template lets it be left out
+        return Outcome(names, None, " · ".join(names))
     if choice == "both_bad":
         return Outcome(names, choice, _("You found both %(one)s and %(other)s bad.") % pair)
     return Outcome(names, choice, _("You found %(one)s and %(other)s equal.") % pair)

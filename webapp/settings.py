@@ -323,7 +323,7 @@ SPECTACULAR_SETTINGS = {
         "JobStatus": "annotation.models.Job.Status",
         "RunStatus": "training.models.Run.Status",
         "MatchStatus": "training.models.Match.Status",
-        "DuelStatus": "training.models.Duel.Status",
+        "DuelStatus": "training.arena_api.STATES",
     },
 }
 
