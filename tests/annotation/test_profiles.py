@@ -32,11 +32,14 @@ def test_own_profile_and_that_of_others(project):
     judge(ben, project, 1)
     refresh_quality(now=timezone.now())
     own = page_client(anna).get(address(project, anna))
-    assert "How you judge" in own.text and ": 4, on the busiest day 4" in own.text
-    assert "secret-model" not in own.text and ben.username not in own.text
+    assert "How you judge" in own.text
+    assert ": 4, on the busiest day 4" in own.text
+    assert "secret-model" not in own.text
+    assert ben.username not in own.text
     assert page_client(anna).get(address(project, ben)).status_code == 403
     all_of_it = page_client(project.created_by).get(address(project, anna)).text
-    assert "Prefers secret-model-0" in all_of_it and "Where others said something else" in all_of_it
+    assert "Prefers secret-model-0" in all_of_it
+    assert "Where others said something else" in all_of_it
     assert "How you judge" in page_client(anna).get(f"/projects/{project.pk}/").text
 
 
@@ -74,7 +77,7 @@ def test_tastes_by_hand(project):
 
 
 @pytest.mark.parametrize(
-    "query, shown",
+    ("query", "shown"),
     [
         ("", {"Answer 0.0", "Answer 0.1", "Answer 1.0", "Answer 1.1"}),
         ("source=secret-model-0", {"Answer 0.0", "Answer 1.0"}),
