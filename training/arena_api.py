@@ -139,7 +139,7 @@ def _shown(request: Request, pk: int, code: int = status.HTTP_200_OK) -> Respons
         "models": arena_browsing.outcome_of(found).names if judged else None,
         "created_at": found.created_at,
     }
-    if found.lease is not None:
+    if found.lease is not None and (judged or services.can_be_judged(found)):
         shown["comparison"] = present(Lease.objects.to_present().get(pk=found.lease.pk))
     return Response(shown, status=code)
 

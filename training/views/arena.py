@@ -111,7 +111,7 @@ def duel(request: SignedIn, pk: int) -> HttpResponse:
     part = request.headers.get("HX-Request") == "true" and "HX-History-Restore-Request" not in request.headers
     if part:
         return _progress(request, shown)
-    if shown.lease is None or (not judged and shown.lease.state == Lease.State.SKIPPED):
+    if not judged and not services.can_be_judged(shown):
         context = {"project": shown.arena.project, **arena_browsing.duel_progress(shown)}
         return render(request, "training/duel_waiting.html", context)
     return _judging_page(request, shown, judged=judged)
