@@ -102,8 +102,9 @@ def training_counts(project: Project) -> dict[str, int]:
 
 
 def runs_of(project: Project) -> QuerySet[Run]:
-    """Training runs and jobs, newest first, with all that a row of the list shows."""
-    rows = Run.objects.filter(project=project).order_by("-created_at", "-pk")
+    """Training runs and jobs, newest first, with all that a row of the list shows; the arena's if failed."""
+    seen = Q(left_of_turn=None, right_of_turn=None) | Q(status=Run.Status.FAILED)
+    rows = Run.objects.filter(seen, project=project).order_by("-created_at", "-pk")
     return rows.select_related("base", "snapshot", "checkpoint", "created_by")
 
 

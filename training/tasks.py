@@ -28,6 +28,8 @@ def work_runs(*, device_kind: str) -> None:
         run := services.claim_next(device_kind=device_kind, worker=worker)
     ):
         services.execute(run)
+        if services.belongs_to_duel(run):
+            advance_duels.apply_async()
 
 
 @shared_task
@@ -57,6 +59,14 @@ def run_schedules() -> None:
 def advance_matches() -> None:
     """Periodic: turn finished generations into comparisons."""
     services.advance_matches()
+
+
+@shared_task
+def advance_duels() -> None:
+    """Turn answers of the arena into comparisons; periodic, and when one is there."""
+    now = services.database_now()
+    services.advance_duels(now=now)
+    services.forget_duels(now=now)
 
 
 @worker_ready.connect

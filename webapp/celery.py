@@ -46,6 +46,7 @@ app.conf.beat_schedule = {
     "refit-quality": {"task": "annotation.tasks.refit_quality", "schedule": every(30.0)},
     "requeue-lost-runs": {"task": "training.tasks.requeue_lost_runs", "schedule": every(15.0)},
     "run-schedules": {"task": "training.tasks.run_schedules", "schedule": every(15.0)},
+    "advance-duels": {"task": "training.tasks.advance_duels", "schedule": every(10.0)},
     "advance-matches": {"task": "training.tasks.advance_matches", "schedule": every(10.0)},
 }
 

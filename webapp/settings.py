@@ -331,6 +331,7 @@ REST_FRAMEWORK = {
 RATE_LIMITS = {
     "api": _rate("RATE_LIMIT_API", "600/minute"),
     "judging": _rate("RATE_LIMIT_JUDGING", "1200/minute"),
+    "arena": _rate("RATE_LIMIT_ARENA", "120/hour"),  # each question is two runs
 }
 SPECTACULAR_SETTINGS = {
     "TITLE": "Tiebreak",
@@ -341,6 +342,7 @@ SPECTACULAR_SETTINGS = {
         "JobStatus": "annotation.models.Job.Status",
         "RunStatus": "training.models.Run.Status",
         "MatchStatus": "training.models.Match.Status",
+        "DuelStatus": "training.arena_api.STATES",
     },
 }
 
