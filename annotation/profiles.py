@@ -71,7 +71,7 @@ def tastes(project: Project, annotator: int, summary: Mapping[str, Any]) -> list
     found = [
         {"source": source, "own": rate(won[source], n), "all": pool.get(source)} for source, n in met.items()
     ]
-    return sorted(found, key=lambda row: (-row["own"]["value"], row["source"]))  # type: ignore[index]
+    return sorted(found, key=lambda row: (-row["own"]["value"], row["source"]))
 
 
 def _share_of(row: Mapping[str, Any]) -> dict[str, float] | None:

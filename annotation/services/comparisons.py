@@ -111,7 +111,7 @@ def add_groups(
     slots = _slots(project, groups, labels) if needed is None else [needed] * len(groups)
     queue_keys = [new_key(project, rank=rank, labels=done) for rank, done in zip(ranks, labels, strict=True)]
     reserved, reserved_open = _reserve_slots(project, ids, slots, queue_keys)
-    columns = {
+    columns: dict[str, Sequence[Any]] = {
         "id": ids,
         "rank": ranks,
         "queue_key": queue_keys,

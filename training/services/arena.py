@@ -2,7 +2,7 @@
 
 import random
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import combinations
 from typing import Any, Final
 
@@ -83,7 +83,7 @@ def draw(arena: Arena, *, generator: random.Random) -> tuple[Contender, Contende
         met[frozenset((left, right))] += 1
         duels.update((left, right))
 
-    def order(pair: tuple[Contender, Contender]) -> tuple[int, int, float]:
+    def order(pair: Iterable[Contender]) -> tuple[int, int, float]:
         first, second = (one.pk for one in pair)
         return met[frozenset((first, second))], duels[first] + duels[second], generator.random()
 

@@ -30,11 +30,15 @@ from training.tuning.run import Run
 Frame = TypeVar("Frame", bound=ImageOnline)
 
 
-def open_gradient(run: Run, *, reference: bool = False, kind: type[Frame] = ImageOnline) -> Frame:  # type: ignore[assignment]
+def open_gradient(run: Run, *, reference: bool = False) -> ImageOnline:
     """The frame, if all rewards have a gradient; BadInput names those that have one."""
-    online = kind(run, reference=reference)
+    return with_gradient(ImageOnline(run, reference=reference))
+
+
+def with_gradient(online: Frame) -> Frame:
+    """The same of a frame that is open."""
     online.rewards.differentiable()
-    if run.config.gradient_checkpointing:
+    if online.run.config.gradient_checkpointing:
         online.family.pipeline.vae.enable_gradient_checkpointing()
     return online
 

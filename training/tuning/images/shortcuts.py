@@ -132,7 +132,7 @@ class ShortcutOnline(ImageOnline):
 
     def _load_shortcut(self) -> str:
         """Put the model of few steps on the denoiser, frozen."""
-        found = [one.model for one in self.run.reward if self._is_shortcut(one)]
+        found = [one.model for one in self.run.reward if one.model is not None and self._is_shortcut(one)]
         if len(found) != 1:
             problem = "the shortcut is one adapter of few steps among these, as rg_lcd makes one"
             raise BadInput(problem, file=self.run.dir.run_file, field="reward")

@@ -15,7 +15,7 @@ from typing import Any
 
 from training.tuning.config import ShortFTConfig
 from training.tuning.images.backprop import draw_last_steps
-from training.tuning.images.gradient import add_values, backward, open_gradient, score_latents
+from training.tuning.images.gradient import add_values, backward, score_latents, with_gradient
 from training.tuning.images.prompts import preview_prompts
 from training.tuning.images.schedules import ddim
 from training.tuning.images.shortcuts import ShortcutOnline, stage_of
@@ -27,7 +27,7 @@ from training.tuning.run import Run
 def train(run: Run) -> None:
     """Train a policy on a reward. See the module for the steps."""
     config: ShortFTConfig = run.config
-    online = open_gradient(run, kind=ShortcutOnline)
+    online = with_gradient(ShortcutOnline(run))
     policy, total_steps = online.policy.denoiser, online.plan.total_steps
     optimizer = make_optimizer(policy.parameters(), config)
     for step in online.steps(policy, optimizer):

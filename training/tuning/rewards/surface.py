@@ -1,7 +1,6 @@
 """What can be seen of an answer without a model: features of a linear reward, beside a model's or alone.
 
-People's choices depend on much of this (arXiv:2310.10076 on length), and so few numbers are learnt from few
-answers. Torch-free.
+People's choices depend on much of this, and so few numbers are learnt from few answers. Torch-free.
 """
 
 import itertools
