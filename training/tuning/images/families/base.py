@@ -15,7 +15,6 @@ from torch import Tensor, nn
 from training.tuning.errors import BadInput
 from training.tuning.images.bases import check_tokenizer, generation_config
 from training.tuning.images.families.noise import Noise, noise_of
-from training.tuning.images.frozen import keep_less
 
 # What a denoiser is told about prompts, by name; the first dimension of each tensor counts prompts.
 Conditioning = dict[str, Tensor]
@@ -49,7 +48,6 @@ class Family(abc.ABC):
         for part in (self.denoiser, pipeline.vae, *self.encoders):
             part.requires_grad_(False)
             part.eval()
-            keep_less(part)
 
     @abc.abstractmethod
     def check(self, *, base: str, supported: str) -> None:
