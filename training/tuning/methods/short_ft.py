@@ -27,7 +27,7 @@ from training.tuning.run import Run
 def train(run: Run) -> None:
     """Train a policy on a reward. See the module for the steps."""
     config: ShortFTConfig = run.config
-    online = with_gradient(ShortcutOnline(run))
+    online = with_gradient(ShortcutOnline(run, reference=False))
     policy, total_steps = online.policy.denoiser, online.plan.total_steps
     optimizer = make_optimizer(policy.parameters(), config)
     for step in online.steps(policy, optimizer):
