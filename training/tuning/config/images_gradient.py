@@ -241,7 +241,7 @@ class ShortFTConfig(ImageGradientConfig):
         "self",
         title="Jumps by",
         description="model: an adapter of few steps for the same pipeline, as rg_lcd makes one; it stands in "
-        "the reward list beside the rewards. self: the model as it was before training, in one long step.",
+        "the reward list beside the rewards. self: the pipeline without an adapter, in one long step.",
     )
     shortcut_guidance: float | None = Field(
         None,
