@@ -228,6 +228,7 @@ class VARDConfig(ImageGradientConfig):
 class ShortFTConfig(ImageGradientConfig):
     """Gradients through a chain made short. Judgements are not used, so ties and both-bad do not arise."""
 
+    num_generations: int = Field(1, ge=1, title="Pictures per prompt", description="Drawn in each step.")
     parts: int = Field(
         4,
         ge=1,
