@@ -86,7 +86,7 @@ def test_stretches_and_stages() -> None:
     assert [stage_of(at, total_steps=8, count=4) for at in range(1, 9)] == [0, 0, 1, 1, 2, 2, 3, 3]
     # Fewer steps of training than parts leave stages out, but the last.
     assert [stage_of(at, total_steps=2, count=4) for at in (1, 2)] == [0, 2]
-    with pytest.raises(BadInput, match="leave part 1 of 4 without one"):
+    with pytest.raises(BadInput, match="leave part 2 of 4 without one"):
         stretches(flow(2), span=0.5, count=4)
 
 
@@ -206,13 +206,15 @@ def test_a_part_hears_only_of_its_stretch(base: Path) -> None:
 @pytest.mark.system("s000-041")
 def test_the_reward_of_new_prompts_rises(base: Path, tmp_path: Path) -> None:
     """Drawn with all steps and no jump, as the result will be."""
-    before = make(tmp_path / "before", base, held_out=True, max_steps=1, learning_rate=1e-9)
-    after = make(tmp_path / "after", base, held_out=True)
+    before = make(
+        tmp_path / "before", base, held_out=True, max_steps=1, learning_rate=1e-9, num_inference_steps=8
+    )
+    after = make(tmp_path / "after", base, held_out=True, num_inference_steps=8)
     assert run(before) == run(after) == EXIT_DONE
     assert evaluations(after)[-1] > evaluations(before)[-1] + 0.002
     rows = metrics(after)
     assert [row["stage"] for row in rows if "stage" in row] == [1.0] * 4 + [2.0] * 4
-    assert [row["calls"] for row in rows if "calls" in row] == [4.0] * 4 + [5.0] * 4
+    assert [row["calls"] for row in rows if "calls" in row] == [4.0] * 4 + [6.0] * 4
 
 
 def test_it_is_the_same_however_interrupted(
@@ -232,21 +234,15 @@ def test_it_is_the_same_however_interrupted(
     with monkeypatch.context() as patched:
         patched.setattr(Run, "end_step", stop)
         assert run(parts) == EXIT_CANCELLED
+    first = weights(parts)
     assert run(parts) == EXIT_DONE
     ours, theirs = weights(whole), weights(parts)
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
-    first, second = (weights_at(whole, step) for step in (2, 4))
     for name in ours:  # of the second stage: the first part's rows of A, or columns of B, stay
         held, free = (slice(0, 2), slice(2, 4)) if "lora_A" in name else (np.s_[:, :2], np.s_[:, 2:])
-        assert torch.equal(first[name][held], second[name][held])
-        assert not torch.equal(first[name][free], second[name][free]) or not first[name][free].any()
+        assert torch.equal(first[name][held], ours[name][held])
+        assert not torch.equal(first[name][free], ours[name][free])
     as_the_card_says(base, whole / "result")
-
-
-def weights_at(folder: Path, step: int) -> dict[str, Tensor]:
-    from safetensors.torch import load_file
-
-    return load_file(folder / f"checkpoint-{step:06d}" / "weights.safetensors")
 
 
 def as_the_card_says(base: Path, result: Path) -> None:

@@ -81,7 +81,6 @@ class MotionNFTConfig(ForwardConfig):
         title="Weight of motion",
         description="Of the agreement of motion, from 0 to 1, beside the rewards of the list; 0.5 beside "
         "half of a vision-language model's score, as published.",
-        json_schema_extra=PRIMARY,
     )
     motion_levels: int | None = Field(
         5,

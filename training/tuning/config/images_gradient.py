@@ -228,6 +228,7 @@ class VARDConfig(ImageGradientConfig):
 class ShortFTConfig(ImageGradientConfig):
     """Gradients through a chain made short. Judgements are not used, so ties and both-bad do not arise."""
 
+    num_generations: int = Field(1, ge=1, title="Pictures per prompt", description="Drawn in each step.")
     parts: int = Field(
         4,
         ge=1,
@@ -241,7 +242,7 @@ class ShortFTConfig(ImageGradientConfig):
         "self",
         title="Jumps by",
         description="model: an adapter of few steps for the same pipeline, as rg_lcd makes one; it stands in "
-        "the reward list beside the rewards. self: the model as it was before training, in one long step.",
+        "the reward list beside the rewards. self: the pipeline without an adapter, in one long step.",
     )
     shortcut_guidance: float | None = Field(
         None,

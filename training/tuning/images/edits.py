@@ -72,10 +72,7 @@ def why_no_edit(run: Run, family: Family, groups: Sequence[Group]) -> list[str |
         if len(group.candidates) != 2:
             return "not two pictures: one to edit, and one that shows how"
         chosen = CHOOSE(group)
-        if isinstance(chosen, str):
-            return chosen
-        ways = {(pair.chosen, pair.rejected) for pair in chosen.pairs}
-        return of_prompt if len(ways) == 1 else "people disagree which picture is the edit"
+        return chosen if isinstance(chosen, str) else of_prompt
 
     return [
         why(group, of_prompt) for group, of_prompt in zip(groups, why_not(run, family, groups), strict=True)
@@ -202,4 +199,4 @@ class EditOnline(ImageOnline):
         return to_pixels(Frame(self.height, self.width).apply(open_image(file)))
 
 
-CHOOSE = preferred(PairKeys())
+CHOOSE = preferred(PairKeys(pairs="majority"))

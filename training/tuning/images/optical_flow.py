@@ -17,8 +17,8 @@ def dense_flow(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     """Dense inverse search (DIS, arXiv:1603.03590), as OpenCV has it: quick, and without weights."""
     grey = [cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY) for picture in (first, second)]
     estimator = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
-    found: np.ndarray = estimator.calc(grey[0], grey[1], np.zeros((*grey[0].shape, 2), np.float32))
-    return found
+    still = np.zeros((*grey[0].shape, 2), dtype=np.float32)
+    return np.asarray(estimator.calc(grey[0], grey[1], still))
 
 
 def flow_between(

@@ -53,7 +53,8 @@ def stretches(schedule: Schedule, *, span: float, count: int) -> list[range]:
 def shortened(schedule: Schedule, parts: Sequence[range], *, stage: int) -> ShortChain:
     """All steps before the stretch ``stage``; from there on each one's first, a jump, and its last."""
     kept = [index for part in parts[:stage] for index in part]
-    before, jumps = len(kept), set()
+    before = len(kept)
+    jumps: set[float] = set()
     for part in parts[stage:]:
         if len(part) > 1:
             kept.append(part[0])
@@ -132,7 +133,7 @@ class ShortcutOnline(ImageOnline):
 
     def _load_shortcut(self) -> str:
         """Put the model of few steps on the denoiser, frozen."""
-        found = [one.model for one in self.run.reward if one.model is not None and self._is_shortcut(one)]
+        found = [str(one.model) for one in self.run.reward if self._is_shortcut(one)]
         if len(found) != 1:
             problem = "the shortcut is one adapter of few steps among these, as rg_lcd makes one"
             raise BadInput(problem, file=self.run.dir.run_file, field="reward")

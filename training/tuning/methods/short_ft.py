@@ -1,14 +1,14 @@
 """ShortFT: a reward's gradient through a whole chain that is made short (Guo et al., arXiv:2507.22604).
 
 1. Split the noise levels into parts. Each has LoRA weights of its own, on top of those of the parts before.
-2. In each part a model of few steps that keeps to the trajectory (or the model as it was) jumps from the
-   first level to the last, and the trained model steps on. The reward's gradient passes through all calls.
+2. In each part a model of few steps that keeps to the trajectory (or the pipeline without an adapter) jumps
+   from the first level to the last, and the trained model steps on. The gradient passes through all calls.
 3. In stage i of training the parts before i are drawn with all their steps, and held; those from i on jump,
    and learn. The result is drawn with all its steps and no jump.
 
-The mechanism is from the paper's abstract and a published summary of it, since the authors' repository is
-empty: that the parts are stacked, that jumps use none of the trained weights, and how long a stage is, were
-seen in no more than one place.
+The authors' repository is empty. Jumps and full gradients are in the paper's abstract; levels, stacked parts
+and stages in one published summary alone. That stages are equally long, and that a jump uses no trained
+weight, was read nowhere.
 """
 
 from typing import Any

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 import torch
 from diffusers import FluxKontextPipeline, StableDiffusionInstructPix2PixPipeline
-from jaxtyping import Float, Real
-from torch import Tensor, nn
+from jaxtyping import Float
+from torch import Tensor
 
 from training.tuning.images.families.base import Conditioning, Family
 from training.tuning.images.families.flow import Flux
@@ -44,16 +44,9 @@ class InstructPix2Pix(Editor, StableDiffusion):
         """``embeddings`` (B, L, D)."""
         return {"embeddings": self.pipeline._encode_prompt(list(prompts), self.device, 1, False).float()}
 
-    def predict(
-        self,
-        denoiser: nn.Module,
-        noisy: Float[Tensor, "N C h w"],
-        timesteps: Real[Tensor, " N"],
-        conditioning: Conditioning,
-    ) -> Float[Tensor, "N C h w"]:
-        """The U-Net's answer."""
-        shown = torch.cat([noisy, conditioning["picture"].to(noisy)], dim=1)
-        return super().predict(denoiser, shown, timesteps, conditioning)
+    def read(self, noisy: Float[Tensor, "N C h w"], conditioning: Conditioning) -> Float[Tensor, "N D h w"]:
+        """What the U-Net reads: the noisy latents, and those of the picture."""
+        return torch.cat([noisy, conditioning["picture"].to(noisy)], dim=1)
 
 
 class FluxKontext(Editor, Flux):

@@ -68,12 +68,16 @@ class StableDiffusion(Family):
         """The U-Net's answer; of a model for people, to ``person`` (N, 1, D)."""
         told = {"image_embeds": [conditioning["person"]]} if "person" in conditioning else None
         return denoiser(
-            noisy,
+            self.read(noisy, conditioning),
             self.noise.read(timesteps),
             encoder_hidden_states=conditioning["embeddings"],
             added_cond_kwargs=told,
             return_dict=False,
         )[0]
+
+    def read(self, noisy: Float[Tensor, "N C h w"], conditioning: Conditioning) -> Float[Tensor, "N D h w"]:
+        """What the U-Net reads: the noisy latents."""
+        return noisy
 
     def save_adapter(
         self, folder: Path, layers: dict[str, Tensor], metadata: dict[str, Any], *, file: str
