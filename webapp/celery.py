@@ -50,6 +50,14 @@ app.conf.beat_schedule = {
 }
 
 
+def get_ready_to_send() -> None:
+    """What Celery else does for the first message of each process and thread, while somebody waits for a
+    reply: a tenth of a second and more. It opens no connection, so that processes may be forked off after it.
+    """
+    app.finalize()
+    _ = app.amqp, app.backend, app.events.Dispatcher
+
+
 @worker_process_init.connect
 def prepare_process(**_kwargs: object) -> None:
     """What lives as long as the process is not looked through for garbage again and again, rows that are

@@ -328,6 +328,7 @@ SPECTACULAR_SETTINGS = {
 # Background work
 CELERY_BROKER_URL = os.environ.get("CELERY_BROKER_URL") or broker_url(DATA_DIR / "broker")
 CELERY_TASK_IGNORE_RESULT = True
+CELERY_RESULT_BACKEND_THREAD_SAFE = True  # there is none, and no thread need look for one again
 CELERY_TASK_ACKS_LATE = False
 CELERY_TASK_DEFAULT_QUEUE = "light"
 CELERY_WORKER_PREFETCH_MULTIPLIER = 1  # who is busy with an import keeps nothing from the others
