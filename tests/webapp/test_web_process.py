@@ -1,14 +1,10 @@
 """What a web process loads, and the headers that every answer carries."""
 
-import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 from django.test import Client
-
-from webapp.embedded.broker import broker_url
 
 LOAD_EVERYTHING = """
 import sys
@@ -42,21 +38,19 @@ from webapp.celery import app
 from annotation.tasks import run_import
 
 loaded, backend = set(sys.modules), app.backend
-sender = threading.Thread(target=lambda: run_import.delay(job_id=1) and found.append(app.backend))
 found = []
+sender = threading.Thread(target=lambda: run_import.delay(job_id=1) and found.append(app.backend))
 sender.start()
 sender.join()
 assert found == [backend], "a thread looks for a place for results again"
-late = sorted(name for name in sys.modules.keys() - loaded if name.startswith(("celery", "kombu")))
-assert len(late) < 5, f"the first message loads {late}"
+late = sorted(name for name in sys.modules.keys() - loaded if name.startswith("celery"))
+assert not late, f"the first message loads {late}"
 """
 
 
-def test_the_first_message_finds_everything_ready(tmp_path: Path) -> None:
-    environment = {**os.environ, "CELERY_BROKER_URL": broker_url(tmp_path / "broker")}
-    sent = subprocess.run([sys.executable, "-c", SEND], capture_output=True, text=True, env=environment)
+def test_the_first_message_finds_everything_ready() -> None:
+    sent = subprocess.run([sys.executable, "-c", SEND], capture_output=True, text=True)
     assert sent.returncode == 0, sent.stderr
-    assert len(list((tmp_path / "broker" / "queues" / "light.queue").iterdir())) == 1
 
 
 @pytest.mark.django_db
