@@ -194,7 +194,7 @@ def test_schedules(project, base, as_mona, done):
 
 def test_overview_of_nothing(manager, as_mona, django_assert_num_queries):
     project = make_project(by=manager)
-    with django_assert_num_queries(11):
+    with django_assert_num_queries(12):
         text = as_mona.get(reverse("training:overview", args=[project.pk])).content.decode()
     assert "no reward model was trained" in text
     assert "no model was compared blind" in text

@@ -2,14 +2,17 @@
 
 A plan is a list of objects. `do` says which kind of step it is, `train` unless given; the other keys:
 
-train     what `create_run` takes: method, base, config, reward, filters, eval_fraction, seed, shuffle_labels
+train     what `create_run` takes: method, base, config, reward, filters, eval_fraction, seed, shuffle_labels;
+          `since` of the filters may be "last_round", when the round before this one of the schedule began
 score     base or reward, config, seed; `then`: "prioritise" or "suggest", what the scores are for;
           `by` and `at_least` of `prioritise`
 evaluate  base or reward, config, seed; `limits`: bounds of its figures, such as {"agreement": [0.6, null]},
           outside which the round stops
-generate  base, config, reward, seed; `judge`: true has what was written judged
+generate  base, config, reward, seed (each round adds its number); `judge`: true has what was written judged;
+          `times`: how often each prompt is answered, a comparison for each time
 match     left, right, samples_per_prompt, config, seed; `sequential`: false waits for every comparison
-promote   model (a step of training), match (a step whose left side is that model), bar, guardrails
+promote   model (a step of training), match (a step whose left side is that model), bar, guardrails;
+          `go_on`: true has the round go on, with the old champion, where the model is not promoted
 
 Where a model is named, `{"step": 0}` is what that step of the same round made, and `{"champion": "tiny"}`
 the model that was promoted last, or the one named here as long as there is none.
@@ -17,6 +20,7 @@ the model that was promoted last, or the one named here as long as there is none
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any, Final, NamedTuple
 
 from django.utils.translation import gettext as _
@@ -24,7 +28,7 @@ from django.utils.translation import gettext as _
 from annotation.errors import Invalid
 from annotation.models import Project, User
 from training import datasets, designs
-from training.models import Match, RoundStep, Run
+from training.models import Match, Round, RoundStep, Run
 from training.services import asking, creating, evaluating, jobs, matches, naming, promoting
 
 Spec = dict[str, Any]
@@ -148,13 +152,16 @@ def _run_is_done(step: RoundStep) -> Finished:
 
 # train
 
+LAST_ROUND: Final = "last_round"
+LONG_AGO: Final = datetime(1970, 1, 1, tzinfo=UTC)
+
 
 def _check_train(plan: Plan, spec: Spec) -> None:
     if "method" not in spec:
         raise Invalid({"method": _("is missing.")})
     method = naming.method_for(plan.project, spec["method"])
     _check_config_and_seed(method, spec)
-    datasets.check_filters(spec.get("filters", {}))
+    datasets.check_filters(_filters_of(spec, last_round=LONG_AGO))
     _check_model(plan, "base", spec.get("base"), method)
     naming.check_reward(
         by=plan.by,
@@ -165,8 +172,23 @@ def _check_train(plan: Plan, spec: Spec) -> None:
     )
 
 
+def _filters_of(spec: Spec, *, last_round: datetime) -> Any:
+    filters = spec.get("filters", {})
+    if isinstance(filters, dict) and filters.get("since") == LAST_ROUND:
+        return {**filters, "since": last_round.isoformat()}
+    return filters
+
+
+def _last_round_of(step: RoundStep) -> datetime:
+    """When the round before this one of the same schedule began."""
+    of_schedule = Round.objects.exclude(schedule=None).filter(schedule=step.round.schedule_id)
+    before = of_schedule.filter(number__lt=step.round.number).order_by("-number").first()
+    return before.started_at if before else LONG_AGO
+
+
 def _start_train(step: RoundStep, spec: Spec) -> None:
-    whole = {"base": None, "config": {}, **spec}
+    filters = _filters_of(spec, last_round=_last_round_of(step))
+    whole = {"base": None, "config": {}, **spec, "filters": filters}
     made = creating.create_run(by=step.round.created_by, project=step.round.project, over_http=True, **whole)
     _belongs(step, made)
 
@@ -262,10 +284,20 @@ def _check_generate(plan: Plan, spec: Spec) -> None:
     )
     if not isinstance(spec.get("judge", False), bool):
         raise Invalid({"judge": _("must be true or false.")})
+    _check_count(spec, "times")
+
+
+def _check_count(spec: Spec, key: str) -> None:
+    count = spec.get(key, 1)
+    if not isinstance(count, int) or isinstance(count, bool) or not 1 <= count <= 100:
+        raise Invalid({key: _("must be a whole number from 1 to 100.")})
 
 
 def _start_generate(step: RoundStep, spec: Spec) -> None:
-    asked = {key: value for key, value in spec.items() if key != "judge"}
+    """Another seed in each round: a model that stays champion does not write the same answers again."""
+    asked = {key: value for key, value in spec.items() if key not in ("judge", "times")}
+    asked["prompts"] = jobs.project_prompts(step.round.project) * spec.get("times", 1)
+    asked["seed"] = (spec.get("seed", 0) + step.round.number) % (creating.MAX_SEED + 1)
     _belongs(step, jobs.create_generation(by=step.round.created_by, project=step.round.project, **asked))
 
 
@@ -290,9 +322,7 @@ def _check_match(plan: Plan, spec: Spec) -> None:
         raise Invalid({"right": _("A model cannot be compared with itself; name another one.")})
     if not isinstance(spec.get("sequential", True), bool):
         raise Invalid({"sequential": _("must be true or false.")})
-    samples = spec.get("samples_per_prompt", 1)
-    if not isinstance(samples, int) or isinstance(samples, bool) or not 1 <= samples <= 100:
-        raise Invalid({"samples_per_prompt": _("must be a whole number from 1 to 100.")})
+    _check_count(spec, "samples_per_prompt")
 
 
 def _start_match(step: RoundStep, spec: Spec) -> None:
@@ -330,6 +360,8 @@ def _check_promote(plan: Plan, spec: Spec) -> None:
         raise Invalid({"match": _("must be a match whose left side is the model.")})
     if not promoting.is_number(spec.get("bar", 0.5), low=0, high=1):
         raise Invalid({"bar": _("must be a number from 0 to 1.")})
+    if not isinstance(spec.get("go_on", False), bool):
+        raise Invalid({"go_on": _("must be true or false.")})
     guardrails = spec.get("guardrails", {})
     promoting.check_guardrails(guardrails)
     evaluated = any(earlier.get("do") == "evaluate" for earlier in plan.steps[: plan.number])
@@ -360,7 +392,9 @@ KINDS: Final[dict[str, Kind]] = {
         frozenset(JOB_KEYS | {"then", "by", "at_least"}), _check_score, _start_score, _follow_score
     ),
     "evaluate": Kind(frozenset(JOB_KEYS | {"limits"}), _check_evaluate, _start_evaluate, _follow_evaluate),
-    "generate": Kind(frozenset(JOB_KEYS | {"judge"}), _check_generate, _start_generate, _follow_generate),
+    "generate": Kind(
+        frozenset(JOB_KEYS | {"judge", "times"}), _check_generate, _start_generate, _follow_generate
+    ),
     "match": Kind(
         frozenset({"left", "right", "samples_per_prompt", "config", "seed", "sequential"}),
         _check_match,
@@ -368,6 +402,9 @@ KINDS: Final[dict[str, Kind]] = {
         _follow_match,
     ),
     "promote": Kind(
-        frozenset({"model", "match", "bar", "guardrails"}), _check_promote, _start_promote, lambda step: True
+        frozenset({"model", "match", "bar", "guardrails", "go_on"}),
+        _check_promote,
+        _start_promote,
+        lambda step: True,
     ),
 }
