@@ -54,7 +54,7 @@ class Size:
 
 
 FULL = {"text": Size(1100, 900, 1200), "image": Size(1100, 900, 1200)}
-QUICK = {"text": Size(300, 240, 300), "image": Size(300, 240, 300)}
+QUICK = {"text": Size(60, 40, 60), "image": Size(60, 40, 60)}
 EVAL = 0.2  # share of the prompts that no round is trained on
 
 
@@ -91,7 +91,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--only", choices=["text", "image", "hack"], action="append")
-    parser.add_argument("--quick", action="store_true", help="a quarter of everything; says little")
+    parser.add_argument("--quick", action="store_true", help="a twentieth of everything, to see it run")
     parser.add_argument("--seed", type=int, default=SEED)
     parser.add_argument("--write", type=Path, help="write the result as Markdown")
     parser.add_argument("--plot", type=Path, help="draw the win rates")
