@@ -74,9 +74,14 @@ def judged_slots(project: Project, progress: dict[str, Any]) -> int:
 
 
 def own_judgements(*, project: Project, user: User) -> QuerySet[Judgement]:
-    """What this person said on the pages or over the API and did not take back, newest first."""
-    mine = Judgement.objects.standing().filter(
-        comparison__project=project, annotator=user, lease__isnull=False
+    """What this person said on the pages or over the API and did not take back, newest first.
+
+    Without what they said in the arena: that cannot be taken back.
+    """
+    mine = (
+        Judgement.objects.standing()
+        .filter(comparison__project=project, annotator=user, lease__isnull=False)
+        .exclude(lease__kind=Lease.Kind.DUEL)
     )
     return mine.select_related("comparison").order_by("-created_at", "-pk")
 

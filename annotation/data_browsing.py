@@ -1,17 +1,17 @@
 """The data pages' reads: filters, full-text search, and pages by position, fast in a million rows too."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import date, datetime, time
 from typing import Any, Final
 
 from django.contrib.postgres.search import SearchQuery
-from django.db.models import Count, Exists, F, OuterRef, Prefetch, Q, QuerySet, Subquery
+from django.db.models import Count, Exists, F, Func, JSONField, OuterRef, Prefetch, Q, QuerySet, Subquery
 from django.db.models.functions import Coalesce
 from django.utils import timezone
 
 from annotation.browsing import candidates_in_order
-from annotation.models import Comparison, Judgement, Lease, Project, PromptWords, User
+from annotation.models import Candidate, Comparison, Judgement, Lease, Project, PromptWords, User
 
 PAGE: Final = 50
 MOST_COUNTED: Final = 10_000
@@ -77,7 +77,11 @@ def comparisons_of(project: Project, filters: Mapping[str, Any]) -> QuerySet[Com
         theirs = Judgement.objects.standing().filter(annotator__in=_people(by))
         found = found.filter(pk__in=theirs.values("comparison"))
     if source := filters.get("source"):
-        found = found.filter(candidates__source=source).distinct()
+        found = found.filter(_of_source(source, filters.get("outcome")))
+    if since := filters.get("since"):
+        found = found.filter(created_at__gte=_midnight(since))
+    if until := filters.get("until"):
+        found = found.filter(created_at__lt=_midnight(until))
     state = filters.get("state")
     if state == "waiting":
         found = found.filter(open_slots__gt=0)
@@ -105,6 +109,54 @@ def for_table(rows: QuerySet[Comparison]) -> QuerySet[Comparison]:
     return rows.annotate(judgement_count=counted).prefetch_related(
         candidates_in_order(), Prefetch("judgements", queryset=standing)
     )
+
+
+def _of_source(source: str, outcome: str | None) -> Exists:
+    """Has a candidate of this source; that somebody preferred, or not, or where nobody won."""
+    candidates = Candidate.objects.filter(comparison=OuterRef("pk"), source=source)
+    said = Judgement.objects.standing().filter(comparison=OuterRef("comparison"))
+    own = Func(OuterRef("index"), function="to_jsonb", output_field=JSONField())
+    neither = Q(choice="tie") | Q(choice="both_bad")
+    wanted = {
+        "won": said.filter(choice=own),
+        "lost": said.exclude(neither).exclude(choice=own).filter(choice__isnull=False),
+        "tied": said.filter(neither),
+    }
+    return Exists(candidates.filter(Exists(wanted[outcome])) if outcome else candidates)
+
+
+def in_hands_among(comparisons: Iterable[Comparison], user: User) -> set[int]:
+    """Which of these this person is to judge themselves, so that no source is shown to them."""
+    held = Lease.objects.filter(comparison__in=comparisons, annotator=user, state=Lease.State.OPEN)
+    return set(held.values_list("comparison_id", flat=True))
+
+
+@dataclass(frozen=True)
+class Card:
+    """A candidate of the gallery, and how many of the judgements of its comparison preferred it."""
+
+    comparison: Comparison
+    candidate: Candidate
+    chosen: int
+    judged: int
+    hide_source: bool
+
+
+def cards_of(page: Page, user: User, *, source: str = "") -> list[Card]:
+    """The candidates of a page of comparisons; those of one source alone, if one is asked for."""
+    hidden = in_hands_among(page.rows, user)
+    return [
+        Card(
+            comparison,
+            candidate,
+            chosen=sum(said.choice == candidate.index for said in comparison.judgements.all()),
+            judged=len(comparison.judgements.all()),
+            hide_source=comparison.pk in hidden,
+        )
+        for comparison in page.rows
+        for candidate in comparison.candidates.all()
+        if source in ("", candidate.source)
+    ]
 
 
 def _few_or_all(comparisons: QuerySet[Any, Any]) -> list[int] | QuerySet[Any, Any]:

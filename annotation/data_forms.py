@@ -12,6 +12,8 @@ from annotation.models import Comparison, Judgement
 from annotation.services.overlap import MOST_LABELS
 from annotation.transfer_forms import DateInput
 
+KINDS = [(value, label) for value, label in Judgement.Kind.choices if value != Judgement.Kind.DUEL]
+
 
 class DataFilterForm(PageForm):
     q = forms.CharField(
@@ -48,6 +50,19 @@ class DataFilterForm(PageForm):
         max_length=200,
         widget=forms.TextInput(attrs={"autocomplete": "off"}),
     )
+    outcome = forms.ChoiceField(
+        label=_("That source"),
+        required=False,
+        choices=[
+            ("", _("However judged")),
+            ("won", _("Was preferred")),
+            ("lost", _("Lost")),
+            ("tied", _("Neither")),
+        ],
+    )
+    since = forms.DateField(label=_("From"), required=False, widget=DateInput)
+    until = forms.DateField(label=_("Until before"), required=False, widget=DateInput)
+    view = forms.CharField(required=False, widget=forms.HiddenInput)
     against = forms.CharField(
         label=_("Others disagree with"),
         required=False,
@@ -60,9 +75,7 @@ class JudgementFilterForm(PageForm):
     by = forms.CharField(
         label=_("By"), required=False, max_length=150, widget=forms.TextInput(attrs={"autocomplete": "off"})
     )
-    kind = forms.ChoiceField(
-        label=_("Kind"), required=False, choices=[("", _("All")), *Judgement.Kind.choices]
-    )
+    kind = forms.ChoiceField(label=_("Kind"), required=False, choices=[("", _("All")), *KINDS])
     state = forms.ChoiceField(
         label=_("State"),
         required=False,

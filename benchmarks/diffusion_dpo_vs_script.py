@@ -3,7 +3,8 @@
 The script, examples/research_projects/diffusion_dpo/train_diffusion_dpo.py of huggingface/diffusers, is no
 package; its step is written out here as it is published: every step reads the pictures, encodes them and the
 prompts again, gives all pictures of the batch to the U-Net at once, and a second time with the adapter off
-for the reference. ``script`` has gradient checkpointing on, as in the command of its README; ``script, no
+for the reference (read beside the file as of commit c9c8217; logs, progress and checkpoints are left out).
+``script`` has gradient checkpointing on, as in the command of its README; ``script, no
 checkpointing`` is faster and takes more memory. Ours encodes once, before the first step, which is shown
 beside, and reads two pairs at a time; its reference, asked before the first step, counts as training. Of the
 twelve epochs ``tiebreak`` has four noises and timesteps for each pair in turn, for each of which the
@@ -70,9 +71,9 @@ def main() -> int:
 
 
 def save_model(folder: Path, pixels: int) -> None:
-    """A pipeline of Stable Diffusion 1's shape with widths divided by five."""
+    """A pipeline of Stable Diffusion 1's shape and noise, with widths divided by five."""
     import torch
-    from diffusers import AutoencoderKL, DDPMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+    from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
     from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
     torch.manual_seed(0)
@@ -93,10 +94,13 @@ def save_model(folder: Path, pixels: int) -> None:
         block_out_channels=(24, 48, 104, 104), layers_per_block=2, norm_num_groups=8, latent_channels=4,
         down_block_types=("DownEncoderBlock2D",) * 4, up_block_types=("UpDecoderBlock2D",) * 4,
     )  # fmt: skip
+    scheduler = DDIMScheduler(
+        beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", clip_sample=False,
+        set_alpha_to_one=False, steps_offset=1,
+    )  # fmt: skip
     StableDiffusionPipeline(
-        unet=unet, vae=vae, text_encoder=CLIPTextModel(text), tokenizer=tokenizer,
-        scheduler=DDPMScheduler(beta_schedule="scaled_linear", steps_offset=1), safety_checker=None,
-        feature_extractor=None, requires_safety_checker=False,
+        unet=unet, vae=vae, text_encoder=CLIPTextModel(text), tokenizer=tokenizer, scheduler=scheduler,
+        safety_checker=None, feature_extractor=None, requires_safety_checker=False,
     ).save_pretrained(folder)  # fmt: skip
 
 
@@ -346,12 +350,13 @@ def describe(found: dict[str, dict[str, float]], floor: dict[str, float], pixels
         faster, smaller = ratios(found, peer)
         targets = f" (targets {SPEED_TARGET:g} and {MEMORY_TARGET:g})" if peer == "script" else ""
         lines.append(
-            f"- {peer}: **{faster:.2f}** × its pairs per second at **{smaller:.2f}** × its memory{targets}"
+            f"- with {DRAWS} noises for each pair in {EPOCHS} epochs, against `{peer}`: **{faster:.2f}** × "
+            f"its pairs per second at **{smaller:.2f}** × its memory{targets}"
         )
     fresh = found["tiebreak, new noise"]
     script = found["script"]
     lines.append(
-        f"- with new noise in every epoch: **{speed(fresh) / speed(script):.2f}** × the script at "
+        f"- with new noise in every epoch, as the script has: **{speed(fresh) / speed(script):.2f}** × it at "
         f"**{fresh['memory'] / script['memory']:.2f}** × its memory; by counted operations "
         f"{floor['script'] / floor['tiebreak, new noise']:.2f} × (with {DRAWS} noises in {EPOCHS} epochs "
         f"{floor['script'] / floor['tiebreak']:.2f} ×)"

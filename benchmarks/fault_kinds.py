@@ -104,6 +104,7 @@ class Faults:
         self.site, self.eyes, self.rng, self.data, self.stale = site, eyes, rng, data, stale
         self.done: Counter[str] = Counter()
         self.messages_lost = 0
+        self.kept: list[str] = []  # runs that a hung worker kept from the other
         self.disk: Path | None = None  # a small disk of its own for the workers, where there may be one
 
     @property
@@ -159,9 +160,10 @@ class Faults:
         except ProcessLookupError:
             return False
         deadline = time.monotonic() + 12 * self.stale
-        while mine and time.monotonic() < deadline:
-            held = "SELECT 1 FROM training_run WHERE id = %s AND attempt = %s AND status = 'running'"
-            if not self.eyes.ask(held, *mine[0]):
+        held = "SELECT 1 FROM training_run WHERE id = %s AND attempt = %s AND status = 'running'"
+        while mine and self.eyes.ask(held, *mine[0]):
+            if time.monotonic() > deadline:
+                self.kept.append(f"run {mine[0][0]} was kept by a hung worker for {12 * self.stale:.0f} s.")
                 break
             time.sleep(0.1)
         with contextlib.suppress(ProcessLookupError):

@@ -297,7 +297,8 @@ def count(found: Found, faults: Faults, scene: Scene) -> None:
         found.accepted += len(annotator.seen.accepted)
         found.refused += annotator.seen.refused
         found.unanswered += annotator.seen.unanswered
-    found.problems += [*judgement_problems(found, scene), *slot_problems(scene), *run_problems(found, scene)]
+    found.problems += [*faults.kept, *judgement_problems(found, scene), *slot_problems(scene)]
+    found.problems += run_problems(found, scene)
 
 
 def judgement_problems(found: Found, scene: Scene) -> Iterator[str]:

@@ -130,9 +130,10 @@ def headers_of(token: str) -> dict[str, str]:
 
 
 def import_rows(post: Post, project: int, rows: list[dict[str, str]]) -> float:
-    """Seconds until all are tasks of the project. The reply comes when they are."""
+    """Seconds from the upload until all are tasks of the project. The reply comes when they are."""
+    file = json.dumps(rows).encode()
     began = time.monotonic()
-    status, reply = post(f"/api/projects/{project}/import", rows)
+    status, reply = post(f"/api/projects/{project}/import", file)
     seconds = time.monotonic() - began
     if status != 201 or reply["task_count"] != len(rows):
         raise SystemExit(f"Label Studio's import: {status} {reply}")

@@ -70,8 +70,11 @@ class Connection:
         self._socket: socket.socket | None = None
 
     def __call__(self, path: str, body: Any = None, *, method: str = "POST") -> tuple[int, Any]:
-        """Status and parsed reply."""
-        content = b"" if method == "GET" else json.dumps(body if body is not None else {}).encode()
+        """Status and parsed reply. A body that is bytes is JSON already."""
+        if method == "GET":
+            content = b""
+        else:
+            content = body if isinstance(body, bytes) else json.dumps({} if body is None else body).encode()
         head = f"{method} {path} HTTP/1.1\r\n{self._headers}Content-Length: {len(content)}\r\n\r\n"
         if self._socket is None:
             self._socket = socket.create_connection(("127.0.0.1", self._port), timeout=120)

@@ -16,7 +16,7 @@ from annotation.models import Comparison, Judgement, Project
 from annotation.services import REVIEWS_COUNTED, reviews_waiting
 from training import services
 from training.lineage import taken_back
-from training.models import BaseModel, Checkpoint, Match, Run, RunQuerySet
+from training.models import BaseModel, Checkpoint, Match, Round, Run, RunQuerySet
 from training.schema_forms import changes_of
 from training.services.naming import REWARD_MODELS
 from training.tuning.registry import METHODS, Method, get_method
@@ -102,8 +102,9 @@ def training_counts(project: Project) -> dict[str, int]:
 
 
 def runs_of(project: Project) -> QuerySet[Run]:
-    """Training runs and jobs, newest first, with all that a row of the list shows."""
-    rows = Run.objects.filter(project=project).order_by("-created_at", "-pk")
+    """Training runs and jobs, newest first, with all that a row of the list shows; the arena's if failed."""
+    seen = Q(left_of_turn=None, right_of_turn=None) | Q(status=Run.Status.FAILED)
+    rows = Run.objects.filter(seen, project=project).order_by("-created_at", "-pk")
     return rows.select_related("base", "snapshot", "checkpoint", "created_by")
 
 
@@ -362,6 +363,7 @@ class Needs:
     newest_failed: int | None
     open_comparisons: int
     reviews: int
+    rounds: list[Round]
 
     @property
     def more_reviews(self) -> bool:
@@ -376,7 +378,10 @@ def needs_of(project: Project, *, since: datetime) -> Needs:
         newest_failed=Max("pk", filter=Q(status=Run.Status.FAILED, finished_at__gte=since)),
     )
     waiting = Comparison.objects.filter(project=project).open().count()
-    return Needs(**runs, open_comparisons=waiting, reviews=reviews_waiting(project))
+    newest = Round.objects.filter(project=project).exclude(schedule=None)
+    newest = newest.order_by("schedule", "-number").distinct("schedule")
+    ended_badly = [one for one in newest if one.status in (Round.Status.STOPPED, Round.Status.FAILED)]
+    return Needs(**runs, open_comparisons=waiting, reviews=reviews_waiting(project), rounds=ended_badly)
 
 
 def as_json(value: Any) -> str:

@@ -17,7 +17,7 @@ from training.acquisition import CRITERIA, MOST_IN_ORDER, Floats, greedy_design
 
 RIDGES: Final = (0.1, 0.3, 1.0, 3.0, 10.0, 30.0)
 ITERATIONS: Final = 50
-BY_FEATURES: Final = ("last_layer", "design", "errors")
+BY_FEATURES: Final = ("last_layer", "design", "errors", "worth")
 MOST_NEIGHBOURS: Final = 8
 NAMES: Final = (*CRITERIA, *BY_FEATURES)
 
@@ -61,11 +61,11 @@ def learn(directions: Floats, targets: Floats) -> Belief:
     targets: the share (N,) of answers for the first of the two, ½ of a tie. The ridge is the one of `RIDGES`
     with the largest evidence, log p(targets | ridge) by Laplace's method (MacKay, 1992).
     """
-    return max((_learn(directions, targets, ridge) for ridge in RIDGES), key=lambda found: found.evidence)
+    return max((fit(directions, targets, ridge) for ridge in RIDGES), key=lambda found: found.evidence)
 
 
-def _learn(directions: Floats, targets: Floats, ridge: float) -> Belief:
-    """Newton's method on a convex function: the step is halved until it goes down."""
+def fit(directions: Floats, targets: Floats, ridge: float) -> Belief:
+    """`learn` under one ridge: Newton's method on a convex function, the step halved until it goes down."""
     size = directions.shape[1]
     theta, value = np.zeros(size), -np.log(2) * len(targets)
     for _ in range(ITERATIONS):

@@ -11,8 +11,9 @@ from django.utils.translation import gettext_lazy as _
 from annotation.errors import Invalid
 from annotation.forms import PageForm
 from annotation.models import Comparison, Project
-from training import browsing, reward_forms, schema_forms
-from training.models import Run
+from training import browsing, reward_forms, schema_forms, services
+from training.models import Arena, Run
+from training.services.duels import MOST_CHARACTERS
 from training.services.naming import REWARD_MODELS, SCORERS
 from training.tuning.registry import Method
 
@@ -298,6 +299,32 @@ class MatchForm(PageForm):
             offer(self, name, models)
         if not self.is_bound and models:
             self.initial.setdefault("left", models[-1][1][0][0])
+
+
+class ArenaForm(PageForm):
+    """Which models take part in the arena, and whether it is open."""
+
+    models = forms.MultipleChoiceField(label=_("Models that answer"), widget=forms.CheckboxSelectMultiple)
+    is_open = forms.BooleanField(
+        label=_("Open"), required=False, help_text=_("While it is closed nobody can ask anything new.")
+    )
+
+    def __init__(self, *args: Any, project: Project, arena: Arena | None) -> None:
+        taking_part = [one.name for one in services.contenders_of(arena)] if arena else []
+        super().__init__(*args, initial={"models": taking_part, "is_open": arena is None or arena.is_open})
+        groups = browsing.base_choices(project, scorers=False)
+        self.has_two = sum(len(choices) for _label, choices in groups) > 1
+        offer(self, "models", [choice for _label, choices in groups for choice in choices])
+
+
+class PromptForm(PageForm):
+    """What somebody asks in the arena."""
+
+    prompt = forms.CharField(
+        label=_("Your prompt"),
+        max_length=MOST_CHARACTERS,
+        widget=forms.Textarea(attrs={"rows": 4, "dir": "auto"}),
+    )
 
 
 class ScheduleForm(PageForm):

@@ -1,13 +1,15 @@
 """What the pages of rounds read and say."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any, Final
 
 from django.db.models import QuerySet
 from django.utils.translation import gettext as _
 from django.utils.translation import ngettext
 
 from annotation.models import Project
-from annotation.numbers import percent
+from annotation.numbers import number, percent
 from training import browsing
 from training.models import Round, RoundStep
 from training.tuning.registry import get_method
@@ -53,9 +55,11 @@ def _share_done(step: RoundStep) -> float | None:
 
 def _sentences_of(step: RoundStep) -> list[str]:
     """What came out of a step that has ended."""
+    result = step.result
+    if result.get("why_not"):
+        return why_not_of(result)
     if step.error:
         return [step.error]
-    result = step.result
     found = []
     if "first" in result:
         count = result["first"]
@@ -81,6 +85,90 @@ def _sentences_of(step: RoundStep) -> list[str]:
     return found
 
 
+def reason_of(shown: Round) -> str:
+    """Why a round ended before its end: in the reader's language where nobody was to be promoted, in English
+    where something failed, as workers write it.
+    """
+    if shown.status == Round.Status.STOPPED:
+        for step in shown.steps.all():
+            if step.status == RoundStep.Status.STOPPED and step.result.get("why_not"):
+                why = " ".join(why_not_of(step.result))
+                return _("Step %(number)s: %(why)s") % {"number": step.index + 1, "why": why}
+    return shown.error
+
+
+def why_not_of(evidence: dict[str, Any]) -> list[str]:
+    """What stood in the way of a promotion, from what was measured."""
+    found = []
+    if evidence["rate"] is None:
+        found.append(_("Nobody has judged the match."))
+    elif evidence["low"] <= evidence["bar"]:
+        shares = {name: percent(evidence[name]) for name in ("rate", "low", "high", "bar")}
+        found.append(
+            _(
+                "People preferred it in %(rate)s of the comparisons, %(low)s to %(high)s: the interval does "
+                "not lie above %(bar)s."
+            )
+            % shares
+        )
+    crossed = [check for check in evidence["guardrails"] if check["why"]]
+    return found + [GUARDRAILS[check["name"]](check["value"], check["limit"]) for check in crossed]
+
+
+def _length(value: float, limit: list[float]) -> str:
+    low, high = (number(bound, 2) for bound in limit)
+    words = _("Its answers are %(value)s times as long, not %(low)s to %(high)s.")
+    return words % {"value": number(value, 2), "low": low, "high": high}
+
+
+def _diversity(value: float, limit: float) -> str:
+    words = _("Its answers are %(value)s times as diverse, less than %(limit)s.")
+    return words % {"value": number(value, 2), "limit": number(limit, 2)}
+
+
+def _total_length(value: float, limit: list[float]) -> str:
+    low, high = (number(bound, 2) for bound in limit)
+    words = _(
+        "Since the first model its answers have become %(value)s times as long, not %(low)s to %(high)s."
+    )
+    return words % {"value": number(value, 2), "low": low, "high": high}
+
+
+def _total_diversity(value: float, limit: float) -> str:
+    words = _(
+        "Since the first model its answers have become %(value)s times as diverse, less than %(limit)s."
+    )
+    return words % {"value": number(value, 2), "limit": number(limit, 2)}
+
+
+def _refusals(value: float, limit: Any) -> str:
+    return _("It refuses %(share)s more of the prompts than before.") % {"share": percent(value)}
+
+
+def _figures(value: dict[str, float | None], limit: dict[str, list[float | None]]) -> str:
+    """Those that were not measured, or lie out of their bounds."""
+    found = []
+    for name, (low, high) in limit.items():
+        measured = value[name]
+        if measured is None:
+            found.append(_("%(name)s was not measured.") % {"name": name})
+        elif (low is not None and measured < low) or (high is not None and measured > high):
+            words = _("%(name)s is %(value)s, out of its bounds.")
+            found.append(words % {"name": name, "value": number(measured, 3)})
+    return " ".join(found)
+
+
+GUARDRAILS: Final[dict[str, Callable[[Any, Any], str]]] = {
+    "length": _length,
+    "diversity": _diversity,
+    "total_length": _total_length,
+    "total_diversity": _total_diversity,
+    "refusals": _refusals,
+    "metrics": _figures,
+    "evaluation": _figures,
+}
+
+
 def rounds_of(project: Project) -> QuerySet[Round]:
-    """Newest first."""
-    return Round.objects.filter(project=project).order_by("-pk")
+    """Newest first, with their steps."""
+    return Round.objects.filter(project=project).order_by("-pk").prefetch_related("steps")

@@ -183,6 +183,16 @@ class PrioritiesRequestSerializer(StrictSerializer):
     at_least = serializers.FloatField(
         required=False, default=0.0, min_value=0, help_text="asked last where two members differ by less"
     )
+    budget = serializers.IntegerField(
+        required=False, default=None, min_value=1, help_text="by worth: how many comparisons people answer"
+    )
+    double_share = serializers.FloatField(
+        required=False,
+        default=None,
+        min_value=0,
+        max_value=1,
+        help_text="by worth: how many of those are drawn at random; 0.1 unless given",
+    )
 
 
 class PrioritiesSerializer(serializers.Serializer):

@@ -3,9 +3,10 @@
 import logging
 import os
 import socket
+from typing import Any
 
 from celery import shared_task
-from celery.signals import worker_shutting_down
+from celery.signals import worker_ready, worker_shutting_down
 
 from training import services
 
@@ -27,6 +28,8 @@ def work_runs(*, device_kind: str) -> None:
         run := services.claim_next(device_kind=device_kind, worker=worker)
     ):
         services.execute(run)
+        if services.belongs_to_duel(run):
+            advance_duels.apply_async()
 
 
 @shared_task
@@ -56,6 +59,22 @@ def run_schedules() -> None:
 def advance_matches() -> None:
     """Periodic: turn finished generations into comparisons."""
     services.advance_matches()
+
+
+@shared_task
+def advance_duels() -> None:
+    """Turn answers of the arena into comparisons; periodic, and when one is there."""
+    now = services.database_now()
+    services.advance_duels(now=now)
+    services.forget_duels(now=now)
+
+
+@worker_ready.connect
+def _warm_up(sender: Any, **_: object) -> None:
+    """Of a worker for runs that does them itself: with a pool, its children do."""
+    queues = [name for name in sender.app.amqp.queues.consume_from if name.startswith("runs-")]
+    if queues and sender.pool.__module__ == "celery.concurrency.solo":
+        services.warm_up(device_kind=queues[0].removeprefix("runs-"))
 
 
 @worker_shutting_down.connect

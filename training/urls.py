@@ -2,7 +2,7 @@
 
 from django.urls import path, re_path
 
-from training.views import jobs, matches, models, overview, rounds, runs, schedules
+from training.views import arena, jobs, matches, models, overview, rounds, runs, schedules
 
 app_name = "training"
 
@@ -24,6 +24,11 @@ urlpatterns = [
     path("checkpoints/<int:pk>/upload/", models.checkpoint_upload, name="checkpoint_upload"),
     path("projects/<int:pk>/matches/", matches.matches, name="matches"),
     path("matches/<int:pk>/", matches.match, name="match"),
+    path("projects/<int:pk>/arena/", arena.arena, name="arena"),
+    path("projects/<int:pk>/arena/models/", arena.arena_models, name="arena_models"),
+    path("duels/<int:pk>/", arena.duel, name="duel"),
+    path("duels/<int:pk>/vote/", arena.duel_vote, name="duel_vote"),
+    re_path(r"^duels/(?P<pk>\d{1,18})/(?P<action>more|retry|leave)/$", arena.duel_action, name="duel_action"),
     path("rounds/<int:pk>/", rounds.one_round, name="round"),
     re_path(r"^rounds/(?P<pk>\d{1,18})/(?P<action>cancel|retry)/$", rounds.round_action, name="round_action"),
     path("projects/<int:pk>/schedules/", schedules.schedules, name="schedules"),

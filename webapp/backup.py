@@ -34,6 +34,7 @@ from django.db import connection, transaction
 from django.db.migrations.loader import MigrationLoader
 from django.db.migrations.recorder import MigrationRecorder
 
+from annotation.postgres.base import limit_silence
 from training.models import ResumePoint
 from training.services.queue import database_now
 from webapp.embedded.postgres import find_binaries
@@ -92,8 +93,10 @@ def write_backup(path: Path) -> Counted:
 def _write(file: IO[bytes]) -> Counted:
     with tarfile.open(fileobj=file, mode="w|", format=tarfile.PAX_FORMAT) as tar, transaction.atomic():
         packer = _Packer(tar)
+        limit_silence(to=None)  # it asks for a snapshot, and then copies files for as long as there are any
         with connection.cursor() as cursor:
-            cursor.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+            cursor.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")  # before anything else
+            limit_silence(to=None)  # files are copied for as long as there are any
             cursor.execute("SELECT pg_export_snapshot()")
             (snapshot,) = cursor.fetchone()
         head = {

@@ -47,8 +47,17 @@ app.conf.beat_schedule = {
     "refit-quality": {"task": "annotation.tasks.refit_quality", "schedule": every(30.0)},
     "requeue-lost-runs": {"task": "training.tasks.requeue_lost_runs", "schedule": every(15.0)},
     "run-schedules": {"task": "training.tasks.run_schedules", "schedule": every(15.0)},
+    "advance-duels": {"task": "training.tasks.advance_duels", "schedule": every(10.0)},
     "advance-matches": {"task": "training.tasks.advance_matches", "schedule": every(10.0)},
 }
+
+
+def get_ready_to_send() -> None:
+    """What Celery else does for the first message of each process and thread, while somebody waits for a
+    reply: a tenth of a second and more. It opens no connection, so that processes may be forked off after it.
+    """
+    app.finalize()
+    _ = app.amqp, app.backend, app.events.Dispatcher
 
 
 @worker_process_init.connect

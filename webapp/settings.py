@@ -50,6 +50,16 @@ def _rate(name: str, default: str) -> tuple[int, timedelta] | None:
     return int(number), timedelta(**{f"{unit}s": 1})
 
 
+def _session_settings() -> dict[str, str]:
+    """Nobody waits for ever for the locks of a process that stands still, or whose machine is gone. What must
+    be free sooner says so itself (`annotation.postgres.base.limit_silence`). A pooler refuses such settings.
+    """
+    if DATABASE_POOLED:
+        return {}
+    own = os.environ.get("PGOPTIONS", "")  # which counts only where the connection says nothing
+    return {"options": f"-c idle_in_transaction_session_timeout=10min {own}".rstrip()}
+
+
 def _openid_connect() -> dict[str, object]:
     """Single sign-on with one provider: OIDC_ISSUER, OIDC_CLIENT_ID, OIDC_CLIENT_SECRET and OIDC_NAME."""
     issuer = os.environ.get("OIDC_ISSUER", "")
@@ -190,15 +200,24 @@ if urlsplit(DATABASE_URL).scheme not in {"postgres", "postgresql"}:
 CACHES = {  # shared by all processes; for counts of guessed codes, too rare to want a second store
     "default": {"BACKEND": "django.core.cache.backends.db.DatabaseCache", "LOCATION": "tiebreak_cache"}
 }
+DATABASE_POOLED = _flag("DATABASE_POOLED", default=False)  # PgBouncer (or the like) in transaction mode
 DATABASES = {
     "default": dj_database_url.parse(
         DATABASE_URL,
         engine="annotation.postgres",
         conn_max_age=60,
         conn_health_checks=True,
-        # DATABASE_URL leads to PgBouncer (or the like) in transaction mode
-        disable_server_side_cursors=_flag("DATABASE_POOLED", default=False),
+        disable_server_side_cursors=DATABASE_POOLED,
     )
+}
+DATABASES["default"]["OPTIONS"] = {
+    # A database whose machine is gone is noticed within a minute.
+    "keepalives_idle": 30,
+    "keepalives_interval": 10,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 60_000,
+    **_session_settings(),
+    **DATABASES["default"].get("OPTIONS", {}),
 }
 
 # Accounts
@@ -312,6 +331,7 @@ REST_FRAMEWORK = {
 RATE_LIMITS = {
     "api": _rate("RATE_LIMIT_API", "600/minute"),
     "judging": _rate("RATE_LIMIT_JUDGING", "1200/minute"),
+    "arena": _rate("RATE_LIMIT_ARENA", "120/hour"),  # each question is two runs
 }
 SPECTACULAR_SETTINGS = {
     "TITLE": "Tiebreak",
@@ -322,12 +342,14 @@ SPECTACULAR_SETTINGS = {
         "JobStatus": "annotation.models.Job.Status",
         "RunStatus": "training.models.Run.Status",
         "MatchStatus": "training.models.Match.Status",
+        "DuelStatus": "training.arena_api.STATES",
     },
 }
 
 # Background work
 CELERY_BROKER_URL = os.environ.get("CELERY_BROKER_URL") or broker_url(DATA_DIR / "broker")
 CELERY_TASK_IGNORE_RESULT = True
+CELERY_RESULT_BACKEND_THREAD_SAFE = True  # there is none, and no thread need look for one again
 CELERY_TASK_ACKS_LATE = False
 CELERY_TASK_DEFAULT_QUEUE = "light"
 CELERY_WORKER_PREFETCH_MULTIPLIER = 1  # who is busy with an import keeps nothing from the others

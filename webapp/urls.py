@@ -11,6 +11,7 @@ import annotation.data_api
 import annotation.quality_api
 import annotation.webhook_api
 import training.api
+import training.arena_api
 import training.evaluation_api
 from webapp import health, metrics
 
@@ -28,7 +29,7 @@ urlpatterns = [
             annotation.data_api.urlpatterns + annotation.webhook_api.urlpatterns + training.api.urlpatterns
         ),
     ),
-    path("api/v1/", include(training.evaluation_api.urlpatterns)),
+    path("api/v1/", include(training.evaluation_api.urlpatterns + training.arena_api.urlpatterns)),
     path("account/", include("webapp.account_urls")),
     path("", include("annotation.urls")),
     path("", include("training.urls")),

@@ -5,10 +5,12 @@ import os
 
 from django.core.wsgi import get_wsgi_application
 
+from webapp.celery import get_ready_to_send
 from webapp.tracing import start_tracing
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "webapp.settings")
 start_tracing("web")
 application = get_wsgi_application()
+get_ready_to_send()
 gc.freeze()  # what lives as long as the process is not looked through again and again
 gc.set_threshold(50_000)  # not at every 700 objects: a request has hardly any cycles

@@ -463,6 +463,34 @@ class Client:
     def cancel_round(self, round: int) -> Row:
         return self.call("POST", f"rounds/{round}/cancel/")
 
+    # The arena
+
+    def arena(self, project: int) -> Row:
+        """Whether the project's arena is open, and for those who may know it who answers there."""
+        return self.call("GET", f"projects/{project}/arena/")
+
+    def set_arena(self, project: int, models: Sequence[str], **values: Any) -> Row:
+        return self.call("PUT", f"projects/{project}/arena/", {"models": list(models), **values})
+
+    def arena_leaderboard(self, project: int) -> Row:
+        return self.call("GET", f"projects/{project}/arena/leaderboard/")
+
+    def ask(self, project: int, prompt: str) -> Row:
+        """Ask two models that are not named; look at `duel` until its comparison is there, and judge that."""
+        return self._post(f"projects/{project}/duels/", {"prompt": prompt})
+
+    def duel(self, duel: int) -> Row:
+        return self.call("GET", f"duels/{duel}/")
+
+    def say_more(self, duel: int, prompt: str) -> Row:
+        return self._post(f"duels/{duel}/more/", {"prompt": prompt})
+
+    def retry_duel(self, duel: int) -> Row:
+        return self._post(f"duels/{duel}/retry/")
+
+    def leave_duel(self, duel: int) -> None:
+        self.call("DELETE", f"duels/{duel}/")
+
     # Everything else
 
     def rows(self, path: str, **filters: Any) -> Iterator[Row]:

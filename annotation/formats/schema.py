@@ -241,8 +241,8 @@ def _plain_group(row: Row) -> Row | None:
         source = candidate.get("source", "")
         if not _is_plain_text(candidate.get("text")) or type(source) is not str or len(source) > MAX_SOURCE:
             return None
-    first = candidates[0]["text"]
-    if len(candidates) > 1 and all(candidate["text"] == first for candidate in candidates):
+    texts = [candidate["text"] for candidate in candidates]
+    if len(texts) > 1 and texts.count(texts[0]) == len(texts):
         return None
     return {"prompt": row["prompt"], "candidates": candidates, "judgements": [], "meta": meta}
 

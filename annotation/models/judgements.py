@@ -28,7 +28,7 @@ class LeaseQuerySet(ProjectRows["Lease"]):
     def open_of(self, *, project: int, annotator: int) -> "LeaseQuerySet":
         """What this person holds in this project, oldest first, with the comparisons."""
         mine = self.filter(state=Lease.State.OPEN, annotator=annotator, comparison__project=project)
-        mine = mine.exclude(kind=Lease.Kind.REVIEW)
+        mine = mine.exclude(kind__in=Lease.BESIDE_THE_QUEUE)
         return mine.select_related("comparison").order_by("created_at", "pk")
 
     def lapsed(self, *, now: datetime) -> "LeaseQuerySet":
@@ -48,6 +48,7 @@ class Kind(models.TextChoices):
     REVIEW = "review", _("review")
     QUALIFICATION = "qualification", _("test before the work")
     JUDGE = "judge", _("by a model")
+    DUEL = "duel", _("duel in the arena")  # of leases only: what is said there is a regular judgement
 
 
 class Lease(models.Model):
@@ -67,6 +68,8 @@ class Lease(models.Model):
         SET_ASIDE = "aside", _("set aside")  # its judgement does not count, and the slot was opened again
 
     LIVE = (State.OPEN, State.JUDGED)
+    # Asked for by themselves: not what comes next in their queue, and no part of their quota.
+    BESIDE_THE_QUEUE = (Kind.REVIEW, Kind.DUEL)
     # The comparison does not come to this person again.
     HAD = (State.OPEN, State.JUDGED, State.SKIPPED, State.SET_ASIDE)
 

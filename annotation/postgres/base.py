@@ -1,11 +1,28 @@
 """What judging needs of the database connection beyond Django's backend."""
 
 import select
+from datetime import timedelta
+from types import TracebackType
 from typing import Any
 
+from django.db import OperationalError, connection
 from django.db.backends.postgresql import base
+from django.db.utils import DatabaseErrorWrapper
+from django.utils.functional import cached_property
+from psycopg.errors import IdleInTransactionSessionTimeout
 
 PREPARE_AFTER = 3  # runs of a statement on one connection
+
+
+def limit_silence(to: timedelta | None) -> None:
+    """Have Postgres end this transaction, and free what it locks, once it has been silent for so long: its
+    process stands still, or its machine is gone. None for no limit. Holds until the transaction ends.
+    """
+    milliseconds = 0 if to is None else max(1, round(to.total_seconds() * 1000))
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT set_config('idle_in_transaction_session_timeout', %s, true)", [str(milliseconds)]
+        )
 
 
 class DatabaseWrapper(base.DatabaseWrapper):
@@ -19,6 +36,10 @@ class DatabaseWrapper(base.DatabaseWrapper):
         """
         pooled = self.settings_dict["DISABLE_SERVER_SIDE_CURSORS"]
         return {**super().get_connection_params(), "prepare_threshold": None if pooled else PREPARE_AFTER}
+
+    @cached_property
+    def wrap_database_errors(self) -> DatabaseErrorWrapper:
+        return _Errors(self)
 
     def prepared_cursor(self) -> Any:
         """A cursor that binds its values on the server, so that psycopg prepares what it runs repeatedly."""
@@ -43,3 +64,17 @@ class DatabaseWrapper(base.DatabaseWrapper):
         watch = select.poll()
         watch.register(self.connection.fileno(), select.POLLIN)  # errors and hang-ups are always told
         return not watch.poll(0)
+
+
+class _Errors(DatabaseErrorWrapper):
+    """psycopg's errors as Django's. A session that Postgres ended because it was silent is a lost connection
+    to those who try again after an outage; psycopg calls it an internal error.
+    """
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if isinstance(error, IdleInTransactionSessionTimeout):
+            self.wrapper.errors_occurred = True  # type: ignore[attr-defined]
+            raise OperationalError(*error.args).with_traceback(trace) from error
+        super().__exit__(kind, error, trace)

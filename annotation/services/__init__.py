@@ -6,6 +6,7 @@ from annotation.services.assignment import remove_group, save_group, update_assi
 from annotation.services.comparisons import add_comparisons
 from annotation.services.consent import consent_text, give_consent, publish_consent_text
 from annotation.services.counting import mark_stale
+from annotation.services.duels import check_may_ask, lease_alone, take_away
 from annotation.services.editing import (
     correct_judgement,
     delete_comparison,
@@ -66,6 +67,7 @@ __all__ = [
     "add_suggestions",
     "add_webhook",
     "answer_as_given",
+    "check_may_ask",
     "consent_text",
     "correct_judgement",
     "create_project",
@@ -87,6 +89,7 @@ __all__ = [
     "issue_token",
     "join",
     "judged_groups",
+    "lease_alone",
     "lease_image",
     "lease_of",
     "lease_prompt_image",
@@ -128,6 +131,7 @@ __all__ = [
     "start_export",
     "start_import",
     "submit_judgement",
+    "take_away",
     "take_part_again",
     "undo_judgement",
     "update_assignment",

@@ -31,6 +31,7 @@ SELECT (
         JOIN annotation_comparison c ON c.id = j.comparison_id AND c.project_id = %(project)s
         WHERE j.annotator_id = %(annotator)s AND j.kind = 'regular' AND j.lease_id IS NOT NULL
         AND j.undone_at IS NULL AND j.set_aside_at IS NULL
+        AND EXISTS (SELECT 1 FROM annotation_lease l WHERE l.id = j.lease_id AND l.kind = 'regular')
         ORDER BY j.created_at DESC OFFSET %(distance)s LIMIT %(window)s
     ) AS own WHERE NOT EXISTS (
         SELECT 1 FROM annotation_lease l WHERE l.comparison_id = own.comparison_id

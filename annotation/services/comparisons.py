@@ -21,7 +21,15 @@ from annotation.models import (
     Reservation,
     User,
 )
-from annotation.services.copying import Encoded, copy_columns, copy_rows, next_ids
+from annotation.services.copying import (
+    NULL,
+    Written,
+    copy_columns,
+    copy_rows,
+    next_ids,
+    written_json,
+    written_text,
+)
 from annotation.services.searching import note_new_comparisons
 from annotation.services.statements import fetch
 from annotation.services.strategies import lock_members, lower_frontiers, new_key
@@ -34,6 +42,8 @@ WHERE project_id = %(project)s
 LOCK = "SELECT id FROM annotation_project WHERE id = %(project)s FOR NO KEY UPDATE"
 LAST = "SELECT max(rank) FROM annotation_comparison WHERE project_id = %(project)s"
 NOTHING: Final[dict[str, Any]] = {}
+COMPARED: Final = ("prompt", "prompt_key", "content_key")
+CANDIDATE: Final = ("index", "text", "image_id", "source")
 IMPORT_PREFIX = "import:"  # no person's name may contain a colon
 COLUMNS = (
     "annotator",
@@ -101,13 +111,10 @@ def add_groups(
     slots = _slots(project, groups, labels) if needed is None else [needed] * len(groups)
     queue_keys = [new_key(project, rank=rank, labels=done) for rank, done in zip(ranks, labels, strict=True)]
     reserved, reserved_open = _reserve_slots(project, ids, slots, queue_keys)
-    columns = {
+    columns: dict[str, Sequence[Any]] = {
         "id": ids,
         "rank": ranks,
         "queue_key": queue_keys,
-        "prompt": Encoded([content.prompt for content in contents]),
-        "prompt_key": [content.prompt_key for content in contents],
-        "content_key": [content.content_key for content in contents],
         "needed": slots,
         "open_slots": slots,
         "reserved_open": reserved_open,
@@ -115,8 +122,11 @@ def add_groups(
         "meta": [group.get("meta") or NOTHING for group in groups],
     }
     job = import_job and import_job.pk
-    copy_columns(Comparison, columns, project_id=project.pk, held_out=held_out, import_job_id=job)
-    copy_columns(Candidate, _candidates(ids, groups))
+    written = Written(COMPARED, [content.comparison for content in contents])
+    copy_columns(Comparison, columns, written, project_id=project.pk, held_out=held_out, import_job_id=job)
+    written = Written(CANDIDATE, [row for content in contents for row in content.candidates])
+    named = [pk for pk, content in zip(ids, contents, strict=True) for _ in content.candidates]
+    copy_columns(Candidate, {"comparison_id": named}, written)
     copy_rows(Reservation, reserved)
     note_new_comparisons(project, ids)
     _add_judgements(project, ids, groups)
@@ -158,28 +168,36 @@ def digest_of(value: object) -> str:
 
 
 class Content(NamedTuple):
-    """A group's prompt and candidates as JSON, and what they are known by.
+    """What a group's prompt and candidates are known by, and as COPY reads them.
 
     The keys are the SHA-256 of the prompt and of `[prompt, [candidate, …]]`, an image being its SHA-256.
+    `comparison` is written for the columns COMPARED, and each of the `candidates` for CANDIDATE.
     """
 
-    prompt: str
-    candidates: list[str]
     prompt_key: str
     content_key: str
+    comparison: str
+    candidates: list[str]
 
 
 def content_of(group: dict[str, Any]) -> Content:
+    """Needs no database."""
     prompt = _canonical(group["prompt"])
-    candidates = [
+    contents = [
         _canonical(item["image"].sha256 if "image" in item else item["text"]) for item in group["candidates"]
     ]
+    prompt_key, content_key = _digest(prompt), _digest(f"[{prompt}, [{', '.join(contents)}]]")
     return Content(
-        prompt,
-        candidates,
-        _digest(prompt),
-        _digest(f"[{prompt}, [{', '.join(candidates)}]]"),
+        prompt_key,
+        content_key,
+        f"{written_json(prompt)}\t{prompt_key}\t{content_key}",
+        [_candidate(index, item, contents[index]) for index, item in enumerate(group["candidates"])],
     )
+
+
+def _candidate(index: int, item: dict[str, Any], content: str) -> str:
+    shown = f"{NULL}\t{item['image'].pk}" if "image" in item else f"{written_json(content)}\t{NULL}"
+    return f"{index}\t{shown}\t{written_text(item.get('source') or '')}"
 
 
 def _digest(text: str) -> str:
@@ -219,20 +237,6 @@ def _slots(project: Project, groups: Sequence[dict[str, Any]], labels: Sequence[
     asked = {size for size in set(sizes) if can_be_judged(project.questions, size)}
     wanted = project.labels_per_comparison
     return [max(0, wanted - done) if size in asked else 0 for size, done in zip(sizes, labels, strict=True)]
-
-
-def _candidates(ids: Sequence[int], groups: Sequence[dict[str, Any]]) -> dict[str, Sequence[Any]]:
-    sizes = [len(group["candidates"]) for group in groups]
-    items = [item for group in groups for item in group["candidates"]]
-    images = [item.get("image") for item in items]
-    texts = [text for group in groups for text in group["content"].candidates]
-    return {
-        "comparison_id": [pk for pk, size in zip(ids, sizes, strict=True) for _ in range(size)],
-        "index": [index for size in sizes for index in range(size)],
-        "text": Encoded(text if image is None else None for text, image in zip(texts, images, strict=True)),
-        "image_id": [image and image.pk for image in images],
-        "source": [item.get("source") or "" for item in items],
-    }
 
 
 def _add_judgements(project: Project, ids: Sequence[int], groups: Sequence[dict[str, Any]]) -> None:

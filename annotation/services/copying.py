@@ -5,7 +5,7 @@ INSERT.
 import json
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from django.db import connections, models
 from django.utils import timezone
@@ -15,8 +15,11 @@ NULL: Final = r"\N"
 ESCAPES: Final = (("\\", r"\\"), ("\t", r"\t"), ("\n", r"\n"), ("\r", r"\r"))
 
 
-class Encoded(list[Any]):
-    """A column of JSON values as they are written, or None."""
+class Written(NamedTuple):
+    """Some columns by attribute, and what COPY reads for all of them in each row (`written_json`, …)."""
+
+    names: Sequence[str]
+    rows: Sequence[str]
 
 
 def next_ids(model: type[models.Model], number: int) -> list[int]:
@@ -35,8 +38,14 @@ def copy_rows(model: type[models.Model], rows: Sequence[Mapping[str, Any]]) -> N
         copy_columns(model, {name: [row[name] for row in rows] for name in rows[0]})
 
 
-def copy_columns(model: type[models.Model], columns: Mapping[str, Sequence[Any]], **same: Any) -> None:
-    """Write rows, given as columns of equal length by attribute (`comparison_id`); `same` is in all of them.
+def copy_columns(
+    model: type[models.Model],
+    columns: Mapping[str, Sequence[Any]],
+    written: Written | None = None,
+    **same: Any,
+) -> None:
+    """Write rows, given as columns of equal length by attribute (`comparison_id`), some perhaps as they are
+    written; `same` is in all of them.
 
     Fields that are left out get their defaults, and ids are given by Postgres unless they are there
     (`next_ids`). Every constraint holds, as for inserted rows.
@@ -44,18 +53,20 @@ def copy_columns(model: type[models.Model], columns: Mapping[str, Sequence[Any]]
     columns, same = _without_equal(columns, same)
     fields = {field.attname: field for field in model._meta.concrete_fields}
     now = timezone.now()
-    for name in fields.keys() - columns.keys() - same.keys():
+    ready = written or Written((), ())
+    for name in fields.keys() - {*columns, *ready.names, *same}:
         default = _default_of(fields[name], now)
         if default is not None:  # elsewhere the column's own default, which is NULL
             same[name] = default
-    texts = [_encoded(values, fields[name]) for name, values in columns.items()]
+    texts: list[Sequence[str]] = [_encoded(values, fields[name]) for name, values in columns.items()]
+    texts += [ready.rows] if written else []
     tail = "".join(f"\t{text}" for name, value in same.items() for text in _encoded([value], fields[name]))
     lines = f"{tail}\n".join(map("\t".join, zip(*texts, strict=True)))
     if not lines:
         return
     connection = connections[ALIAS]
     quote = connection.ops.quote_name
-    names = ", ".join(quote(str(fields[name].column)) for name in (*columns, *same))
+    names = ", ".join(quote(str(fields[name].column)) for name in (*columns, *ready.names, *same))
     with (
         connection.wrap_database_errors,
         connection.cursor() as cursor,
@@ -69,7 +80,7 @@ def _without_equal(
 ) -> tuple[dict[str, Sequence[Any]], dict[str, Any]]:
     """Columns that hold one and the same object all along, which most of them do, are written once."""
     first, *names = columns  # a column is left, for the number of rows
-    equal = [name for name in names if type(columns[name]) is not Encoded and _is_constant(columns[name])]
+    equal = [name for name in names if _is_constant(columns[name])]
     left = {name: values for name, values in columns.items() if name == first or name not in equal}
     return left, {name: columns[name][0] for name in equal} | same
 
@@ -80,10 +91,8 @@ def _is_constant(values: Sequence[Any]) -> bool:
 
 def _encoded(values: Sequence[Any], field: Any) -> list[str]:
     """A column in COPY's text format."""
-    if type(values) is Encoded:
-        return [NULL if text is None else text.replace("\\", r"\\") for text in values]
     encode = _encoder_of(field)
-    if encode is _escaped and None not in values and not _needs_escapes("".join(values)):
+    if encode is written_text and None not in values and not _needs_escapes("".join(values)):
         return list(values)
     return [NULL if value is None else encode(value) for value in values]
 
@@ -98,7 +107,7 @@ def _encoder_of(field: Any) -> Callable[[Any], str]:
         case models.BooleanField():
             return "ft".__getitem__
         case models.CharField() | models.TextField():
-            return _escaped
+            return written_text
         case models.DateTimeField():
             return datetime.isoformat
         case models.IntegerField() | models.UUIDField() | models.FloatField():
@@ -110,14 +119,20 @@ _encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=
 
 
 def _json(value: Any) -> str:
-    return _encode(value).replace("\\", r"\\")  # control characters are written as escapes already
+    return written_json(_encode(value))
+
+
+def written_json(text: str) -> str:
+    """JSON text as COPY reads it; control characters are escapes in it already."""
+    return text.replace("\\", r"\\")
 
 
 def _needs_escapes(text: str) -> bool:
     return any(character in text for character, _escape in ESCAPES)
 
 
-def _escaped(text: str) -> str:
+def written_text(text: str) -> str:
+    """A text as COPY reads it."""
     for character, escape in ESCAPES:
         text = text.replace(character, escape)
     return text

@@ -12,7 +12,6 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, field
 from functools import partial
-from itertools import chain
 from typing import Any, Final, TypeVar
 
 from django.conf import settings
@@ -72,13 +71,8 @@ class _Chunk:
     groups: list[dict[str, Any]] = field(default_factory=list)
     rejected: list[RejectedRow] = field(default_factory=list)
     fetched: dict[str, Media] = field(default_factory=dict)
-    size: int = 0
     position: int = 0
     line: int = 0
-
-    @property
-    def is_full(self) -> bool:
-        return len(self.groups) + len(self.rejected) >= CHUNK_LINES or self.size >= CHUNK_BYTES
 
 
 def start_import(
@@ -172,16 +166,17 @@ def _note_total(job: ImportJob, upload: Upload) -> None:
 
 
 def _chunks(job: ImportJob, form: Format, upload: Upload) -> Iterator[_Chunk]:
-    chunk, began = _Chunk(), time.monotonic()
     known = job.use != ImportJob.Use.JUDGEMENTS
     with closing(_ahead(_read_some(job, form, upload))) as batches:
-        for unit in chain.from_iterable(batches):
-            _add(job, upload, unit, chunk, known=known)
-            if chunk.is_full or time.monotonic() - began > CHUNK_SECONDS:
+        for units in batches:
+            chunk, began = _Chunk(), time.monotonic()
+            for unit in units:
+                _add(job, upload, unit, chunk, known=known)
+                if time.monotonic() - began > CHUNK_SECONDS:
+                    yield chunk
+                    chunk, began = _Chunk(), time.monotonic()
+            if chunk.line:
                 yield chunk
-                chunk, began = _Chunk(), time.monotonic()
-    if chunk.line:
-        yield chunk
 
 
 def _ahead(batches: Iterator[Batch]) -> Generator[Batch, None, None]:
@@ -195,15 +190,16 @@ def _ahead(batches: Iterator[Batch]) -> Generator[Batch, None, None]:
 
 def _read_some(job: ImportJob, form: Format, upload: Upload) -> Iterator[list[_Unit]]:
     """The rows as groups, so many at a time as make a chunk; needs no database."""
-    batch, size = list[_Unit](), 0
-    most = most_candidates(job.project.questions)
+    batch, number, size = list[_Unit](), 0, 0
+    content, most = job.project.modality, most_candidates(job.project.questions)
     for records in _together(upload.records(position=job.position, number=job.line), form):
-        unit = _read(job, form, records, most)
+        unit = _read(records, form, content, most)
         batch.append(unit)
+        number += len(unit.groups) or 1
         size += unit.size
-        if len(batch) >= CHUNK_LINES or size >= CHUNK_BYTES:
+        if number >= CHUNK_LINES or size >= CHUNK_BYTES:
             yield batch
-            batch, size = [], 0
+            batch, number, size = [], 0, 0
     if batch:
         yield batch
 
@@ -226,7 +222,7 @@ def _together(records: Iterator[Record], form: Format) -> Iterator[list[Record]]
         yield unit
 
 
-def _read(job: ImportJob, form: Format, records: list[Record], most: int | None) -> _Unit:
+def _read(records: list[Record], form: Format, content: str, most: int | None) -> _Unit:
     first, last = records[0], records[-1]
     size = sum(item.size for item in records) if len(records) > 1 else first.size
     unit = _Unit(first.number, last.number, last.end, size)
@@ -236,7 +232,7 @@ def _read(job: ImportJob, form: Format, records: list[Record], most: int | None)
                 raise record.error
         rows = [record.row for record in records if record.row is not None]
         if rows:
-            unit.groups = form.read(rows, content=job.project.modality)
+            unit.groups = form.read(rows, content=content)
             for group in unit.groups:
                 _check_number(group, most)
                 if not _has_pictures(group):
@@ -258,7 +254,6 @@ def _add(job: ImportJob, upload: Upload, unit: _Unit, chunk: _Chunk, *, known: b
     except RowError as error:
         reason = {"field": error.field[:100], "reason": error.reason[:500]}
         chunk.rejected.append(RejectedRow(job=job, line=unit.first, **reason))
-    chunk.size += unit.size
     chunk.position, chunk.line = unit.end, unit.last
 
 

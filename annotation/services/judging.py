@@ -32,7 +32,8 @@ LEASES_IN_HAND = f"""
 SELECT {columns(Lease, "l")}, c.project_id, (SELECT max(j.created_at) FROM annotation_judgement j
                            WHERE j.annotator_id = %(annotator)s) AS last_answer_at
 FROM annotation_lease l JOIN annotation_comparison c ON c.id = l.comparison_id
-WHERE l.annotator_id = %(annotator)s AND (l.id = %(lease)s OR (l.state = 'open' AND l.kind <> 'review'))
+WHERE l.annotator_id = %(annotator)s AND (l.id = %(lease)s
+    OR (l.state = 'open' AND l.kind NOT IN ('review', 'duel')))
 ORDER BY l.created_at, l.id
 """  # noqa: S608  names of ours
 # The member counts what they answered, for quotas; one statement with the lease, because both are locked.
@@ -99,7 +100,7 @@ def submit_judgement(
             annotator=annotator,
             group_id=member.group_id,
             lease=lease,
-            kind=lease.kind,
+            kind=Kind.REGULAR if lease.kind == Kind.DUEL else lease.kind,
             order=lease.order,
             **said,
             suggestions=suggested or None,
@@ -112,7 +113,7 @@ def submit_judgement(
         )
         if judgement.kind == Kind.QUALIFICATION:
             qualification.record(member, judgement, now=now)
-        if want_next:
+        if want_next and lease.kind != Kind.DUEL:
             held = [other for other in leases if other.pk != lease_id]
             _hand_out_next(judgement, member, held, after=after, now=now)
         insert(judgement)
@@ -149,6 +150,8 @@ def undo_judgement(*, judgement_id: int, annotator: User, now: datetime) -> Leas
         old = judgement.lease
         if old is None:
             raise NotFound(_("This judgement was imported; it is nobody's to take back."))
+        if old.kind == Kind.DUEL:
+            raise Conflict(_("You have seen which models these were; this judgement cannot be taken back."))
         held = Lease.objects.open_of(project=member.project_id, annotator=annotator.pk)
         if held.count() >= MAX_OPEN_AFTER_UNDO:
             raise Conflict(
@@ -172,7 +175,7 @@ def undo_judgement(*, judgement_id: int, annotator: User, now: datetime) -> Leas
             created_at=old.created_at,  # so that it is the oldest, and comes first
             expires_at=queue.expiry(member.project, now),
         )
-        if judgement.kind != Kind.REVIEW:
+        if old.kind not in Lease.BESIDE_THE_QUEUE:
             eligibility.uncount(member, judgement.created_at)
         return new.pk
 
@@ -202,7 +205,7 @@ def _close(lease: Lease, member: Member, *, reclaim: bool, given: dict[str, Any]
             answer=given,
         )
     lease.state, lease.closed_at = Lease.State.JUDGED, now
-    if lease.kind != Kind.REVIEW:
+    if lease.kind not in Lease.BESIDE_THE_QUEUE:
         eligibility.count(member, now=now)
     values = {
         "lease": lease.pk,

@@ -45,10 +45,12 @@ PROJECT: Final = (
 # SKIP LOCKED may wait all the same: for a newer version of a row that was changed meanwhile. Who holds a
 # member gives up before Postgres looks for deadlocks (after a second), so that nobody else is their victim.
 PATIENCE: Final = "500ms"
+SILENCE: Final = "30s"  # from then on nobody waits for a web process that stands still with a member in hand
 # The hot path is written in SQL: building these queries took longer than running them.
 LOCK_MEMBER = f"""
 SELECT {", ".join(f"m.{name}" for name in MEMBER)}, {", ".join(f"p.{name}" for name in PROJECT)},
-    set_config('lock_timeout', '{PATIENCE}', true)
+    set_config('lock_timeout', '{PATIENCE}', true),
+    set_config('idle_in_transaction_session_timeout', '{SILENCE}', true)
 FROM annotation_member m JOIN annotation_project p ON p.id = m.project_id
 WHERE m.user_id = %(user)s AND m.project_id = coalesce(%(project)s, (
     SELECT c.project_id FROM annotation_lease l JOIN annotation_comparison c ON c.id = l.comparison_id
@@ -200,7 +202,7 @@ def lock_member(*, user: User, project: int | None = None, lease: uuid.UUID | No
         raise NotFound(_("It does not exist, or you are not a member of its project."))
     member = instance_of(Member, row[: len(MEMBER)], MEMBER)
     check(user, Action.JUDGE, role=member.role, project=member.project_id)
-    member.project = instance_of(Project, row[len(MEMBER) : -1], PROJECT)
+    member.project = instance_of(Project, row[len(MEMBER) : len(MEMBER) + len(PROJECT)], PROJECT)
     return member
 
 

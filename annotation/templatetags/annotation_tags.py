@@ -34,6 +34,7 @@ PAGES: dict[str, list[Page]] = {
     "": [
         Page(_("Overview"), "annotation:project", Action.SEE),
         Page(_("Judge"), "annotation:judge", Action.JUDGE),
+        Page(_("Arena"), "training:arena", Action.SEE),
         Page(_("Guidelines"), "annotation:guidelines", Action.SEE),
         Page(_("History"), "annotation:history", Action.JUDGE),
         Page(_("Review"), "annotation:review", Action.REVIEW),

@@ -19,6 +19,7 @@ from annotation.browsing import comparison_in_full, is_in_hands_of
 from annotation.data_browsing import (
     MOST_COUNTED,
     Page,
+    cards_of,
     comparisons_of,
     count_of,
     for_table,
@@ -45,13 +46,16 @@ from annotation.views.access import SignedIn, project_for
 @login_required
 @require_GET
 def browse(request: SignedIn, pk: int) -> HttpResponse:
-    """Comparisons with what people said, filtered and searched."""
+    """Comparisons with what people said, filtered and searched; with `?view=gallery` what they compare."""
     project = project_for(request, pk, Action.BROWSE)
     form = DataFilterForm(request.GET or None)
     chosen: dict[str, Any] = form.cleaned_data if form.is_valid() else {}
     rows = comparisons_of(project, chosen)
     page = page_of(for_table(rows), "rank", **position_of(request))
     context = _context(request, project, form, chosen, page, rows.order_by("rank"))
+    context["gallery"] = chosen.get("view") == "gallery"
+    if context["gallery"]:
+        context["cards"] = cards_of(page, request.user, source=chosen["source"])
     return render(request, "annotation/data.html", context)
 
 
@@ -94,7 +98,7 @@ def _context(
         "page": page,
         "count": count_of(rows),
         "most": MOST_COUNTED,
-        "filtered": any(chosen.values()),
+        "filtered": any(value for name, value in chosen.items() if name != "view"),
         "query": query.urlencode(),
     }
 

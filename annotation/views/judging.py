@@ -112,7 +112,12 @@ def addresses(project: Project, *, here: str, following: str) -> dict[str, str]:
 @require_POST
 def judge_submit(request: SignedIn, pk: int) -> HttpResponse:
     """A key pressed without scripts."""
-    project = project_for(request, pk, Action.JUDGE)
+    take_key(request, project_for(request, pk, Action.JUDGE))
+    return redirect("annotation:judge", pk)
+
+
+def take_key(request: SignedIn, project: Project) -> None:
+    """Store the answer that a form without scripts brought, or say what is wrong with it."""
     lease = _own_lease(request, project)
     question = find_question(project.questions, "choice")
     keys = {choice.key: choice for choice in choices_for(question, len(lease.order))}
@@ -121,7 +126,7 @@ def judge_submit(request: SignedIn, pk: int) -> HttpResponse:
     if chosen is None or client_id is None:
         sentence = _("Nothing was stored: the form came without an answer. Choose one of the keys.")
         messages.error(request, sentence)
-        return redirect("annotation:judge", pk)
+        return
     try:
         stored, _following = services.submit_judgement(
             lease_id=lease.pk,
@@ -135,7 +140,6 @@ def judge_submit(request: SignedIn, pk: int) -> HttpResponse:
             messages.info(request, render_feedback(feedback))
     except (Conflict, Invalid) as error:
         messages.error(request, str(error))
-    return redirect("annotation:judge", pk)
 
 
 @login_required

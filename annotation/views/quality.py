@@ -5,9 +5,10 @@ from typing import Any
 from django.contrib.auth.decorators import login_required
 from django.http import Http404, HttpResponse
 from django.shortcuts import render
+from django.utils import timezone
 from django.views.decorators.http import require_GET
 
-from annotation import quality_pages
+from annotation import profiles, quality_pages
 from annotation.models import Project
 from annotation.permissions import Action
 from annotation.quality_words import bias_sentences
@@ -41,19 +42,29 @@ def quality(request: SignedIn, pk: int) -> HttpResponse:
 @require_GET
 def annotator(request: SignedIn, pk: int, user: int) -> HttpResponse:
     """One annotator: their numbers, the evidence, and where others said something else, side by side."""
-    project = project_for(request, pk, Action.BROWSE)
+    is_own = user == request.user.pk
+    project = project_for(request, pk, Action.SEE if is_own else Action.BROWSE)
+    browses = Project.objects.visible_to(request.user, Action.BROWSE).filter(pk=pk).exists()
     report = quality_pages.read_report(project)
     row = next((row for row in quality_pages.annotator_rows(report) if row["annotator"] == user), None)
-    if row is None:
+    if row is None and not is_own:
         raise Http404("This person has judged nothing in this project, or it is not counted yet.")
     context = {
         "project": project,
         "report": report,
         "main": quality_pages.main_question(report["summary"]),
         "person": row,
-        "pairs": quality_pages.pairs_of(report, user),
-        "disagreements": quality_pages.last_disagreements(project, user),
+        "is_own": is_own,
+        "browses": browses,
     }
+    if row is not None:
+        context["days"] = profiles.days_of(project, user, today=timezone.localdate())
+        context["tendencies"] = profiles.tendencies(row, report["summary"])
+    if row is not None and browses:
+        # What others said, and whose the candidates are, is for those who may look at the data.
+        context["sources"] = profiles.tastes(project, user, report["summary"])
+        context["pairs"] = quality_pages.pairs_of(report, user)
+        context["disagreements"] = quality_pages.last_disagreements(project, user)
     return render(request, "annotation/quality_annotator.html", context)
 
 

@@ -1,16 +1,29 @@
 """Projects with judgements, base models, runs: made through the services where these matter."""
 
+from collections.abc import Sequence
 from itertools import count
 from pathlib import Path
 
 from django.core.files.base import ContentFile
 from django.core.files.storage import default_storage
+from django.utils import timezone
 
 from annotation import services as annotation_services
 from annotation.models import Comparison, Judgement, Project, User
 from tests.annotation.factories import make_project, make_user, text_groups
 from training import datasets, services
-from training.models import BaseModel, Checkpoint, Match, MatchComparison, Metric, Run, Snapshot
+from training.models import (
+    Arena,
+    BaseModel,
+    Checkpoint,
+    Duel,
+    DuelTurn,
+    Match,
+    MatchComparison,
+    Metric,
+    Run,
+    Snapshot,
+)
 from training.services import queue
 from training.tuning.registry import get_method
 
@@ -119,6 +132,29 @@ def make_match(project, done: Checkpoint, base, *, judged: int = 4) -> Match:
         if number < judged:
             judge(comparison, 0 if number else 1)
     return match
+
+
+def make_arena(project: Project, models: Sequence[BaseModel]) -> Arena:
+    return services.set_arena(by=project.created_by, project=project, models=[one.name for one in models])
+
+
+def make_duel(project: Project, models: Sequence[BaseModel], *, asker: User, ready: bool = True) -> Duel:
+    """Two models of the project's arena were asked, and have answered if it is `ready`."""
+    arena = Arena.objects.filter(project=project).first() or make_arena(project, models)
+    left, right = services.contenders_of(arena)[:2]
+    now = timezone.now()
+    duel = Duel.objects.create(arena=arena, asker=asker, left=left, right=right, left_index=0, created_at=now)
+    runs = {side: queued_run(project, models[0], method="generate") for side in ("left_run", "right_run")}
+    turn = DuelTurn.objects.create(duel=duel, number=0, message="Question?", **runs)
+    if ready:
+        turn.left_answer, turn.right_answer = "Left.", "Right."
+        turn.save()
+        candidates = [{"text": "Left.", "source": left.name}, {"text": "Right.", "source": right.name}]
+        group = {"prompt": "Question?", "candidates": candidates}
+        duel.lease = annotation_services.lease_alone(project=project, user=asker, group=group, now=now)
+        duel.status = Duel.Status.READY
+        duel.save()
+    return duel
 
 
 def judge(comparison: Comparison, choice: object) -> None:

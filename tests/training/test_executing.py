@@ -3,22 +3,25 @@
 import json
 import os
 import signal
+import subprocess
 import threading
 import time
 import zipfile
 from contextlib import contextmanager
 from datetime import timedelta
+from types import SimpleNamespace
 
 import pytest
 from django.core.files.storage import default_storage
 from django.db import OperationalError, connection
 
 from tests.training.fake_trainer import final_weights
-from training import services, storage
+from training import services, storage, tasks
 from training.models import Checkpoint, Metric, ResumePoint, Run
 from training.services import executing, queue
 from training.services.recording import Recorder
 from training.services.workspace import Workspace
+from training.tuning.warm_start import Forked, Warm
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -365,3 +368,47 @@ def test_storage_that_stays_away(run, fake_trainer, monkeypatch):
     work()
     run.refresh_from_db()
     assert (run.status, run.error) == ("done", "")
+
+
+def test_what_workers_start(monkeypatch):
+    """Those for runs that do them in their own process."""
+    kinds = []
+    monkeypatch.setattr(services, "warm_up", lambda *, device_kind: kinds.append(device_kind))
+    for module in ("celery.concurrency.solo", "celery.concurrency.prefork"):
+        for name in ("light", "runs-cuda"):
+            queues = SimpleNamespace(consume_from={name: None})
+            app = SimpleNamespace(amqp=SimpleNamespace(queues=queues))
+            tasks._warm_up(SimpleNamespace(app=app, pool=SimpleNamespace(__module__=module)))
+    assert kinds == ["cuda"]
+
+
+def test_trainers_start_from_a_warm_process(tmp_path, monkeypatch):
+    """And as before where it has gone; then another one is made."""
+    made, noted, environment = [], [], executing.trainer_environment("cpu")
+    warm = Warm(environment, modules=["json"])
+    monkeypatch.setattr(executing, "_warm", [warm])
+    monkeypatch.setattr(executing, "trainer_environment", lambda kind: environment)
+    monkeypatch.setattr(executing, "warm_up", lambda *, device_kind: made.append(device_kind))
+    monkeypatch.setattr(executing.Trainer, "command", lambda self: ["true"])
+    (tmp_path / "result").mkdir()
+    (tmp_path / "run.json").write_text("{}")
+    run_dir = SimpleNamespace(cancel_file=tmp_path / "cancel")
+    workspace = SimpleNamespace(path=tmp_path, dir=run_dir, run=SimpleNamespace(device_kind="cpu"))
+    workspace.remember_child = noted.append
+    trainer = executing.Trainer(workspace)
+    try:
+        wait_until(lambda: warm.serves(environment))
+        trainer.start()
+        assert isinstance(trainer._child, Forked)
+        assert noted == [trainer._child.pid]
+        wait_until(lambda: trainer.has_ended(within=1))
+        assert trainer.returncode == 0
+        assert "finished before" in (tmp_path / executing.OUTPUT).read_text()
+    finally:
+        warm.close()
+    assert made == []
+    trainer.start()
+    assert isinstance(trainer._child, subprocess.Popen)
+    wait_until(lambda: trainer.has_ended(within=1))
+    assert trainer.returncode == 0
+    assert made == ["cpu"]

@@ -16,11 +16,12 @@ from django.conf import settings as django_settings
 from django.core.files.storage import default_storage
 from django.db import connection
 
-from tests.training.test_executing import alive, child_of, wait_until, work
+from tests.training.test_executing import alive, child_of, meanwhile, wait_until, work
 from tests.tuning.text_models import save_causal
 from training import services
 from training.models import Checkpoint, Metric, ResumePoint, Run
-from training.services import queue
+from training.services import executing, queue
+from training.tuning.warm_start import Warm
 from webapp.embedded.broker import broker_url
 from webapp.embedded.postgres import database_url
 
@@ -302,3 +303,26 @@ def test_celery_worker_asked_to_end(ask, settings, data_dir):
     assert (run.status, run.attempt, run.lost_attempts) == ("queued", 1, 0)
     assert run.error == "The worker was stopped; the run goes on from here."
     assert ResumePoint.objects.get(run=run).step == run.step >= 3
+
+
+def test_a_warm_trainer_is_a_cold_one(ask, expected_weights, monkeypatch):
+    """Forked from a process that has loaded everything: equal to the last bit, killed and resumed too."""
+    environment = executing.trainer_environment("cpu")
+    warm = Warm(environment, modules=["training.tuning.methods.dpo"])
+    monkeypatch.setattr(executing, "trainer_environment", lambda kind: environment)
+    monkeypatch.setattr(executing, "_warm", [warm])
+    try:
+        wait_until(lambda: warm.serves(environment), seconds=PATIENCE)
+        run = ask(**CONFIG)
+
+        def kill() -> None:
+            wait_until(lambda: reached(run, 12), seconds=PATIENCE)
+            os.killpg(child_of(run), signal.SIGKILL)
+
+        with meanwhile(kill):
+            work()
+        run.refresh_from_db()
+        assert (adapter_hash(run), run.attempt) == (expected_weights, 2)
+        assert not warm.is_gone
+    finally:
+        warm.close()

@@ -127,6 +127,69 @@ def test_longer_answers_that_people_like_are_not_promoted(project, base):
     assert "times as long" in page.content.decode()
 
 
+def test_rounds_follow_one_another_when_nobody_is_promoted(project, base):
+    """The round goes on: the old champion answers each prompt twice, and when that is judged the next round
+    learns from what was judged since this one began.
+    """
+    learn = DPO | {"filters": {"since": "last_round"}}
+    champion = {"champion": "tiny"}
+    ask = {"do": "generate", "base": champion, "config": {"samples_per_prompt": 2}, "judge": True, "times": 2}
+    this, match = to_the_match(project, plan=[learn, MATCH, PROMOTE | {"go_on": True}, ask])
+    answer(match, left="more " * 9, right="less")
+    judge_all(match, "W")
+    advance()
+    refused = this.steps.get(index=2)
+    assert (refused.status, refused.result["promoted"]) == ("done", False)
+    assert "times as long, not 0.5 to 2." in refused.error
+    written = this.steps.get(index=3).run
+    assert (written.base, written.seed) == (base, 1)
+    rows = frozen_rows(written)
+    known = Comparison.objects.filter(project=project, held_out=False).values("prompt_key").distinct()
+    assert len(rows) == 2 * known.count()
+    texts = [{"candidates": [{"text": f"{number}"}, {"text": "no"}]} for number in range(len(rows))]
+    write(written, "generations.jsonl", [row | text for row, text in zip(rows, texts, strict=True)])
+    advance()
+    this.refresh_from_db()
+    assert (this.status, this.error) == (Round.Status.DONE, "")
+    assert this.steps.get(index=3).result == {"added": len(rows), "alike": 0}
+    page = page_client(project.created_by).get(this.get_absolute_url()).content.decode()
+    assert "times as long" in page
+    assert not Promotion.objects.exists()
+    factories.judge(Comparison.objects.filter(meta__generation=written.pk).first(), 0)
+    advance()
+    following = Round.objects.exclude(pk=this.pk).get()
+    learned = [each.steps.get(index=0).run.snapshot.filters["since"] for each in (this, following)]
+    assert [datetime.fromisoformat(since) for since in learned] == [
+        datetime(1970, 1, 1, tzinfo=UTC),
+        this.started_at,
+    ]
+
+
+def test_many_small_steps_are_stopped_too(project, base):
+    """Answers that are 1.2 times the champion's, which were 1.3 times the first model's: 1.56 in all."""
+    champion = factories.finish(factories.queued_run(project, base))
+    measured = {"guardrails": [{"name": "total_length", "value": 1.3, "why": ""}]}
+    services.promote(checkpoint=champion, by=project.created_by, evidence=measured)
+    this, match = to_the_match(project, plan=guarded(length=[0.5, 1.3], total_length=[0.5, 1.5]))
+    assert match.right_run.base_checkpoint == champion
+    answer(match, left="x" * 120, right="x" * 100)
+    judge_all(match, "W")
+    advance()
+    this.refresh_from_db()
+    assert this.status == Round.Status.STOPPED
+    evidence = this.steps.get(index=2).result
+    length, total = evidence["guardrails"]
+    assert length["why"] == ""
+    assert total["value"] == pytest.approx(1.3 * length["value"])
+    assert "Since the first model" in this.error
+    assert Promotion.objects.count() == 1
+    manager = page_client(project.created_by)
+    page = manager.get(this.get_absolute_url()).content.decode()
+    assert "times as long, not 0.50 to 1.50." in page
+    dashboard = manager.get(f"/projects/{project.pk}/training/").content.decode()
+    assert f'<a href="{this.get_absolute_url()}">' in dashboard
+
+
 def test_an_even_match_promotes_nobody(project, base):
     this, match = to_the_match(project)
     answer(match, left="new", right="old")
@@ -229,12 +292,15 @@ def test_the_queue_follows_a_new_reward_model(project, base):
         ([{"do": "score"}], "plan.0.base"),
         ([{"do": "generate", "base": "tiny", "judge": 1}], "plan.0.judge"),
         ([{"do": "match", "left": "tiny", "right": "tiny"}], "plan.0.right"),
+        ([{"do": "generate", "base": "tiny", "times": 0}], "plan.0.times"),
+        ([DPO | {"filters": {"since": "yesterday"}}], "plan.0.filters.since"),
         ([DPO, {"do": "match", "left": {"step": 1}, "right": "tiny"}], "plan.1.left"),
         ([DPO, MATCH | {"sequential": "no"}], "plan.1.sequential"),
         ([DPO, MATCH, MATCH | {"left": {"step": 1}}], "plan.2.left"),
         ([DPO, MATCH, PROMOTE | {"match": 0}], "plan.2.match"),
         ([DPO, DPO, MATCH, PROMOTE | {"model": {"step": 1}, "match": 2}], "plan.3.match"),
         ([DPO, MATCH, PROMOTE | {"bar": 2}], "plan.2.bar"),
+        ([DPO, MATCH, PROMOTE | {"go_on": "yes"}], "plan.2.go_on"),
         (guarded(luck=1), "plan.2.guardrails.luck"),
         (guarded(length=[2, 1]), "plan.2.guardrails.length"),
         (guarded(diversity=2), "plan.2.guardrails.diversity"),

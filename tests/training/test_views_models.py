@@ -1,9 +1,13 @@
 """Comparing runs, models, matches, schedules and the overview, through HTTP."""
 
+import io
 import re
 import uuid
+import zipfile
 from datetime import timedelta
 
+from django.core.files.base import ContentFile
+from django.core.files.storage import default_storage
 from django.urls import reverse
 
 from annotation import services as annotation_services
@@ -106,6 +110,24 @@ def test_download(done, as_mona):
     assert b"".join(response.streaming_content) == b"zip"
 
 
+def test_download_for_interfaces(done, as_mona):
+    """The page names the file where there is one, and gives it out of the zip."""
+    address = reverse("training:checkpoint_download", args=[done.pk]) + "?for=interfaces"
+    run_page = reverse("training:run", args=[done.run_id])
+    assert as_mona.get(address).status_code == 404
+    assert address not in as_mona.get(run_page).content.decode()
+    held = io.BytesIO()
+    with zipfile.ZipFile(held, "w") as result:
+        result.writestr("lora_for_interfaces.safetensors", b"weights")
+    done.storage_key = default_storage.save("results/lora.zip", ContentFile(held.getvalue()))
+    done.metadata = {"interface_file": "lora_for_interfaces.safetensors"}
+    done.save()
+    assert address in as_mona.get(run_page).content.decode()
+    response = as_mona.get(address)
+    assert f'filename="dpo-run-{done.run_id}-lora.safetensors"' in response["Content-Disposition"]
+    assert b"".join(response.streaming_content) == b"weights"
+
+
 # Matches
 
 
@@ -194,7 +216,7 @@ def test_schedules(project, base, as_mona, done):
 
 def test_overview_of_nothing(manager, as_mona, django_assert_num_queries):
     project = make_project(by=manager)
-    with django_assert_num_queries(11):
+    with django_assert_num_queries(12):
         text = as_mona.get(reverse("training:overview", args=[project.pk])).content.decode()
     assert "no reward model was trained" in text
     assert "no model was compared blind" in text

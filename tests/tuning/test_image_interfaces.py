@@ -13,7 +13,8 @@ from tests.tuning.image_models import save_flux, save_lcm, save_pipeline, save_s
 from tests.tuning.image_runs import make_run, run
 from training.tuning.config import LoraConfig
 from training.tuning.images.bases import LORA_FILE
-from training.tuning.images.interfaces import INTERFACE_FILE, interface_layers, write_interface_file
+from training.tuning.images.flux_interfaces import flux_layers, lost_flux_layers
+from training.tuning.images.interfaces import INTERFACE_FILE, interface_layers
 from training.tuning.images.loading import load_for_training
 from training.tuning.images.policies import ImagePolicy
 
@@ -72,10 +73,7 @@ def test_without_its_alpha_a_layer_counts_half(tmp_path):
     folders = [tmp_path / "right", tmp_path / "wrong"]
     for folder, alpha in zip(folders, (8.0, 4.0), strict=True):
         folder.mkdir()
-        layers = policy._layers()
-        write_interface_file(
-            folder, layers, alpha=alpha, read=diffusers.StableDiffusionPipeline.lora_state_dict
-        )
+        policy.family.save_for_interfaces(folder, policy._layers(), alpha=alpha)
     right, wrong = (drawn(base, folder, INTERFACE_FILE) for folder in folders)
     assert np.abs(right - wrong).max() > 0.01
 
@@ -104,15 +102,64 @@ def test_a_layer_that_would_be_lost_is_named(tmp_path):
     assert not (tmp_path / "result" / INTERFACE_FILE).exists()
 
 
-@pytest.mark.parametrize("save", [save_sd3, save_flux])
-def test_families_without_that_layout_say_so(save, tmp_path):
-    policy = trained(save(tmp_path / "base"), targets=["to_q"])
+def test_families_without_that_layout_say_so(tmp_path):
+    policy = trained(save_sd3(tmp_path / "base"), targets=["to_q"])
     (tmp_path / "result").mkdir()
     said = policy.save_for_interfaces(tmp_path / "result")
     assert said.startswith(
-        "No file for interfaces: diffusers reads their layout for Stable Diffusion and SDXL"
+        "No file for interfaces: their layout is known for Stable Diffusion, SDXL and FLUX"
     )
     assert not (tmp_path / "result" / INTERFACE_FILE).exists()
+
+
+def test_flux_draws_the_same_picture(tmp_path):
+    """What double blocks learnt, keys without an adapter among it; one layer there for queries to values."""
+    base = save_flux(tmp_path / "base")
+    targets = [
+        "attn.to_q",
+        "attn.to_v",
+        "attn.add_k_proj",
+        "attn.to_add_out",
+        "ff.net.0.proj",
+        "norm1.linear",
+    ]
+    policy = trained(base, targets=[f"transformer_blocks.0.{one}" for one in targets])
+    policy.save(tmp_path / "result")
+    assert INTERFACE_FILE in policy.save_for_interfaces(tmp_path / "result")
+    own, theirs = (drawn(base, tmp_path / "result", file) for file in (LORA_FILE, INTERFACE_FILE))
+    assert np.abs(own - drawn(base)).max() > 0.01
+    assert np.abs(own - theirs).max() < 1e-4
+    found = load_file(tmp_path / "result" / INTERFACE_FILE)
+    key = "lora_unet_double_blocks_0_img_attn_qkv"
+    assert found[f"{key}.lora_down.weight"].shape == (12, 32)  # three times the rank
+    assert float(found[f"{key}.alpha"]) == 24.0  # and three times the alpha
+    assert found[f"{key}.lora_up.weight"][:32, 4:].abs().max() == 0
+
+
+def test_flux_single_blocks_at_their_real_size():
+    """What diffusers reads of 3072 numbers has every layer's own product, alpha / rank in it."""
+    generator = torch.Generator().manual_seed(0)
+    layers = {}
+    parts = {"attn.to_q": 3072, "attn.to_v": 3072, "proj_mlp": 12288, "norm.linear": 9216}
+    for name, size in parts.items():
+        key = f"single_transformer_blocks.3.{name}"
+        layers[f"{key}.lora_A.weight"] = torch.randn(2, 3072, generator=generator)
+        layers[f"{key}.lora_B.weight"] = torch.randn(size, 2, generator=generator)
+    sizes = {f"single_transformer_blocks.3.{name}": size for name, size in parts.items()}
+    sizes["single_transformer_blocks.3.attn.to_k"] = 3072
+    written = flux_layers(layers, alpha=3.0, sizes=sizes)
+    assert sorted(one for one in written if one.endswith("alpha")) == [
+        "lora_unet_single_blocks_3_linear1.alpha",
+        "lora_unet_single_blocks_3_modulation_lin.alpha",
+    ]
+    assert written["lora_unet_single_blocks_3_linear1.lora_up.weight"].shape == (3 * 3072 + 12288, 8)
+    read = diffusers.FluxPipeline.lora_state_dict
+    again = {name: value.clone() for name, value in written.items()}
+    assert lost_flux_layers(layers, dict(again), read, alpha=3.0) == []
+    # Another alpha, and layers that the layout does not have, are seen.
+    assert len(lost_flux_layers(layers, dict(again), read, alpha=2.0)) == 4
+    layers |= {f"x_embedder.lora_{side}.weight": torch.ones(2, 2) for side in "AB"}
+    assert lost_flux_layers(layers, dict(again), read, alpha=3.0) == ["x_embedder"]
 
 
 def test_a_run_publishes_both_files_and_its_card_says_so(tmp_path):
@@ -124,5 +171,6 @@ def test_a_run_publishes_both_files_and_its_card_says_so(tmp_path):
     assert f"`{INTERFACE_FILE}`" in (result / "README.md").read_text()
     alphas = [value for name, value in load_file(result / INTERFACE_FILE).items() if name.endswith("alpha")]
     assert {float(value) for value in alphas} == {4.0}
-    assert json.loads((result / "metadata.json").read_text())["config"]["lora"]["alpha"] == 4.0
+    said = json.loads((result / "metadata.json").read_text())
+    assert (said["config"]["lora"]["alpha"], said["interface_file"]) == (4.0, INTERFACE_FILE)
     assert np.array_equal(drawn(base, result), drawn(base, result, INTERFACE_FILE))  # diffusers takes its own

@@ -144,3 +144,12 @@ def test_ties_with_a_probability_of_their_own() -> None:
     assert make_pairs(group("tie"), keys) == [Pair(0, 1, weight=1, target=0, tie=1)]
     majority = keys.model_copy(update={"pairs": "majority"})
     assert make_pairs(group(0, "tie", "tie"), majority) == [Pair(0, 1, target=0, tie=1)]
+
+
+def test_judges_fill_in_for_people() -> None:
+    """A judge's vote counts as a person's does, or only where no person has spoken."""
+    judge = group(1, kind="judge")
+    both = judge.model_copy(update={"judgements": [*judge.judgements, *group(0).judgements]})
+    assert pairs(both) == [Pair(0, 1, weight=2, target=0.5)]
+    assert pairs(both, judges="fill") == [Pair(0, 1)]
+    assert pairs(judge, judges="fill") == [Pair(1, 0)]

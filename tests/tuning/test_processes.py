@@ -2,6 +2,8 @@
 
 import os
 import random
+import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -42,6 +44,12 @@ FAST: dict[str, tuple[str, dict[str, Any]]] = {
     "reward": ("reward_model", {}),
     "kto": ("kto", {}),
     "grpo": ("grpo", ONLINE | {"num_generations": 3}),
+}
+SHARDED: dict[str, tuple[str, dict[str, Any]]] = {
+    "adapter": ("dpo", {"sharded": True, "samples": 1, "sample_max_new_tokens": 4}),
+    "full": ("dpo", {"sharded": True, "lora": None, "micro_batch_size": 1, "epochs": 2, "save_every": 3}),
+    "tiny": ("sft", {"sharded": True, "lora": None, "batch_size": 1, "max_steps": 3}),
+    "again": ("simpo", {"sharded": True, "gradient_checkpointing": True}),
 }
 MORE: dict[str, tuple[str, dict[str, Any]]] = {
     "sft": ("sft", {"lora": None}),
@@ -160,6 +168,8 @@ def prepare(tmp_path: Path, base: Path, name: str, method: str, config: dict[str
     if method == "distillation":
         more["reward"] = [{"model": str(tmp_path / "teacher")}]
     merged = COMMON | config | {"processes": count}
+    if count == 1:
+        merged.pop("sharded", None)
     known = get_method(method).config.model_fields
     merged = {key: value for key, value in merged.items() if key in known}
     return make_run(folder, method, base=base, config=merged, **more)
@@ -229,6 +239,44 @@ def test_two_processes_are_one(tmp_path: Path, llama: Path) -> None:
     steps = [row["step"] for row in read_rows(doubles["dpo"] / "metrics.jsonl") if "loss" in row]
     assert steps == sorted(set(steps))
     assert (doubles["dpo"] / "log.txt").read_text().count("seed 3, in") == 1
+
+
+def take_over(folder: Path, other: Path, *, step: int) -> Path:
+    """Let a run go on from the checkpoint of another."""
+    name = f"checkpoint-{step:06d}"
+    shutil.copytree(other / name, folder / name)
+    shutil.copy(other / "metrics.jsonl", folder)
+    return folder
+
+
+@pytest.mark.slow
+def test_divided_weights_are_whole_ones(tmp_path: Path, llama: Path) -> None:
+    """FSDP over gloo: the same losses and results; either goes on from the other's checkpoints."""
+    singles = {name: prepare(tmp_path, llama, name, *case, 1) for name, case in SHARDED.items()}
+    for single in singles.values():
+        assert run(single) == 0
+    doubles = {name: prepare(tmp_path, llama, name, *case, 2) for name, case in SHARDED.items()}
+    there = take_over(prepare(tmp_path, llama, "there", *SHARDED["full"], 2), singles["full"], step=3)
+    parts = prepare(tmp_path, llama, "parts", *SHARDED["full"], 2)
+    (parts / "stop-after").write_text("2")
+    together([*doubles.values(), parts, there], tmp_path)
+    for name, double in doubles.items():
+        same(singles[name], double)
+    assert metrics(parts) == metrics(doubles["full"])
+    before, after = all_weights(doubles["full"]), all_weights(parts)
+    assert all(torch.equal(value, after[name]) for name, value in before.items())
+    same(singles["full"], there)
+    back = take_over(prepare(tmp_path, llama, "back", *SHARDED["full"], 1), doubles["full"], step=3)
+    assert run(back) == 0
+    same(singles["full"], back)
+    total = sum(value.numel() for value in load_file(llama / "model.safetensors").values())
+    held = re.search("([0-9,]+) weights are divided; each process holds ([0-9,]+)", log_of(doubles["full"]))
+    assert held is not None
+    assert [int(word.replace(",", "")) for word in held.groups()] == [total, total // 2]
+
+
+def log_of(folder: Path) -> str:
+    return (folder / "log.txt").read_text()
 
 
 @pytest.mark.slow

@@ -148,6 +148,10 @@ def _add_trained(world: World, folder: Path) -> None:
     schedule = Schedule.objects.create(
         project=project, name="nightly", cron="0 3 * * *", plan=plan, created_by=owner
     )
+    small = training_factories.make_base(folder / "small", name="small", by=owner)
+    for who in SIGNED_IN:
+        duel = training_factories.make_duel(project, (base, small), asker=world.users[who])
+        world.rows["duel", who] = duel.pk
     begun = start_round(schedule=schedule, now=timezone.now())
     world.rows |= {"run": run.pk, "checkpoint": checkpoint.pk, "match": match.pk, "schedule": schedule.pk}
     world.rows["round"] = begun.pk

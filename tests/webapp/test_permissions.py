@@ -150,7 +150,9 @@ PAGES: dict[str, Route] = {
     ),
     "annotation:quality": of_project(GET=BROWSING),
     "annotation:agreement": of_project(GET=BROWSING),
-    "annotation:quality_annotator": Route({"pk": "project", "user": "annotator"}, {"GET": BROWSING}),
+    "annotation:quality_annotator": Route(
+        {"pk": "project", "user": "annotator"}, {"GET": (*BROWSING, "annotator")}
+    ),
     "annotation:leaderboard": of_project(GET=BROWSING),
     "training:overview": of_project(GET=WATCHING),
     "training:runs": of_project(GET=WATCHING),
@@ -169,6 +171,11 @@ PAGES: dict[str, Route] = {
     "training:checkpoint_upload": Route({"pk": "checkpoint"}, {"POST": MANAGING}),
     "training:matches": of_project(GET=WATCHING, POST=MANAGING),
     "training:match": Route({"pk": "match"}, {"GET": WATCHING}),
+    "training:arena": of_project(GET=ROLES, POST=JUDGING),
+    "training:arena_models": of_project(POST=MANAGING),
+    "training:duel": Route({"pk": "duel"}, {"GET": JUDGING}),
+    "training:duel_vote": Route({"pk": "duel"}, {"POST": JUDGING}),
+    "training:duel_action": Route({"pk": "duel", "action": "leave"}, {"POST": JUDGING}),
     "training:schedules": of_project(GET=WATCHING, POST=MANAGING),
     "training:round": Route({"pk": "round"}, {"GET": WATCHING}),
     "training:round_action": Route({"pk": "round", "action": "cancel"}, {"POST": MANAGING}),
@@ -308,6 +315,14 @@ API: dict[str, Route] = {
         None, body=IN_PROJECT | {"left": "x", "right": "y"}, GET=LISTED, POST=(MANAGING, "train")
     )._replace(stranger=400),
     "api-match": api("match", GET=(WATCHING, "read")),
+    "api-arena": api(
+        "project", body={"models": ["tiny", "small"]}, GET=(ROLES, "read"), PUT=(MANAGING, "train")
+    ),
+    "api-arena-leaderboard": api("project", GET=(BROWSING, "read")),
+    "api-duels": api("project", body={"prompt": "x"}, POST=(JUDGING, "judge")),
+    "api-duel": api("duel", GET=(JUDGING, "judge"), DELETE=(JUDGING, "judge")),
+    "api-duel-more": api("duel", body={"prompt": "x"}, POST=(JUDGING, "judge")),
+    "api-duel-retry": api("duel", POST=(JUDGING, "judge")),
     "api-schedules": api(
         None, body=IN_PROJECT | {"name": "x", "plan": []}, GET=LISTED, POST=(MANAGING, "train")
     )._replace(stranger=400),

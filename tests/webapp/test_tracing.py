@@ -13,12 +13,14 @@ from django.db import connection
 TRACED = """
 import os
 os.environ["DJANGO_SETTINGS_MODULE"] = "webapp.settings"
+from django.conf import settings
+settings.STORAGES["staticfiles"]["BACKEND"] = "django.contrib.staticfiles.storage.StaticFilesStorage"
 import webapp.wsgi
 from django.test import Client
-from webapp.celery import app, prepare_process
-import webapp.tracing
-print(Client().get("/invitations/a-secret/", {"q": "another"}, headers={"X-Request-ID": "abc-1"}).status_code)
-app.conf.task_always_eager = True
+from webapp.celery import app
+asked = Client(SERVER_NAME="localhost")
+print(asked.get("/invitations/a-secret/", {"q": "another"}, headers={"X-Request-ID": "abc-1"}).status_code)
+app.loader.import_default_modules()
 app.tasks["annotation.tasks.fold_slots"].apply()
 if os.environ.get("OTEL_EXPORTER_OTLP_ENDPOINT"):
     from opentelemetry import trace
@@ -69,7 +71,7 @@ def test_a_request_its_statements_and_a_task(collector):
     done = traced(OTEL_EXPORTER_OTLP_ENDPOINT=address)
     assert done.returncode == 0, done.stderr
     assert done.stdout.split() == ["404"], done.stderr
-    (request, said), = ((span, said) for span, said, _ in spans if span.name.startswith("GET "))
+    ((request, said),) = ((span, said) for span, said, _ in spans if span.name.startswith("GET "))
     assert request.name == "GET invitations/<str:secret>/"
     assert said["request_id"] == "abc-1"
     assert {service for _, _, service in spans} == {"tiebreak-web"}

@@ -31,6 +31,28 @@ def test_no_web_process_loads_torch() -> None:
     assert loaded.returncode == 0, loaded.stderr
 
 
+SEND = """
+import sys, threading
+import webapp.wsgi
+from webapp.celery import app
+from annotation.tasks import run_import
+
+loaded, backend = set(sys.modules), app.backend
+found = []
+sender = threading.Thread(target=lambda: run_import.delay(job_id=1) and found.append(app.backend))
+sender.start()
+sender.join()
+assert found == [backend], "a thread looks for a place for results again"
+late = sorted(name for name in sys.modules.keys() - loaded if name.startswith("celery"))
+assert not late, f"the first message loads {late}"
+"""
+
+
+def test_the_first_message_finds_everything_ready() -> None:
+    sent = subprocess.run([sys.executable, "-c", SEND], capture_output=True, text=True)
+    assert sent.returncode == 0, sent.stderr
+
+
 @pytest.mark.django_db
 @pytest.mark.parametrize("path", ["/sign-in/", "/healthz", "/no-such-page/", "/api/v1/projects/"])
 def test_headers(client: Client, path: str) -> None:

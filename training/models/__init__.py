@@ -1,5 +1,6 @@
-"""The rows of training: runs and what they make, matches, rounds."""
+"""The rows of training: runs and what they make, matches, the arena, rounds."""
 
+from training.models.arena import Arena, Contender, Duel, DuelTurn
 from training.models.matches import Match, MatchComparison
 from training.models.rounds import Promotion, Round, RoundStep, Schedule
 from training.models.runs import (
@@ -18,8 +19,12 @@ from training.models.runs import (
 __all__ = [
     "GENERATORS",
     "JOBS",
+    "Arena",
     "BaseModel",
     "Checkpoint",
+    "Contender",
+    "Duel",
+    "DuelTurn",
     "HubUpload",
     "Match",
     "MatchComparison",

@@ -1,5 +1,6 @@
 """Everything that changes a run, a match or a schedule; and what workers do with them."""
 
+from training.services.arena import contenders_of, set_arena, standings
 from training.services.asking import prioritise
 from training.services.creating import (
     cancel_run,
@@ -8,8 +9,21 @@ from training.services.creating import (
     retry_run,
     start_run,
 )
+from training.services.duels import (
+    abandon,
+    advance_duels,
+    ask,
+    belongs_to_duel,
+    can_be_judged,
+    duel_of,
+    forget_duels,
+    is_judged,
+    open_duels,
+    say_more,
+    try_again,
+)
 from training.services.evaluating import create_evaluation, evaluations_of, report_of
-from training.services.executing import ask_to_stop, execute, stop_was_asked
+from training.services.executing import ask_to_stop, execute, stop_was_asked, warm_up
 from training.services.hub import create_upload, upload_result, wake_uploads
 from training.services.jobs import add_answers, create_generation, create_scoring, suggest_scores
 from training.services.matches import (
@@ -35,6 +49,7 @@ from training.services.results import (
     generations_of,
     metrics_of,
     open_checkpoint,
+    open_interface_file,
     open_result,
     open_sample_image,
     scores_of,
@@ -44,13 +59,19 @@ from training.services.schedules import create_schedule, delete_schedule, run_sc
 from training.services.workspace import tidy_work_dir
 
 __all__ = [
+    "abandon",
     "add_answers",
+    "advance_duels",
     "advance_matches",
+    "ask",
     "ask_to_stop",
+    "belongs_to_duel",
+    "can_be_judged",
     "cancel_round",
     "cancel_run",
     "champion_of",
     "claim_next",
+    "contenders_of",
     "create_evaluation",
     "create_generation",
     "create_match",
@@ -60,16 +81,21 @@ __all__ = [
     "create_upload",
     "database_now",
     "delete_schedule",
+    "duel_of",
     "evaluations_of",
     "execute",
     "feedback_of",
+    "forget_duels",
     "freeze_snapshot",
     "generations_of",
     "held_out_prompts",
     "inspect_run",
+    "is_judged",
     "metrics_of",
     "name_of_base",
     "open_checkpoint",
+    "open_duels",
+    "open_interface_file",
     "open_result",
     "open_sample_image",
     "overoptimisation_of",
@@ -83,16 +109,21 @@ __all__ = [
     "retry_round",
     "retry_run",
     "run_schedules",
+    "say_more",
     "scores_of",
+    "set_arena",
     "set_enabled",
+    "standings",
     "start_run",
     "stop_was_asked",
     "suggest_scores",
     "tidy_work_dir",
+    "try_again",
     "upload_result",
     "verdict_of",
     "wake_uploads",
     "wake_waiting",
+    "warm_up",
     "win_rate",
     "win_rates",
 ]

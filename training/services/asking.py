@@ -11,7 +11,7 @@ from annotation.errors import Conflict, Invalid
 from annotation.models import Comparison, Judgement, Project
 from annotation.services import set_priorities
 from annotation.services.strategies import HIGHEST
-from training import acquisition, designs
+from training import acquisition, designs, routing
 from training.models import Run
 from training.services.jobs import frozen_rows
 from training.services.results import open_result, rows_of
@@ -19,20 +19,38 @@ from training.services.results import open_result, rows_of
 BATCH: Final = 500  # comparisons that are locked together: some twenty milliseconds
 
 
-def prioritise(*, run: Run, by: str = "batch_information", at_least: float = 0.0) -> dict[str, int]:
+DOUBLE_SHARE: Final = 0.1  # of what people are asked, drawn at random, by `worth`
+
+
+def prioritise(
+    *,
+    run: Run,
+    by: str = "batch_information",
+    at_least: float = 0.0,
+    budget: int | None = None,
+    double_share: float | None = None,
+) -> dict[str, int]:
     """Order the open comparisons of a project by what an answer to them would teach; the first is what the
     members of an ensemble learn most from. `training.acquisition` says what the criteria are.
 
     Where two members drawn at random differ by less than ``at_least`` in the margin of the two best
     candidates, a question is not worth asking yet: it comes last. Counts: how many are `first`, `last`, and
     `without` an order, because they were not scored or are no longer open. Priorities are set in small
-    batches, so that nobody waits. Conflict unless the run is a finished scoring by several members, or with
+    batches, so that nobody waits.
+
+    By `worth` (`training.routing`) people are first asked, ``budget`` times at most, where their answers are
+    worth more than the judge's, with a ``double_share`` drawn from all others; the rest comes last.
+
+    Conflict unless the run is a finished scoring by several members, or with
     features for the criteria of `designs.BY_FEATURES`, which take into account what was answered since.
     """
     if by not in designs.NAMES:
         raise Invalid({"by": _("must be one of %(names)s.") % {"names": ", ".join(designs.NAMES)}})
     if not run.gives_scores or run.status != Run.Status.DONE:
         raise Conflict(_("Run %(id)s has no scores.") % {"id": run.pk})
+    if by != "worth" and (budget is not None or double_share is not None):
+        field = "double_share" if budget is None else "budget"
+        raise Invalid({field: _("is for the criterion “worth”.")})
     if by in designs.BY_FEATURES:
         if at_least:
             raise Invalid({"at_least": _("is for the criteria that read an ensemble.")})
@@ -40,6 +58,9 @@ def prioritise(*, run: Run, by: str = "batch_information", at_least: float = 0.0
         numbers = _open_among(run.project, scored)
         if by == "errors":
             ranked = _by_errors(run, numbers, scored)
+        elif by == "worth":
+            share = DOUBLE_SHARE if double_share is None else double_share
+            ranked = _by_worth(run, numbers, scored, budget=budget, share=share)
         else:
             ranked = _by_features(run.project, numbers, scored, by=by)
         last = sorted(set(numbers) - set(ranked))
@@ -94,14 +115,53 @@ def _by_errors(run: Run, numbers: list[int], features: dict[int, acquisition.Flo
     return [numbers[at] for at in order]
 
 
+def _by_worth(
+    run: Run, numbers: list[int], features: dict[int, acquisition.Floats], *, budget: int | None, share: float
+) -> list[int]:
+    """The open ones that a judge has answered, where people's answers have been worth more than its own."""
+    pairs = {number: found for number, found in features.items() if len(found) == 2}
+    judge = _shares(_answers(run.project, pairs, kind=Judgement.Kind.JUDGE))
+    people = _shares(_answers(run.project, pairs))
+    both, mine = sorted(judge.keys() & people.keys()), set(numbers)
+    waiting = [number for number in judge if number in mine and number not in people]
+    if len(both) < routing.FEWEST:
+        raise Conflict(
+            _("People and a judge have both answered %(n)s pairs; at least %(fewest)s are needed.")
+            % {"n": len(both), "fewest": routing.FEWEST}
+        )
+    scores = {number: found for number, _features_, found in _features(run)}
+    scale = designs.scale_of(list(pairs.values()))
+    groups = [pairs[number] * scale for number in (*both, *waiting)]
+    margins = np.array([scores[number][0] - scores[number][1] for number in (*both, *waiting)])
+    tags = routing.tags_of(groups, margins, seed=run.seed)
+    known = routing.Known(
+        directions=np.array([group[0] - group[1] for group in groups[: len(both)]]),
+        people=np.array([people[number] for number in both]),
+        judge=np.array([judge[number] for number in both]),
+        tags=tags[: len(both)],
+    )
+    gains = tags[len(both) :] @ routing.learn_worth(known, seed=run.seed)
+    routed = [waiting[at] for at in routing.route(gains, budget=budget)]
+    others = sorted(set(waiting) - set(routed))
+    return routing.with_doubled(routed, others, share=share, seed=run.seed)[:budget]
+
+
+def _shares(answers: list["Answer"]) -> dict[int, float]:
+    """The share of answers for the first of two candidates, a tie half."""
+    found: dict[int, list[float]] = {}
+    for one in answers:
+        found.setdefault(one.comparison, []).append(0.5 if one.choice is None else float(one.choice == 0))
+    return {number: sum(votes) / len(votes) for number, votes in found.items()}
+
+
 class Answer(NamedTuple):
     comparison: int
     choice: int | None  # None: a tie
 
 
-def _answers(project: Project, scored: Collection[int]) -> list[Answer]:
-    """What people have chosen, without those who found all bad."""
-    judged = Judgement.objects.standing().filter(kind=Judgement.Kind.REGULAR, choice__isnull=False)
+def _answers(project: Project, scored: Collection[int], kind: str = Judgement.Kind.REGULAR) -> list[Answer]:
+    """What people, or models, have chosen, without those who found all bad."""
+    judged = Judgement.objects.standing().filter(kind=kind, choice__isnull=False)
     rows = judged.filter(comparison__project=project).order_by("pk").values_list("comparison_id", "choice")
     return [
         Answer(number, choice if isinstance(choice, int) else None)

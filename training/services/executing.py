@@ -28,6 +28,7 @@ from training.services.recording import OUTAGES, Recorder, insist
 from training.services.workspace import Workspace
 from training.tuning import errors as exits
 from training.tuning.rundir import write_json
+from training.tuning.warm_start import Forked, Warm
 
 logger = logging.getLogger(__name__)
 TICK = 0.5  # seconds between looks at the run directory
@@ -41,6 +42,7 @@ HICCUPS = (*OUTAGES, OSError, storage.StorageError)
 T = TypeVar("T")
 
 _stop_asked = threading.Event()
+_warm: list[Warm] = []  # at most one
 
 
 def ask_to_stop() -> None:
@@ -210,15 +212,29 @@ class Trainer:
     def __init__(self, workspace: Workspace) -> None:
         self.workspace = workspace
         self.returncode: int | None = None
-        self._child: subprocess.Popen[bytes] | None = None
+        self._child: subprocess.Popen[bytes] | Forked | None = None
         self._asked_at: float | None = None
         self._terminated_at: float | None = None
 
     def start(self) -> None:
         """Start the trainer inside the run directory; it dies with this process."""
         self.workspace.dir.cancel_file.unlink(missing_ok=True)
+        self._child = self._start_warm() or self._start_cold()
+        self.workspace.remember_child(self._child.pid)
+
+    def _start_warm(self) -> Forked | None:
+        kind, folder = self.workspace.run.device_kind, self.workspace.path
+        if not _warm:
+            return None
+        if _warm[0].is_gone:
+            warm_up(device_kind=kind)  # for the next run
+        if not _warm[0].serves(trainer_environment(kind)):
+            return None
+        return _warm[0].fork(folder, folder / OUTPUT)
+
+    def _start_cold(self) -> "subprocess.Popen[bytes]":
         with (self.workspace.path / OUTPUT).open("wb") as output:
-            self._child = subprocess.Popen(
+            return subprocess.Popen(
                 self.command(),
                 cwd=self.workspace.path,
                 env=trainer_environment(self.workspace.run.device_kind),
@@ -227,7 +243,6 @@ class Trainer:
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
-        self.workspace.remember_child(self._child.pid)
 
     def command(self) -> list[str]:
         """`-P`: modules are not looked for in the run directory."""
@@ -298,6 +313,15 @@ class Trainer:
         if self._child is not None:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self._child.pid, number)
+
+
+def warm_up(*, device_kind: str) -> None:
+    """Let a process load what runs need, so that they start at once from now on. A worker's main thread calls
+    this: the process ends with the thread that started it. Elsewhere than on Linux nobody is sure that a fork
+    of such a process works.
+    """
+    if sys.platform.startswith("linux"):
+        _warm[:] = [Warm(trainer_environment(device_kind))]
 
 
 def trainer_environment(device_kind: str) -> dict[str, str]:

@@ -185,7 +185,7 @@ def add_answers(*, run: Run) -> dict[str, int]:
     with open_result(run) as result:
         for row in rows_of(result, "generations.jsonl"):
             before = _improved(run, row)
-            written = [{**_content(result, one), "source": source} for one in row["candidates"]]
+            written = [{**content_of(result, one), "source": source} for one in row["candidates"]]
             found = [*before, *written]
             contents = [{key: one[key] for key in one if key != "source"} for one in found]
             different = [at for at, item in enumerate(contents) if item not in contents[:at]]
@@ -267,7 +267,7 @@ def _improved(run: Run, row: dict[str, Any]) -> list[dict[str, Any]]:
     return [{"image": one.image, "source": one.source} for one in pictured]
 
 
-def _content(result: Any, candidate: dict[str, Any]) -> dict[str, Any]:
+def content_of(result: Any, candidate: dict[str, Any]) -> dict[str, Any]:
     """{"text"} or {"image": Media}; pictures of the same bytes are the same Media."""
     if "image" not in candidate:
         return {"text": candidate["text"]}

@@ -17,11 +17,10 @@ from annotation.models import Comparison, Judgement, Lease, Project, User
 from annotation.prompts import pictures_of
 from annotation.quality.intervals import wilson
 from annotation.services import add_comparisons, delete_untouched
-from annotation.services.media import store_image
 from training import storage
 from training.models import Checkpoint, Match, MatchComparison, Run
 from training.sequential import confidence_sequence
-from training.services.jobs import create_generation
+from training.services.jobs import content_of, create_generation
 from training.services.naming import name_of_base
 from training.services.results import open_result, rows_of
 
@@ -138,7 +137,7 @@ def _pair_up(match: Match) -> tuple[list[dict[str, Any]], list[int], int]:
             if other is None:  # a prompt that the right model could not take
                 continue
             for pair in zip(row["candidates"], other["candidates"], strict=True):
-                contents = [_content(left, pair[0]), _content(right, pair[1])]
+                contents = [content_of(left, pair[0]), content_of(right, pair[1])]
                 if contents[0] == contents[1]:
                     identical += 1
                     continue
@@ -155,13 +154,6 @@ def _pair_up(match: Match) -> tuple[list[dict[str, Any]], list[int], int]:
                     }
                 )
     return groups, left_indices, identical
-
-
-def _content(result: zipfile.ZipFile, candidate: dict[str, Any]) -> dict[str, Any]:
-    """{"text"} or {"image": Media}; pictures of the same bytes are the same Media."""
-    if "image" not in candidate:
-        return {"text": candidate["text"]}
-    return {"image": store_image(result.read(f"media/{candidate['image']}"))}
 
 
 def win_rate(match: Match) -> dict[str, Any]:

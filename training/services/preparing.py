@@ -1,9 +1,12 @@
 """Before a run is queued: its data is frozen once, and looked at as the trainer will see it."""
 
 import logging
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
+import psycopg
 from django.db import connections, transaction
 from django.db.models import F
 from django.db.models.functions import Now
@@ -16,6 +19,8 @@ from training.services.errors import RunFailed
 from training.services.recording import clean
 
 logger = logging.getLogger(__name__)
+SILENT_FOR = 60  # seconds until the lock of a process that stands still is free
+TALK_EVERY = 10.0  # seconds
 LOCK_SPACE = 0x7472  # "tr": advisory locks of run preparation
 
 
@@ -71,14 +76,33 @@ def _alone(run_id: int) -> Iterator[bool]:
     """Whether no other process prepares this run.
 
     The lock is that of a transaction on a connection of its own, which does nothing else: it goes when this
-    process dies, and a pooler in transaction mode leaves both together.
+    process dies or stands still, and a pooler in transaction mode leaves both together.
     """
     own = connections.create_connection(DEFAULT_DB_ALIAS)
+    over = threading.Event()
     try:
         own.set_autocommit(False)
         with own.cursor() as cursor:
-            cursor.execute("SELECT pg_try_advisory_xact_lock(%s, %s)", [LOCK_SPACE, run_id])
-            (is_alone,) = cursor.fetchone()
+            cursor.execute(
+                "SELECT pg_try_advisory_xact_lock(%s, %s),"
+                " set_config('idle_in_transaction_session_timeout', %s, true)",
+                [LOCK_SPACE, run_id, f"{SILENT_FOR}s"],
+            )
+            is_alone, _limit = cursor.fetchone()
+        voice = threading.Thread(target=_keep_talking, args=[own.connection, over], daemon=True)
+        voice.start()
         yield is_alone
+        over.set()
+        voice.join()
     finally:
+        over.set()
         own.close()
+
+
+def _keep_talking(connection: Any, over: threading.Event) -> None:
+    while not over.wait(TALK_EVERY):
+        try:
+            connection.execute("SELECT 1")
+        except psycopg.Error as error:  # another may prepare it now, too, which does no harm
+            logger.warning("the lock of a preparation was lost: %s", error)
+            return

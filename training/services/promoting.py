@@ -136,12 +136,40 @@ def _length(limit: list[float], run: Run, answers: Answers) -> dict[str, Any]:
     return {"value": ratio, "why": why}
 
 
-def _diversity(limit: float, run: Run, answers: Answers) -> dict[str, Any]:
+def _total_length(limit: list[float], run: Run, answers: Answers) -> dict[str, Any]:
+    """What each of many rounds may do, all of them together may not."""
+    ratio = _before(run, "total_length") * guardrails.length_ratio(*answers.texts)
+    low, high = limit
+    crossed = not low <= ratio <= high
+    words = "Since the first model its answers have become {:.2f} times as long, not {:g} to {:g}."
+    return {"value": ratio, "why": words.format(ratio, low, high) if crossed else ""}
+
+
+def _total_diversity(limit: float, run: Run, answers: Answers) -> dict[str, Any]:
+    share = _before(run, "total_diversity") * _share_of_diversity(answers)
+    words = "Since the first model its answers have become {:.2f} times as diverse, less than {:g}."
+    return {"value": share, "why": words.format(share, limit) if share < limit else ""}
+
+
+def _before(run: Run, name: str) -> float:
+    """This guardrail's value for the champion, which the newest promotion that measured it tells."""
+    for promotion in Promotion.objects.filter(project=run.project_id).order_by("-pk"):
+        for check in promotion.evidence.get("guardrails", ()):
+            if check["name"] == name:
+                return float(check["value"])
+    return 1.0
+
+
+def _share_of_diversity(answers: Answers) -> float:
     if answers.pictures[0]:
         new, old = (guardrails.picture_spread(one) for one in answers.pictures)
     else:
         new, old = (guardrails.distinct_ngrams(one) for one in answers.texts)
-    share = new / old if old else 1.0
+    return new / old if old else 1.0
+
+
+def _diversity(limit: float, run: Run, answers: Answers) -> dict[str, Any]:
+    share = _share_of_diversity(answers)
     why = "" if share >= limit else f"Its answers are {share:.2f} times as diverse, less than {limit:g}."
     return {"value": share, "why": why}
 
@@ -238,6 +266,14 @@ CHECKS: Final = {
     "length": Check("[low, high], times the length of the other model's answers", _is_pair, _length),
     "diversity": Check(
         "a share from 0 to 1 of the other model's", lambda one: is_number(one, low=0, high=1), _diversity
+    ),
+    "total_length": Check(
+        "[low, high], times the length of the first model's answers", _is_pair, _total_length
+    ),
+    "total_diversity": Check(
+        "a share from 0 to 1 of the first model's",
+        lambda one: is_number(one, low=0, high=1),
+        _total_diversity,
     ),
     "refusals": Check("a share from 0 to 1 by which refusals may grow", _is_refusal_limit, _refusals),
     "metrics": Check('{"kl": [null, 10]}: bounds for figures of the run', are_bounds, _metrics),

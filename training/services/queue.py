@@ -9,6 +9,7 @@ from django.db import connection, transaction
 from django.db.models import F, QuerySet
 from django.db.models.functions import Coalesce, Now
 
+from annotation.postgres.base import limit_silence
 from annotation.services import emit
 from training.models import Run
 from training.services.version import code_version
@@ -28,6 +29,7 @@ def database_now() -> datetime:
 @transaction.atomic
 def claim_next(*, device_kind: str, worker: str) -> Run | None:
     """Take the oldest queued run for this kind of device and begin an attempt, or None."""
+    hold_no_longer_than_a_lease()
     queued = Run.objects.queued(device_kind=device_kind).order_by("queued_at", "pk")
     run = queued.select_for_update(skip_locked=True, no_key=True).only("pk").first()
     if run is None:
@@ -42,6 +44,13 @@ def claim_next(*, device_kind: str, worker: str) -> Run | None:
         progress_at=Now(),
     )
     return Run.objects.select_related("project", "snapshot", "base", "base_checkpoint__run").get(pk=run.pk)
+
+
+def hold_no_longer_than_a_lease() -> None:
+    """Call it in a transaction before it locks a run. A worker that stands still within one keeps the run's
+    row locked, and nobody could take over what others pass as taken (SKIP LOCKED).
+    """
+    limit_silence(settings.RUN_STALE_AFTER / 2)
 
 
 def enqueue(runs: QuerySet[Run]) -> int:
@@ -84,6 +93,7 @@ def requeue_lost_runs(*, now: datetime) -> int:
     count = 0
     for pk in silent.order_by("pk").values_list("pk", flat=True):
         with transaction.atomic():
+            hold_no_longer_than_a_lease()
             run = silent.select_for_update(skip_locked=True, no_key=True).filter(pk=pk).first()
             if run is not None:
                 give_back(run, reason=_why_lost(run, now=now), counts=True)

@@ -43,6 +43,7 @@ class Recorder:
     def held(self) -> Iterator[Run]:
         """A transaction that holds the run's row, so that nobody can take the run away in between."""
         with transaction.atomic():
+            queue.hold_no_longer_than_a_lease()
             held = Run.objects.held_by(self.run).select_for_update(no_key=True)
             run = held.only("pk", "attempt", "lost_attempts", "cancel_requested_at").first()
             if run is None:

@@ -1,10 +1,12 @@
 """What runs brought home."""
 
 import json
+import shutil
+import tempfile
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import IO, Any
 
 from django.core.files import File
 from django.core.files.storage import default_storage
@@ -47,6 +49,21 @@ def open_checkpoint(checkpoint: Checkpoint) -> tuple[File, str]:
     """The stored zip, open for reading, and the name that its download has."""
     run = checkpoint.run
     return default_storage.open(checkpoint.storage_key), f"{run.method}-run-{run.pk}.zip"
+
+
+def open_interface_file(checkpoint: Checkpoint) -> tuple[IO[bytes], str]:
+    """The adapter as other interfaces read it, taken out of the zip, and the name that its download has.
+
+    Raises NotFound if the result has none.
+    """
+    run, name = checkpoint.run, checkpoint.metadata.get("interface_file")
+    if not name:
+        raise NotFound(_("Run %(pk)s has no file for other interfaces.") % {"pk": run.pk})
+    found = tempfile.TemporaryFile()  # noqa: SIM115 - whoever sends it closes it
+    with open_result(run) as result, result.open(name) as file:
+        shutil.copyfileobj(file, found)
+    found.seek(0)
+    return found, f"{run.method}-run-{run.pk}-lora.safetensors"
 
 
 def open_sample_image(run: Run, name: str) -> File:

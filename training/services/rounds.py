@@ -86,10 +86,9 @@ def _follow(step: RoundStep, *, now: datetime) -> None:
         return
     if not has_ended:
         return
-    if why_not := step.result.get("why_not"):
-        _finish(step, RoundStep.Status.STOPPED, error=" ".join(why_not), now=now)
-    else:
-        _finish(step, RoundStep.Status.DONE, error="", now=now)
+    why_not = " ".join(step.result.get("why_not", []))
+    stops = why_not and not step.spec.get("go_on", False)
+    _finish(step, RoundStep.Status.STOPPED if stops else RoundStep.Status.DONE, error=why_not, now=now)
 
 
 def _finish(step: RoundStep, status: RoundStep.Status, *, error: str, now: datetime) -> None:

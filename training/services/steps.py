@@ -2,14 +2,17 @@
 
 A plan is a list of objects. `do` says which kind of step it is, `train` unless given; the other keys:
 
-train     what `create_run` takes: method, base, config, reward, filters, eval_fraction, seed, shuffle_labels
+train     what `create_run` takes: method, base, config, reward, filters, eval_fraction, seed, shuffle_labels;
+          `since` of the filters may be "last_round", when the round before this one of the schedule began
 score     base or reward, config, seed; `then`: "prioritise" or "suggest", what the scores are for;
-          `by` and `at_least` of `prioritise`
+          `by`, `at_least`, `budget` and `double_share` of `prioritise`
 evaluate  base or reward, config, seed; `limits`: bounds of its figures, such as {"agreement": [0.6, null]},
           outside which the round stops
-generate  base, config, reward, seed; `judge`: true has what was written judged
+generate  base, config, reward, seed (each round adds its number); `judge`: true has what was written judged;
+          `times`: how often each prompt is answered, a comparison for each time
 match     left, right, samples_per_prompt, config, seed; `sequential`: false waits for every comparison
-promote   model (a step of training), match (a step whose left side is that model), bar, guardrails
+promote   model (a step of training), match (a step whose left side is that model), bar, guardrails;
+          `go_on`: true has the round go on, with the old champion, where the model is not promoted
 
 Where a model is named, `{"step": 0}` is what that step of the same round made, and `{"champion": "tiny"}`
 the model that was promoted last, or the one named here as long as there is none.
@@ -17,6 +20,7 @@ the model that was promoted last, or the one named here as long as there is none
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any, Final, NamedTuple
 
 from django.utils.translation import gettext as _
@@ -24,7 +28,7 @@ from django.utils.translation import gettext as _
 from annotation.errors import Invalid
 from annotation.models import Project, User
 from training import datasets, designs
-from training.models import Match, RoundStep, Run
+from training.models import Match, Round, RoundStep, Run
 from training.services import asking, creating, evaluating, jobs, matches, naming, promoting
 
 Spec = dict[str, Any]
@@ -148,13 +152,16 @@ def _run_is_done(step: RoundStep) -> Finished:
 
 # train
 
+LAST_ROUND: Final = "last_round"
+LONG_AGO: Final = datetime(1970, 1, 1, tzinfo=UTC)
+
 
 def _check_train(plan: Plan, spec: Spec) -> None:
     if "method" not in spec:
         raise Invalid({"method": _("is missing.")})
     method = naming.method_for(plan.project, spec["method"])
     _check_config_and_seed(method, spec)
-    datasets.check_filters(spec.get("filters", {}))
+    datasets.check_filters(_filters_of(spec, last_round=LONG_AGO))
     _check_model(plan, "base", spec.get("base"), method)
     naming.check_reward(
         by=plan.by,
@@ -165,8 +172,23 @@ def _check_train(plan: Plan, spec: Spec) -> None:
     )
 
 
+def _filters_of(spec: Spec, *, last_round: datetime) -> Any:
+    filters = spec.get("filters", {})
+    if isinstance(filters, dict) and filters.get("since") == LAST_ROUND:
+        return {**filters, "since": last_round.isoformat()}
+    return filters
+
+
+def _last_round_of(step: RoundStep) -> datetime:
+    """When the round before this one of the same schedule began."""
+    of_schedule = Round.objects.exclude(schedule=None).filter(schedule=step.round.schedule_id)
+    before = of_schedule.filter(number__lt=step.round.number).order_by("-number").first()
+    return before.started_at if before else LONG_AGO
+
+
 def _start_train(step: RoundStep, spec: Spec) -> None:
-    whole = {"base": None, "config": {}, **spec}
+    filters = _filters_of(spec, last_round=_last_round_of(step))
+    whole = {"base": None, "config": {}, **spec, "filters": filters}
     made = creating.create_run(by=step.round.created_by, project=step.round.project, over_http=True, **whole)
     _belongs(step, made)
 
@@ -174,6 +196,8 @@ def _start_train(step: RoundStep, spec: Spec) -> None:
 # score
 
 USES: Final = ("prioritise", "suggest")
+MOST_LABELS: Final = 1_000_000
+HOW_TO_ASK: Final = frozenset({"then", "by", "at_least", "budget", "double_share"})
 
 
 def _check_scorer(plan: Plan, spec: Spec, name: str) -> None:
@@ -202,10 +226,18 @@ def _check_score(plan: Plan, spec: Spec) -> None:
         raise Invalid({"by": _("must be one of %(names)s.") % {"names": names}})
     if "at_least" in spec and not promoting.is_number(spec["at_least"], low=0):
         raise Invalid({"at_least": _("must be a number, at least 0.")})
+    budget = spec.get("budget", 1)
+    if not isinstance(budget, int) or isinstance(budget, bool) or not 1 <= budget <= MOST_LABELS:
+        raise Invalid({"budget": _("must be between 1 and %(most)s.") % {"most": MOST_LABELS}})
+    if "double_share" in spec and not promoting.is_number(spec["double_share"], low=0, high=1):
+        raise Invalid({"double_share": _("must be a number from 0 to 1.")})
+    for key in ("budget", "double_share"):
+        if key in spec and spec.get("by") != "worth":
+            raise Invalid({key: _("is for the criterion “worth”.")})
 
 
 def _start_score(step: RoundStep, spec: Spec) -> None:
-    asked = {key: value for key, value in spec.items() if key not in ("then", "by", "at_least")}
+    asked = {key: value for key, value in spec.items() if key not in HOW_TO_ASK}
     _belongs(step, jobs.create_scoring(by=step.round.created_by, project=step.round.project, **asked))
 
 
@@ -214,7 +246,7 @@ def _follow_score(step: RoundStep) -> Finished:
         return False
     assert step.run is not None
     if step.spec.get("then") == "prioritise":
-        how = {key: step.spec[key] for key in ("by", "at_least") if key in step.spec}
+        how = {key: step.spec[key] for key in HOW_TO_ASK - {"then"} if key in step.spec}
         step.result = asking.prioritise(run=step.run, **how)
     elif step.spec.get("then") == "suggest":
         step.result = {"suggested": jobs.suggest_scores(run=step.run)}
@@ -262,10 +294,20 @@ def _check_generate(plan: Plan, spec: Spec) -> None:
     )
     if not isinstance(spec.get("judge", False), bool):
         raise Invalid({"judge": _("must be true or false.")})
+    _check_count(spec, "times")
+
+
+def _check_count(spec: Spec, key: str) -> None:
+    count = spec.get(key, 1)
+    if not isinstance(count, int) or isinstance(count, bool) or not 1 <= count <= 100:
+        raise Invalid({key: _("must be a whole number from 1 to 100.")})
 
 
 def _start_generate(step: RoundStep, spec: Spec) -> None:
-    asked = {key: value for key, value in spec.items() if key != "judge"}
+    """Another seed in each round: a model that stays champion does not write the same answers again."""
+    asked = {key: value for key, value in spec.items() if key not in ("judge", "times")}
+    asked["prompts"] = jobs.project_prompts(step.round.project) * spec.get("times", 1)
+    asked["seed"] = (spec.get("seed", 0) + step.round.number) % (creating.MAX_SEED + 1)
     _belongs(step, jobs.create_generation(by=step.round.created_by, project=step.round.project, **asked))
 
 
@@ -290,9 +332,7 @@ def _check_match(plan: Plan, spec: Spec) -> None:
         raise Invalid({"right": _("A model cannot be compared with itself; name another one.")})
     if not isinstance(spec.get("sequential", True), bool):
         raise Invalid({"sequential": _("must be true or false.")})
-    samples = spec.get("samples_per_prompt", 1)
-    if not isinstance(samples, int) or isinstance(samples, bool) or not 1 <= samples <= 100:
-        raise Invalid({"samples_per_prompt": _("must be a whole number from 1 to 100.")})
+    _check_count(spec, "samples_per_prompt")
 
 
 def _start_match(step: RoundStep, spec: Spec) -> None:
@@ -330,6 +370,8 @@ def _check_promote(plan: Plan, spec: Spec) -> None:
         raise Invalid({"match": _("must be a match whose left side is the model.")})
     if not promoting.is_number(spec.get("bar", 0.5), low=0, high=1):
         raise Invalid({"bar": _("must be a number from 0 to 1.")})
+    if not isinstance(spec.get("go_on", False), bool):
+        raise Invalid({"go_on": _("must be true or false.")})
     guardrails = spec.get("guardrails", {})
     promoting.check_guardrails(guardrails)
     evaluated = any(earlier.get("do") == "evaluate" for earlier in plan.steps[: plan.number])
@@ -356,11 +398,11 @@ JOB_KEYS: Final = {"base", "config", "reward", "seed"}
 RUN_KEYS: Final = JOB_KEYS | {"method", "filters", "eval_fraction", "shuffle_labels"}
 KINDS: Final[dict[str, Kind]] = {
     "train": Kind(frozenset(RUN_KEYS), _check_train, _start_train, _run_is_done),
-    "score": Kind(
-        frozenset(JOB_KEYS | {"then", "by", "at_least"}), _check_score, _start_score, _follow_score
-    ),
+    "score": Kind(frozenset(JOB_KEYS | HOW_TO_ASK), _check_score, _start_score, _follow_score),
     "evaluate": Kind(frozenset(JOB_KEYS | {"limits"}), _check_evaluate, _start_evaluate, _follow_evaluate),
-    "generate": Kind(frozenset(JOB_KEYS | {"judge"}), _check_generate, _start_generate, _follow_generate),
+    "generate": Kind(
+        frozenset(JOB_KEYS | {"judge", "times"}), _check_generate, _start_generate, _follow_generate
+    ),
     "match": Kind(
         frozenset({"left", "right", "samples_per_prompt", "config", "seed", "sequential"}),
         _check_match,
@@ -368,6 +410,9 @@ KINDS: Final[dict[str, Kind]] = {
         _follow_match,
     ),
     "promote": Kind(
-        frozenset({"model", "match", "bar", "guardrails"}), _check_promote, _start_promote, lambda step: True
+        frozenset({"model", "match", "bar", "guardrails", "go_on"}),
+        _check_promote,
+        _start_promote,
+        lambda step: True,
     ),
 }

@@ -8,8 +8,9 @@ from django.utils.translation import gettext as _
 
 from annotation import numbers
 from training.browsing import accuracy_of, seconds_of
-from training.models import Match, Run
+from training.models import Match, Round, Run
 from training.overoptimisation import Law
+from training.round_browsing import reason_of
 from training.services import name_of_base
 from training.tuning.registry import get_method
 
@@ -27,6 +28,11 @@ def figure(value: Any) -> str:
         return numbers.number(value)
     short = f"{value:.3g}"
     return short if "e" in short else number_format(short)
+
+
+@register.filter
+def reason(shown: Round) -> str:
+    return reason_of(shown)
 
 
 @register.filter

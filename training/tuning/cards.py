@@ -15,9 +15,9 @@ if TYPE_CHECKING:
 PACKAGES = ["torch", "transformers", "peft", "diffusers", "safetensors"]
 
 
-def write_card(folder: Path, *, run: "Run", how_to_load: str, notes: list[str]) -> None:
-    """Write both files into ``folder``."""
-    facts = {**collect(run), "how_to_load": how_to_load}
+def write_card(folder: Path, *, run: "Run", how_to_load: str, notes: list[str], more: dict[str, Any]) -> None:
+    """Write both files into ``folder``; ``more`` goes into the metadata."""
+    facts = {**collect(run), "how_to_load": how_to_load, **more}
     write_json(folder / "metadata.json", facts)
     write_text(
         folder / "README.md", card_text(facts, title=run.method.title, how_to_load=how_to_load, notes=notes)

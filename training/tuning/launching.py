@@ -36,7 +36,7 @@ def leads() -> bool:
 
 def processes_asked(directory: RunDir) -> int:
     """``processes`` of the run's config; 1 if it says nothing sensible, which its trainer will refuse."""
-    with contextlib.suppress(OSError, ValueError, AttributeError):
+    with contextlib.suppress(OSError, ValueError, AttributeError, LookupError, TypeError):
         found = json.loads(directory.run_file.read_text(encoding="utf-8"))["config"].get("processes", 1)
         return found if isinstance(found, int) else 1
     return 1

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from training.tuning.config import TrainConfig
-from training.tuning.processes import add_gradients
+from training.tuning.processes import add_gradients, whole_tensor
 
 OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
     "adamw": partial(torch.optim.AdamW, fused=True),  # one pass over the weights instead of nine
@@ -62,4 +62,4 @@ def update(
     norm = torch.nn.utils.clip_grad_norm_(parameters, limit)
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
-    return {"grad_norm": float(norm), "learning_rate": rate}
+    return {"grad_norm": float(whole_tensor(norm)), "learning_rate": rate}

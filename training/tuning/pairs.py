@@ -30,6 +30,7 @@ from training.tuning.errors import BadInput
 
 # Gold, repeat and qualification judgements measure annotators; they are not votes.
 VOTING_KINDS = frozenset({"regular", "review", "judge"})
+PEOPLE = frozenset({"regular", "review"})
 # The ties that make a third outcome, beside those that are dropped or count half.
 TIE_MODELS = frozenset({"rao_kupper", "davidson"})
 Apart = Literal["strength", "annotator_group", "annotator"]
@@ -85,8 +86,13 @@ def make_pairs(
 
 
 def judgement_weights(group: Group, keys: VoteKeys) -> list[float]:
-    """How much each judgement of a group counts: by annotator, and by the row's own ``meta.weights``."""
+    """How much each judgement of a group counts: by annotator, and by the row's own ``meta.weights``; a
+    judge's nothing where a person has spoken and ``judges`` only fill.
+    """
     weights = [keys.annotator_weights.get(str(judgement.annotator), 1.0) for judgement in group.judgements]
+    if keys.judges == "fill" and any(one.kind in PEOPLE for one in group.judgements):
+        spoken = zip(group.judgements, weights, strict=True)
+        weights = [0.0 if judgement.kind == "judge" else weight for judgement, weight in spoken]
     if not keys.row_weights:
         return weights
     own = group.meta.get("weights")

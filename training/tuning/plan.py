@@ -63,7 +63,7 @@ def make_plan(
     """
     order = _shuffled(range(len(sizes)), f"{seed}/batches")
     chunks = [order[at : at + config.batch_size] for at in range(0, len(order), config.batch_size)]
-    processes = getattr(config, "processes", 1)
+    processes, even = getattr(config, "processes", 1), getattr(config, "sharded", False)
     batches = [
         halved(
             split(chunk, sizes, most=config.micro_batch_size, budget=budget, buckets=buckets),
@@ -72,6 +72,8 @@ def make_plan(
         )
         for chunk in chunks
     ]
+    if even:  # processes that share weights compute equally often: all of them the whole of a tiny batch
+        batches = [batch if len(batch) % processes == 0 else batch * processes for batch in batches]
     total = config.max_steps or math.ceil(config.epochs * len(batches))
     return Plan(batches=batches, total_steps=total, seed=seed)
 

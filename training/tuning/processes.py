@@ -162,6 +162,8 @@ def add_gradients(parameters: Iterable[nn.Parameter]) -> None:
     if count() == 1:
         return
     found = [value for value in parameters if not is_sharded(value)]
+    if not found:
+        return
     has = torch.tensor([value.grad is not None for value in found], dtype=torch.int32, device=_device(found))
     dist.all_reduce(has, op=dist.ReduceOp.MAX)
     used = [value for value, there in zip(found, has.tolist(), strict=True) if there]
@@ -185,6 +187,23 @@ def same_weights(model: nn.Module) -> None:
 def is_sharded(value: Tensor) -> bool:
     """Whether each process holds a part of this tensor only."""
     return hasattr(value, "device_mesh")
+
+
+def whole_tensor(value: Tensor) -> Tensor:
+    """The tensor put together from the parts of all processes, which all call this."""
+    parts: Any = value
+    whole: Tensor = parts.full_tensor() if is_sharded(value) else value
+    return whole
+
+
+def part_of(value: Tensor, like: Tensor) -> Tensor:
+    """This process's part of a whole tensor, divided as ``like`` is."""
+    if not is_sharded(like):
+        return value
+    from torch.distributed.tensor import distribute_tensor
+
+    parts: Any = like
+    return distribute_tensor(value.to(like.device), parts.device_mesh, parts.placements)
 
 
 def _device(values: Sequence[Tensor]) -> torch.device:

@@ -57,7 +57,14 @@ from training.tuning.rundir import RunDir, StopRequest
 from training.tuning.spec import identity_of, parse_config, parse_reward, read_spec
 from training.tuning.trackers import Tracked, Trackers, check_installed
 from training.tuning.views import viewed
-from training.tuning.weights import load_weights, random_states, save_weights, set_random_states
+from training.tuning.weights import (
+    load_state,
+    load_weights,
+    random_states,
+    set_random_states,
+    whole_state,
+    whole_weights,
+)
 
 logger = logging.getLogger("training.tuning")
 
@@ -127,7 +134,9 @@ class Run:
     def fingerprint(self) -> str:
         """Hash of all that determines the trajectory: a checkpoint of another one must not be resumed."""
         spec = self.spec.model_dump(exclude={"data"})
-        spec |= {"config": self.config.model_dump(), "base": identity_of(self.base)}
+        # By how many processes, and in which of them the weights lie, is a matter of rounding.
+        config = self.config.model_dump(exclude={"processes", "sharded"})
+        spec |= {"config": config, "base": identity_of(self.base)}
         return hashlib.sha256(json.dumps([spec, self.data_sha256], sort_keys=True).encode()).hexdigest()
 
     # Steps
@@ -276,14 +285,23 @@ class Run:
         return step
 
     def publish(
-        self, write: Callable[[Path], None], *, how_to_load: str | None = None, notes: list[str] | None = None
+        self,
+        write: Callable[[Path], None],
+        *,
+        how_to_load: str | None = None,
+        notes: list[str] | None = None,
+        facts: dict[str, Any] | None = None,
     ) -> None:
-        """Let ``write`` fill the result's folder, add a card if there is something to load, rename it."""
+        """Let ``write`` fill the result's folder, add a card if there is something to load, rename it.
+
+        ``notes`` are sentences for the card, ``facts`` more of its metadata; ``write`` may add to both.
+        """
 
         def write_all(folder: Path) -> None:
             write(folder)
             if how_to_load is not None:
-                write_card(folder, run=self, how_to_load=how_to_load, notes=[*(notes or []), *self._kept()])
+                said = [*(notes or []), *self._kept()]
+                write_card(folder, run=self, how_to_load=how_to_load, notes=said, more=facts or {})
 
         self.dir.publish_result(write_all)
 
@@ -329,14 +347,14 @@ class Run:
     def _save(self, step: int) -> None:
         assert self._model is not None
         assert self._optimizer is not None
-        model, optimizer = self._model, self._optimizer
+        weights, optimizer_state = whole_weights(self._model), whole_state(self._optimizer)
 
         def write(folder: Path) -> None:
-            save_weights(model, folder / "weights.safetensors")
+            save_file(weights, folder / "weights.safetensors")
             if self._keep:
                 kept = {name: value.cpu().contiguous() for name, value in self._keep.items()}
                 save_file(kept, folder / "kept.safetensors")
-            torch.save(optimizer.state_dict(), folder / "optimizer.pt")
+            torch.save(optimizer_state, folder / "optimizer.pt")
             torch.save(random_states(), folder / "random.pt")
             state = {
                 "step": step,
@@ -367,9 +385,8 @@ class Run:
         if self._keep:
             for name, value in load_file(checkpoint / "kept.safetensors").items():
                 self._keep[name].copy_(value)
-        self._optimizer.load_state_dict(
-            torch.load(checkpoint / "optimizer.pt", map_location="cpu", weights_only=True)
-        )
+        state_of_optimizer = torch.load(checkpoint / "optimizer.pt", map_location="cpu", weights_only=True)
+        load_state(self._optimizer, state_of_optimizer)
         set_random_states(torch.load(checkpoint / "random.pt", weights_only=True))
         self._started = time.monotonic() - state["seconds"]
         self._window, self._best = state["window"], state["best"]

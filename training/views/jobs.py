@@ -91,7 +91,7 @@ def run_suggestions(request: SignedIn, pk: int) -> HttpResponse:
 def run_priorities(request: SignedIn, pk: int) -> HttpResponse:
     """Order the queue by what a scoring's ensemble, or its features, would learn most from."""
     run = find(Run.objects.select_related("project"), request.user, Action.TRAIN, pk=pk)
-    by = "last_layer" if run.config.get("features") else "batch_information"
+    by = "last_layer" if run.config.get("features") or run.config.get("surface") else "batch_information"
     try:
         count = services.prioritise(run=run, by=by)["first"]
     except Conflict as error:

@@ -59,7 +59,10 @@ def checkpoint_upload(request: SignedIn, pk: int) -> HttpResponse:
 @login_required
 @require_GET
 def checkpoint_download(request: SignedIn, pk: int) -> FileResponse:
-    """The result as a zip, with its model card."""
+    """The result as a zip, with its model card; with ``?for=interfaces`` the adapter as they read it."""
     checkpoint = find(Checkpoint.objects.select_related("run__project"), request.user, Action.TRAIN, pk=pk)
+    if request.GET.get("for") == "interfaces":
+        lora, name = services.open_interface_file(checkpoint)
+        return FileResponse(lora, as_attachment=True, filename=name, content_type="application/octet-stream")
     file, name = services.open_checkpoint(checkpoint)
     return FileResponse(file, as_attachment=True, filename=name, content_type="application/zip")

@@ -64,7 +64,9 @@ def test_annotators_last_disagreements_side_by_side(manager_page, judged):
     assert "Answer 1.1" in body
     assert "both bad" in body
     assert two.username in body
-    assert "secret-model" not in body  # whoever looks may still judge
+    sums, _title, side_by_side = body.partition("Where others said something else")
+    assert "Prefers secret-model-0" in sums  # as a leaderboard names them: of no candidate in particular
+    assert "secret-model" not in side_by_side  # whoever looks may still judge
     assert manager_page.get(f"/projects/{project.pk}/quality/annotators/{10**6}/").status_code == 404
 
 

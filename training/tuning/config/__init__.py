@@ -29,12 +29,18 @@ from training.tuning.config.images_direct import (
     TimestepKeys,
 )
 from training.tuning.config.images_early import EarlyRewardModelConfig
-from training.tuning.config.images_forward import CRDConfig, DiffusionNFTConfig, ForwardConfig
+from training.tuning.config.images_forward import (
+    CRDConfig,
+    DiffusionNFTConfig,
+    ForwardConfig,
+    MotionNFTConfig,
+)
 from training.tuning.config.images_gradient import (
     AdjointMatchingConfig,
     DraftConfig,
     R0Config,
     ReFLConfig,
+    ShortFTConfig,
     SRPOConfig,
     VARDConfig,
 )
@@ -130,6 +136,7 @@ __all__ = [
     "ImageTrainConfig",
     "KTOConfig",
     "LoraConfig",
+    "MotionNFTConfig",
     "NashMDConfig",
     "ORPOConfig",
     "OnlineDPOConfig",
@@ -156,6 +163,7 @@ __all__ = [
     "ScoringKeys",
     "SePPOConfig",
     "SelfNPOConfig",
+    "ShortFTConfig",
     "SimPOConfig",
     "TDPOConfig",
     "TextTrainConfig",

@@ -5,7 +5,7 @@ from typing import Literal, Self
 from pydantic import Field, model_validator
 
 from training.tuning.config.shared import PRIMARY, Config, TextPairKeys, TieModel
-from training.tuning.config.text import ProcessKeys, SampleKeys, TextTrainConfig
+from training.tuning.config.text import SampleKeys, ShardKeys, TextTrainConfig
 
 # What the losses of `dpo` know besides beta.
 SMOOTHED = {"sigmoid", "sigmoid_norm", "robust", "exo_pair", "aot", "aot_unpaired"}
@@ -23,7 +23,7 @@ def refuse(condition: object, message: str) -> None:
         raise ValueError(message)
 
 
-class SFTConfig(TextTrainConfig, ProcessKeys, SampleKeys):
+class SFTConfig(TextTrainConfig, ShardKeys, SampleKeys):
     """Supervised fine-tuning on answers. Ties: see ``ties``. Both bad: that judgement is left out."""
 
     learning_rate: float = Field(
@@ -131,7 +131,7 @@ class TokenKeys(Config):
         return self
 
 
-class DPOConfig(TextTrainConfig, ProcessKeys, TextPairKeys, ReferenceKeys, TokenKeys, SampleKeys):
+class DPOConfig(TextTrainConfig, ShardKeys, TextPairKeys, ReferenceKeys, TokenKeys, SampleKeys):
     """Direct preference optimisation. Ties and both-bad are left out unless the config says otherwise."""
 
     loss: Literal[

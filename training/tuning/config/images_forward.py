@@ -67,6 +67,41 @@ class DiffusionNFTConfig(ForwardConfig):
     """DiffusionNFT. Judgements are not used, so ties and both-bad do not arise."""
 
 
+class MotionNFTConfig(ForwardConfig):
+    """DiffusionNFT for editors of pictures. A row's two pictures are the one to edit, which was not
+    preferred, and the edit, which was: ties and both-bad are dropped.
+    """
+
+    num_generations: int = Field(
+        8, ge=2, title="Edits per picture", description="Made in each step, and compared with one another."
+    )
+    motion_weight: float = Field(
+        1.0,
+        ge=0,
+        title="Weight of motion",
+        description="Of the agreement of motion, from 0 to 1, beside the rewards of the list; 0.5 beside "
+        "half of a vision-language model's score, as published.",
+    )
+    motion_levels: int | None = Field(
+        5,
+        ge=1,
+        title="Levels of motion",
+        description="The agreement is rounded to so many steps, so that what optical flow is unsure about "
+        "decides nothing; null: it is not.",
+    )
+    most_mean: float = Field(
+        0.9,
+        title="Good enough",
+        description="Pictures whose edits have this mean reward or more teach nothing in a step.",
+    )
+    least_std: float = Field(
+        0.05,
+        ge=0,
+        title="Least spread",
+        description="And so do those whose rewards have no larger standard deviation.",
+    )
+
+
 class CRDConfig(ForwardConfig):
     """Centred reward distillation. Judgements are not used, so ties and both-bad do not arise."""
 

@@ -225,6 +225,45 @@ class VARDConfig(ImageGradientConfig):
     )
 
 
+class ShortFTConfig(ImageGradientConfig):
+    """Gradients through a chain made short. Judgements are not used, so ties and both-bad do not arise."""
+
+    num_generations: int = Field(1, ge=1, title="Pictures per prompt", description="Drawn in each step.")
+    parts: int = Field(
+        4,
+        ge=1,
+        le=16,
+        title="Parts",
+        description="Stretches of the noise levels. Each has LoRA weights of its own, of the rank given, and "
+        "is jumped over but for its last step.",
+        json_schema_extra=PRIMARY,
+    )
+    shortcut: Literal["self", "model"] = Field(
+        "self",
+        title="Jumps by",
+        description="model: an adapter of few steps for the same pipeline, as rg_lcd makes one; it stands in "
+        "the reward list beside the rewards. self: the pipeline without an adapter, in one long step.",
+    )
+    shortcut_guidance: float | None = Field(
+        None,
+        ge=0,
+        title="Guidance of jumps",
+        description="1 for an adapter that was distilled with guidance; empty: that of the other steps.",
+    )
+    staged: bool = Field(
+        True,
+        title="In stages",
+        description="As many stages as parts: in each the parts before it are held and drawn with all their "
+        "steps. Off: all parts learn, and jump, all the time.",
+    )
+
+    @model_validator(mode="after")
+    def _parts_are_of_adapters(self) -> Self:
+        if self.lora is None:
+            raise ValueError("lora must be set: the parts are those of an adapter")
+        return self
+
+
 class R0Config(ImageGradientConfig):
     """Rewards alone, for models of few steps. Judgements are not used, so ties and both-bad do not arise."""
 

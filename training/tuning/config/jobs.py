@@ -123,6 +123,12 @@ class ScoreConfig(ScoringKeys):
         "questions are designed with. 0: none.",
         json_schema_extra=PRIMARY,
     )
+    surface: bool = Field(
+        False,
+        title="Surface features",
+        description="Keep, as features too, what can be seen of each answer without a model: length, "
+        "repetition, what it takes from the prompt, signs.",
+    )
     select: Literal["none", "best", "top_share", "rejection", "pairs", "sure_pairs"] = Field(
         "none",
         title="Select",

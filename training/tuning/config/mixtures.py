@@ -50,6 +50,11 @@ class VRPOConfig(TextTrainConfig, ProcessKeys, VoteKeys, ReferenceKeys, SampleKe
     counts half for each side, and so does both-bad.
     """
 
+    @model_validator(mode="after")
+    def _judges_are_heard(self) -> Self:
+        refuse(self.judges != "vote", "vrpo compares people with judges: leave judges out")
+        return self
+
 
 class SELMConfig(TextTrainConfig, ProcessKeys, TextPairKeys, ReferenceKeys, SampleKeys):
     """DPO with optimism. Ties and both-bad are left out unless the config says half."""

@@ -6,12 +6,12 @@ from pydantic import Field, model_validator
 
 from training.tuning.config.direct import NllKeys, refuse
 from training.tuning.config.shared import PRIMARY, TextPairKeys
-from training.tuning.config.text import ProcessKeys, SampleKeys, TextTrainConfig
+from training.tuning.config.text import ProcessKeys, SampleKeys, ShardKeys, TextTrainConfig
 
 _RATE = "Peak learning rate. Without a reference small rates are safer: LoRA on large models"
 
 
-class ORPOConfig(TextTrainConfig, ProcessKeys, TextPairKeys, SampleKeys):
+class ORPOConfig(TextTrainConfig, ShardKeys, TextPairKeys, SampleKeys):
     """Imitation and odds ratio in one stage. Ties and both-bad are left out unless the config says half."""
 
     learning_rate: float = Field(
@@ -26,7 +26,7 @@ class ORPOConfig(TextTrainConfig, ProcessKeys, TextPairKeys, SampleKeys):
     )
 
 
-class SimPOConfig(TextTrainConfig, ProcessKeys, TextPairKeys, NllKeys, SampleKeys):
+class SimPOConfig(TextTrainConfig, ShardKeys, TextPairKeys, NllKeys, SampleKeys):
     """SimPO: mean log-probability per token as reward. Ties and both-bad are left out unless the config says
     half.
     """
@@ -70,7 +70,7 @@ class SimPOConfig(TextTrainConfig, ProcessKeys, TextPairKeys, NllKeys, SampleKey
         return self
 
 
-class CPOConfig(TextTrainConfig, ProcessKeys, TextPairKeys, NllKeys, SampleKeys):
+class CPOConfig(TextTrainConfig, ShardKeys, TextPairKeys, NllKeys, SampleKeys):
     """Contrastive preference optimisation. Ties and both-bad are left out unless the config says half."""
 
     learning_rate: float = Field(

@@ -209,6 +209,8 @@ class RewardModelConfig(TextTrainConfig, ProcessKeys, TextPairKeys, BestKeys):
             _refuse(given and modelled and key != "centring", f"{key} needs ties half or drop")
         _refuse(bool(self.margin) and self.pairs == "majority", "margin needs pairs each or soft")
         _refuse(loss == "ordinal" and self.pairs == "majority", "the loss ordinal needs pairs each or soft")
+        whole = loss in ("plackett_luce", "best_of_k", "regression")
+        _refuse(whole and self.is_changed("judges"), f"{loss} reads all judgements: leave judges out")
         self._check_members()
         self._check_attributes()
         self._check_corrections()

@@ -155,6 +155,12 @@ class VoteKeys(Config):
         title="Weights in the data",
         description="Each judgement counts as much as its row's meta.weights says, one number per judgement.",
     )
+    judges: Literal["vote", "fill"] = Field(
+        "vote",
+        title="Judges",
+        description="What models say. vote: it counts as a person's judgement does. fill: only where no "
+        "person has said anything (arXiv:2410.19133).",
+    )
 
 
 class AspectKeys(Config):

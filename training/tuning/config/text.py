@@ -72,6 +72,33 @@ class GenerationKeys(Config):
     )
 
 
+class ShardKeys(ProcessKeys):
+    """Models that do not fit into one device."""
+
+    sharded: bool = Field(
+        False,
+        title="Divide the weights",
+        description="Each device keeps a part of the weights and gathers layer after layer while it computes "
+        "(FSDP): less memory on each, more traffic between them.",
+    )
+
+    @model_validator(mode="after")
+    def _sharding_has_a_use(self) -> Self:
+        if not self.sharded:
+            return self
+        if self.processes == 1:
+            raise ValueError("sharded needs processes: there is nobody to divide the weights with")
+        if getattr(self, "quantization", None):
+            raise ValueError("sharded does not go with quantization")
+        if getattr(self, "merged", False):
+            raise ValueError("sharded does not go with merged; merge the adapter into the whole base later")
+        if getattr(self, "lora", None) is None and getattr(self, "reference", "cached") == "live":
+            raise ValueError('sharded full fine-tuning needs "reference": "cached"')
+        if getattr(self, "sync_reference_every", None):
+            raise ValueError("sharded does not go with a reference that moves")
+        return self
+
+
 class SampleKeys(Config):
     """Answers written before and after training at fixed prompts and seeds (samples.jsonl)."""
 

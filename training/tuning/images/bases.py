@@ -16,12 +16,13 @@ GENERATION_KEYS = {"num_inference_steps", "guidance_scale", "height", "width"}
 @dataclass(frozen=True)
 class ImageBase:
     """``pipeline`` is a local folder or hub id; ``adapter`` a file of LoRA weights for it, ``person`` one of
-    keys and values for people, or None.
+    keys and values for people, or None. ``parts``: how many the adapter has, if it is one in parts.
     """
 
     pipeline: str
     adapter: Path | None = None
     person: Path | None = None
+    parts: int | None = None
 
 
 def resolve_base(base: str | None) -> ImageBase:
@@ -44,12 +45,34 @@ def resolve_base(base: str | None) -> ImageBase:
     metadata = folder / "metadata.json"
     if not metadata.is_file():
         raise BadInput(f"the folder has {file.name} but no metadata.json that names its base", file=folder)
-    named = json.loads(metadata.read_text(encoding="utf-8")).get("base")
+    facts = json.loads(metadata.read_text(encoding="utf-8"))
+    named = facts.get("base")
     if not isinstance(named, str) or not named:
         raise BadInput("must name the pipeline that the adapter belongs to", file=metadata, field="base")
     below = folder / named if (folder / named).exists() else Path(named)
     pipeline = resolve_base(str(below) if below.exists() else named).pipeline
-    return ImageBase(pipeline, person=file) if file.name == PERSONAL_FILE else ImageBase(pipeline, file)
+    if file.name == PERSONAL_FILE:
+        return ImageBase(pipeline, person=file)
+    parts = facts["config"]["parts"] if facts.get("method") == "short_ft" else None
+    return ImageBase(pipeline, file, parts=parts)
+
+
+def adapter_beside(model: str, own: ImageBase, *, needed: str, field: str) -> Path:
+    """The weights of the adapter ``model``, which must be of the same pipeline as ``own``. ``needed`` says
+    that it is an adapter.
+    """
+    found = resolve_base(model)
+    if found.adapter is None or found.parts is not None:
+        raise BadInput(needed, field=field)
+    if _place(found.pipeline) != _place(own.pipeline):
+        raise BadInput(
+            f"is of {found.pipeline}, and the model it is used with of {own.pipeline}", field=field
+        )
+    return found.adapter
+
+
+def _place(pipeline: str) -> str:
+    return str(Path(pipeline).resolve()) if Path(pipeline).exists() else pipeline
 
 
 def pickled_weights(folder: Path) -> list[Path]:

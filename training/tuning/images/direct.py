@@ -18,8 +18,10 @@ from training.tuning.images.bases import copy_generation_defaults
 from training.tuning.images.batches import PreparedGroups
 from training.tuning.images.errors import NoisyGroups, denoising_errors
 from training.tuning.images.groups import Choose, ImageGroup
+from training.tuning.images.interfaces import INTERFACE_FILE
 from training.tuning.images.loading import load_for_sampling, load_for_training
 from training.tuning.images.pair_index import PairIndex, index_pairs
+from training.tuning.images.parts import how_to_draw
 from training.tuning.images.policies import ImagePolicy
 from training.tuning.images.preparation import (
     ReferenceErrors,
@@ -242,15 +244,20 @@ class Direct:
 def publish(run: Run, policy: ImagePolicy) -> None:
     """Write the result: an adapter, also as interfaces read it, or a whole pipeline."""
     notes: list[str] = []
+    facts: dict[str, Any] = {}
 
     def write(folder: Path) -> None:
         policy.save(folder)
         if policy.adapter:
             notes.append(policy.save_for_interfaces(folder))
+            if (folder / INTERFACE_FILE).exists():
+                facts["interface_file"] = INTERFACE_FILE
         copy_generation_defaults(run.base, folder)
 
     how_to_load = policy.family.how_to_load_adapter if policy.adapter else HOW_TO_LOAD_PIPELINE
-    run.publish(write, how_to_load=how_to_load, notes=notes)
+    if policy.parts is not None:
+        how_to_load += how_to_draw(policy.family, count=policy.parts)
+    run.publish(write, how_to_load=how_to_load, notes=notes, facts=facts)
 
 
 def inspect_direct(run: Run, choose: Choose) -> dict[str, Any]:

@@ -57,7 +57,7 @@ def predict(
     told, target = predictions(online.family, module, groups, autocast=autocast(config))
     if guidance == 1 or online.family.reads_guidance:
         return told, target
-    empty = online.encoded.rows([""] * len(groups.timesteps))
+    empty = online.encoded.without([""] * len(groups.timesteps))
     without, _ = predictions(
         online.family,
         module,

@@ -15,6 +15,7 @@ online.publish()
 
 import hashlib
 from collections.abc import Sequence
+from typing import TypeVar
 
 import torch
 from jaxtyping import Float
@@ -26,12 +27,18 @@ from training.tuning.metrics import Means
 from training.tuning.rewards.compose import Scored
 from training.tuning.run import Run
 
+Frame = TypeVar("Frame", bound=ImageOnline)
+
 
 def open_gradient(run: Run, *, reference: bool = False) -> ImageOnline:
     """The frame, if all rewards have a gradient; BadInput names those that have one."""
-    online = ImageOnline(run, reference=reference)
+    return with_gradient(ImageOnline(run, reference=reference))
+
+
+def with_gradient(online: Frame) -> Frame:
+    """The same of a frame that is open."""
     online.rewards.differentiable()
-    if run.config.gradient_checkpointing:
+    if online.run.config.gradient_checkpointing:
         online.family.pipeline.vae.enable_gradient_checkpointing()
     return online
 

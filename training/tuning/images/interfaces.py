@@ -36,19 +36,19 @@ def interface_layers(layers: Mapping[str, Tensor], *, alpha: float) -> dict[str,
 
 
 def write_interface_file(
-    folder: Path, layers: Mapping[str, Tensor], *, alpha: float, read: Callable[[dict[str, Tensor]], Any]
+    folder: Path, written: dict[str, Tensor], *, lost: Callable[[dict[str, Tensor]], list[str]]
 ) -> None:
-    """Write ``lora_for_interfaces.safetensors``; ``read`` is the pipeline's ``lora_state_dict``.
+    """Write ``lora_for_interfaces.safetensors``; ``lost`` says which layers diffusers would not read of it.
 
-    Raises BadInput, and leaves no file, if diffusers would not read every layer back as it was.
+    Raises BadInput, and leaves no file, if there are such.
     """
     file = folder / INTERFACE_FILE
-    save_file(interface_layers(layers, alpha=alpha), file, metadata={"format": "pt"})
-    if lost := lost_layers(layers, load_file(file), read):
+    save_file(written, file, metadata={"format": "pt"})
+    if missing := lost(load_file(file)):
         file.unlink()
         raise BadInput(
-            f"no file for interfaces: their layout has no name for {len(lost)} of the adapter's layers, such "
-            f"as {lost[0]}",
+            f"no file for interfaces: their layout has no name for {len(missing)} of the adapter's layers, "
+            f"such as {missing[0]}",
             file=folder,
             field="config.lora.target_modules",
         )

@@ -6,6 +6,7 @@ from training.tuning.config import LoraConfig
 from training.tuning.errors import BadInput
 from training.tuning.images.bases import resolve_base
 from training.tuning.images.families import Family, load_family
+from training.tuning.images.parts import AdapterParts
 from training.tuning.images.policies import (
     POLICY,
     ImagePolicy,
@@ -16,27 +17,40 @@ from training.tuning.images.policies import (
 )
 
 
-def load_for_sampling(base: str | None, *, device: torch.device) -> Family:
-    """The pipeline behind ``base``, with its adapter if it names one, ready to draw."""
+def load_for_sampling(base: str | None, *, device: torch.device, edits: bool = False) -> Family:
+    """The pipeline behind ``base``, with its adapter if it names one, ready to draw, or to edit."""
     found = resolve_base(base)
-    family = load_family(found.pipeline, device=device)
+    family = load_family(found.pipeline, device=device, edits=edits)
     if found.adapter is not None:
         load_adapter(family, found.adapter)
+    if found.parts is not None:
+        AdapterParts(family, count=found.parts, name=POLICY)
     return family
 
 
 def load_for_training(
-    base: str | None, *, lora: LoraConfig | None, keep_copy: bool, seed: int, device: torch.device
+    base: str | None,
+    *,
+    lora: LoraConfig | None,
+    keep_copy: bool,
+    seed: int,
+    device: torch.device,
+    parts: int | None = None,
+    edits: bool = False,
 ) -> ImagePolicy:
     """The policy behind ``base``: a fresh adapter, the adapter that ``base`` names, or all weights.
 
-    An adapter keeps its own layers; a rank or alpha in ``lora`` that it does not have is an error.
+    An adapter keeps its own layers; a rank or alpha in ``lora`` that it does not have is an error, and so are
+    other ``parts``.
     """
     found = resolve_base(base)
     if found.person is not None:
         problem = "a model for people is drawn with, or gets more people; it is not trained on"
         raise BadInput(problem, file=base, field="base")
-    family = load_family(found.pipeline, device=device)
+    if found.adapter is not None and found.parts != parts:
+        has = "an adapter without parts" if found.parts is None else f"an adapter in {found.parts} parts"
+        raise BadInput(f"{has}: short_ft trains on what has as many parts as it", file=base, field="base")
+    family = load_family(found.pipeline, device=device, edits=edits)
     if lora is None:
         if found.adapter is not None:
             message = "full fine-tuning cannot start from an adapter; set lora, and it is trained on"
@@ -45,8 +59,10 @@ def load_for_training(
     if found.adapter is not None:
         policy = train_saved_adapter(family, found.adapter)
         check_adapter(policy, lora, base=base)
-        return policy
-    return train_fresh_adapter(family, lora, seed=seed)
+    else:
+        policy = train_fresh_adapter(family, lora, seed=seed)
+    policy.parts = parts
+    return policy
 
 
 def check_adapter(policy: ImagePolicy, lora: LoraConfig, *, base: str | None) -> None:

@@ -4,13 +4,12 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 
 import torch
 from PIL import Image
 
 from training.tuning.errors import BadInput
-from training.tuning.images.bases import resolve_base
+from training.tuning.images.bases import adapter_beside, resolve_base
 from training.tuning.images.chains import pictures_of
 from training.tuning.images.families import Family
 from training.tuning.images.generation import Request, Sampling
@@ -28,16 +27,17 @@ class NegativeModel:
     """
 
     def __init__(self, family: Family, *, base: str | None, negative: str, merge: float) -> None:
-        found, own = resolve_base(negative), resolve_base(base)
-        if found.adapter is None:
-            raise BadInput("a negative model is an adapter, as self_npo makes one", field="reward.0.model")
-        if _place(found.pipeline) != _place(own.pipeline):
-            problem = f"is of {found.pipeline}, and the model that shall be guided of {own.pipeline}"
-            raise BadInput(problem, field="reward.0.model")
+        own = resolve_base(base)
+        adapter = adapter_beside(
+            negative,
+            own,
+            needed="a negative model is an adapter, as self_npo makes one",
+            field="reward.0.model",
+        )
         if family.reads_guidance:
             problem = "guidance was distilled into this model: there is nothing to replace"
             raise BadInput(problem, field="config.guide_away")
-        load_adapter(family, found.adapter, name=NEGATIVE)
+        load_adapter(family, adapter, name=NEGATIVE)
         self.family = family
         self.own = own.adapter is not None
         self.merge = merge
@@ -90,7 +90,3 @@ class NegativeModel:
             self.family.denoiser.set_adapters([POLICY], [1.0])
         else:
             self.family.denoiser.disable_adapters()
-
-
-def _place(pipeline: str) -> str:
-    return str(Path(pipeline).resolve()) if Path(pipeline).exists() else pipeline

@@ -29,10 +29,11 @@ from torch import Tensor, nn
 from training.tuning.errors import BadInput
 from training.tuning.images.data import to_image
 from training.tuning.images.direct import publish
-from training.tuning.images.generation import generate_images, plan_requests, sample_seed
+from training.tuning.images.generation import Request, generate_images, plan_requests, sample_seed
 from training.tuning.images.loading import load_for_training
+from training.tuning.images.policies import ImagePolicy
 from training.tuning.images.preparation import autocast, remove_cache
-from training.tuning.images.prompts import EncodedPrompts, open_prompts
+from training.tuning.images.prompts import Encoded, EncodedPrompts, open_prompts
 from training.tuning.images.resampling import resize
 from training.tuning.images.samples import draw_samples, sampling_for
 from training.tuning.images.schedules import Sampler, schedule_of
@@ -48,6 +49,7 @@ from training.tuning.images.trajectories import (
 from training.tuning.plan import make_plan
 from training.tuning.rewards.compose import Scored, open_rewards
 from training.tuning.rewards.pictures import PictureReward
+from training.tuning.rewards.spec import RewardEntry
 from training.tuning.run import Run
 
 PIXELS = 2**20  # of pictures in one micro-batch: four of 512 × 512
@@ -98,14 +100,12 @@ class ImageOnline:
         """``reference``: whether ``policy.as_reference`` is needed, which without LoRA takes a copy."""
         config = run.config
         self.run = run
-        self.policy = load_for_training(
-            run.base, lora=config.lora, keep_copy=reference, seed=run.seed, device=run.device
-        )
+        self.policy = self.load_policy(reference=reference)
         self.family = self.policy.family
         if config.gradient_checkpointing:
             self.policy.denoiser.enable_gradient_checkpointing()
         self.rewards = open_rewards(
-            run.reward, modality="image", device=run.device, precision=config.precision
+            self.reward_entries(), modality="image", device=run.device, precision=config.precision
         )
         if self.rewards.needs_references:
             raise BadInput("a comparison with reference answers is for text", field="reward")
@@ -118,14 +118,51 @@ class ImageOnline:
         self.schedule = schedule_of(
             self.family, steps=self.sampling.num_inference_steps, height=self.height, width=self.width
         )
-        self.prompts = open_prompts(run, self.family, run.train)
-        self.held_out = open_prompts(run, self.family, run.eval)
-        folder = run.dir.path / "cache" / "prompts"
-        self.encoded = EncodedPrompts(
-            self.family, [*self.prompts, ""], folder=folder, on_batch=run.check_stop
-        )
+        self.open_prompts()
         self.plan = make_plan([1] * len(self.prompts), config=config, seed=run.seed, budget=config.batch_size)
         self._started = 0.0
+
+    # What special frames do in their own way
+
+    def load_policy(self, *, reference: bool) -> ImagePolicy:
+        """What is trained."""
+        run = self.run
+        return load_for_training(
+            run.base, lora=run.config.lora, keep_copy=reference, seed=run.seed, device=run.device
+        )
+
+    def reward_entries(self) -> list[RewardEntry]:
+        """Those of the reward list that are rewards."""
+        return self.run.reward
+
+    def open_prompts(self) -> None:
+        """Read and encode ``prompts``; read ``held_out``."""
+        run = self.run
+        self.prompts = open_prompts(run, self.family, run.train)
+        self.held_out = open_prompts(run, self.family, run.eval)
+        self.encoded: Encoded = self.encode_prompts(self.prompts)
+
+    def encode_prompts(self, prompts: Sequence[str]) -> EncodedPrompts:
+        """Some prompts, and none."""
+        folder = self.run.dir.path / "cache" / "prompts"
+        return EncodedPrompts(self.family, [*prompts, ""], folder=folder, on_batch=self.run.check_stop)
+
+    @property
+    def labels(self) -> list[str]:
+        """A name for every reward."""
+        return self.rewards.labels
+
+    def judge(self, prompts: Sequence[str], pictures: list[Image.Image]) -> Scored:
+        """What the rewards say of finished pictures."""
+        return self.rewards.parts(prompts, pictures)
+
+    def draw_finished(self, requests: Sequence[Request]) -> list[Image.Image]:
+        """A picture for each request, drawn as the result will be."""
+        return generate_images(self.family, requests, self.sampling)
+
+    def shown(self, prompt: str) -> str:
+        """What people see of a prompt."""
+        return prompt
 
     # Steps
 
@@ -141,7 +178,7 @@ class ImageOnline:
         done = run.begin(trained, optimizer, total_steps=self.plan.total_steps, keep=keep)
         self.rewards.load_state(run.memory.get("multipliers", self.rewards.state()))
         if done == 0:
-            draw_samples(run, self.family, step=0, when="before")
+            self._draw_samples(0, "before")
         for step in run.steps(done):
             run.check_stop()
             self._started = time.perf_counter()
@@ -153,13 +190,13 @@ class ImageOnline:
         run.memory["multipliers"] = self.rewards.state()
         pictures = len(self.prompts_of(step)) * run.config.num_generations
         run.log(step, metrics | {"images_per_second": pictures / (time.perf_counter() - self._started)})
-        if self.held_out and self.rewards.sources and run.due(run.config.eval_every, step):
+        if self.held_out and self.labels and run.due(run.config.eval_every, step):
             run.log_eval(step, self.evaluate())
         run.end_step(step)
 
     def publish(self) -> None:
         """Samples after training, and the policy as the result."""
-        draw_samples(self.run, self.family, step=self.run.total_steps, when="after")
+        self._draw_samples(self.run.total_steps, "after")
         publish(self.run, self.policy)
         remove_cache(self.run)
 
@@ -225,13 +262,16 @@ class ImageOnline:
         most: int | None = self.run.config.micro_batch_size
         return most or max(1, PIXELS // (self.height * self.width))
 
-    def denoiser(self, module: nn.Module, prompts: Sequence[str]) -> Denoise:
-        """``module`` at some of the run's prompts, with guidance, the same in drawing and in training."""
-        config, scale = self.run.config, self.sampling.guidance_scale
+    def denoiser(self, module: nn.Module, prompts: Sequence[str], *, scale: float | None = None) -> Denoise:
+        """``module`` at some of the run's prompts, with guidance, the same in drawing and in training.
+
+        ``scale``: another guidance than the run's.
+        """
+        config, scale = self.run.config, self.sampling.guidance_scale if scale is None else scale
         guidance = None
         if scale > 1 and not self.family.reads_guidance:
             gradient = getattr(config, "guidance_gradient", True)
-            guidance = Guidance(scale, self.encoded.rows([""] * len(prompts)), gradient)
+            guidance = Guidance(scale, self.encoded.without(prompts), gradient)
         return guided_denoiser(
             self.family,
             module,
@@ -259,21 +299,25 @@ class ImageOnline:
         pictures: list[Image.Image] = []
         for here in self._slices(len(requests)):
             self.run.check_stop()
-            pictures += generate_images(self.family, requests[here], self.sampling)
+            pictures += self.draw_finished(requests[here])
         kept = self.rewards.state()
-        scored = self.rewards.parts(self.held_out, pictures)
+        scored = self.judge(self.held_out, pictures)
         self.rewards.load_state(kept)
-        return scored.metrics(self.rewards.labels)
+        return scored.metrics(self.labels)
 
     # Inside
+
+    def _draw_samples(self, step: int, when: str) -> None:
+        shown = {prompt: self.shown(prompt) for prompt in self.held_out or self.prompts}
+        draw_samples(self.run, self.family, step=step, when=when, prompts=shown, draw=self.draw_finished)
 
     @torch.no_grad()
     def _scored(self, prompts: list[str], micros: list[Micro]) -> Drawn:
         pixels = torch.cat([self.family.decode_latents(micro.chain.final).cpu() for micro in micros])
         pictures = [to_image(one) for one in pixels]
         asked = [prompt for micro in micros for prompt in micro.prompts]
-        scored = self.rewards.parts(asked, pictures)
-        metrics = scored.metrics(self.rewards.labels)
+        scored = self.judge(asked, pictures)
+        metrics = scored.metrics(self.labels)
         kept = scored.total[~scored.total.isnan()]
         total = scored.total.nan_to_num(nan=float(kept.min()) if len(kept) else 0.0)
         rewards = total.to(self.family.device).view(len(prompts), -1)

@@ -33,6 +33,7 @@ class ImagePolicy:
         self.family = family
         self.denoiser = family.denoiser
         self.adapter = adapter
+        self.parts: int | None = None  # of an adapter in parts
         self._start = self.copy_trained() if keep_copy else None
 
     @property
@@ -106,6 +107,8 @@ class ImagePolicy:
         """Write the adapter once more in the layout of common interfaces, if there is one for this model.
         Returns a sentence that says so, or why not.
         """
+        if self.parts is not None:
+            return "No file for other interfaces: they know no parts that count at some timesteps only."
         alpha = float(self.denoiser.peft_config[POLICY].lora_alpha)
         try:
             self.family.save_for_interfaces(folder, self._layers(), alpha=alpha)

@@ -4,7 +4,7 @@ import hashlib
 import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 
@@ -43,6 +43,14 @@ def why_not(run: Run, family: Family, groups: Sequence[Group]) -> list[str | Non
     ]
 
 
+class Encoded(Protocol):
+    """What a denoiser is told about prompts."""
+
+    def rows(self, prompts: Sequence[str]) -> Conditioning: ...
+
+    def without(self, prompts: Sequence[str]) -> Conditioning: ...
+
+
 class EncodedPrompts:
     """What a denoiser is told about prompts, computed once and kept in ``folder``."""
 
@@ -62,8 +70,13 @@ class EncodedPrompts:
 
     def rows(self, prompts: Sequence[str]) -> Conditioning:
         """A row for each of some of the prompts."""
-        found = [self._cache.load(self._key(prompt)) for prompt in prompts]
+        told = {prompt: self._cache.load(self._key(prompt)) for prompt in dict.fromkeys(prompts)}
+        found = [told[prompt] for prompt in prompts]
         return {name: torch.stack([one[name] for one in found]).to(self._device) for name in found[0]}
+
+    def without(self, prompts: Sequence[str]) -> Conditioning:
+        """As many rows without a prompt."""
+        return self.rows([""] * len(prompts))
 
     def _key(self, prompt: str) -> str:
         return hashlib.sha256(f"{self._weights}\0{prompt}".encode()).hexdigest()

@@ -5,20 +5,22 @@ the input's order, with as many scores as candidates. A group that cannot be sco
 A reward model of several outputs adds ``"outputs"``, an ensemble ``"disagreement"``, and a list ``"parts"``,
 what each of its entries added. ``selected.jsonl`` holds what ``select`` chose, as rows to train on. A
 transform that compares with reference answers finds them in the rows' ``reference``. ``passes`` with dropout
-make an ensemble of a reward model with one output; ``features`` adds those of every candidate.
+make an ensemble of a reward model with one output; ``features`` and ``surface``
+add those of every candidate.
 """
 
 import json
 import random
 import time
 from collections.abc import Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
 from training.tuning.config import PairKeys, ScoreConfig
-from training.tuning.data import Group, Text
+from training.tuning.data import Group, Text, plain_text
 from training.tuning.errors import BadInput
 from training.tuning.pairs import Pair, make_pairs
 from training.tuning.rewards.compose import Rewards, Scored, open_rewards
@@ -33,6 +35,7 @@ from training.tuning.rewards.selection import (
 )
 from training.tuning.rewards.sources import LearnedReward, Measured, join
 from training.tuning.rewards.spec import RewardEntry
+from training.tuning.rewards.surface import surface
 from training.tuning.rewards.transforms import disagreement
 from training.tuning.run import Run
 from training.tuning.rundir import finite, write_text
@@ -54,7 +57,7 @@ def train(run: Run) -> None:
     run.dir.cut_back(-1)
     scored, outputs = score_groups(run, rewards, groups)
     rows = score_rows(run, groups, scored, outputs, rewards)
-    if run.config.features:
+    if run.config.features or run.config.surface:
         add_features(run, rewards, groups, rows)
 
     def write(folder: Path) -> None:
@@ -159,15 +162,22 @@ def score_rows(
 
 
 def add_features(run: Run, rewards: Rewards, groups: Sequence[Group], rows: Sequence[dict[str, Any]]) -> None:
-    """Put ``features`` of every candidate into the rows."""
+    """Put ``features`` of every candidate into the rows: the model's, and those of the surface."""
     model = rewards.sources[0]
-    assert isinstance(model, LearnedReward)
     for at in range(0, len(groups), run.config.batch_size):
         part = groups[at : at + run.config.batch_size]
-        found = model.features(*flatten(part), count=run.config.features)
-        sizes = [len(group.candidates) for group in part]
-        for row, own in zip(rows[at:], found.split(sizes), strict=False):
-            row["features"] = [_finite(line) for line in own]
+        prompts, texts = flatten(part)
+        found: list[list[float | None]] = [[] for _ in texts]
+        if run.config.features:
+            assert isinstance(model, LearnedReward)
+            found = [_finite(line) for line in model.features(prompts, texts, count=run.config.features)]
+        if run.config.surface:
+            seen = zip(prompts, texts, strict=True)
+            surfaces = [surface(plain_text(prompt), plain_text(text)) for prompt, text in seen]
+            found = [[*own, *more] for own, more in zip(found, surfaces, strict=True)]
+        lines = iter(found)
+        for row, group in zip(rows[at:], part, strict=False):
+            row["features"] = list(islice(lines, len(group.candidates)))
 
 
 def sure_rows(run: Run, rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:

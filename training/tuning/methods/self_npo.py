@@ -86,7 +86,7 @@ def guess(
     online: ImageOnline, sampler: Sampler, teacher: dict[str, Tensor], part: Start, *, until: int
 ) -> tuple[Tensor, Tensor]:
     """x_k after ``until`` steps without prompt, and x̂_0 as the teacher sees it there."""
-    empty = told_guidance(online.family, online.encoded.rows([""] * len(part.prompts)), scale=1.0)
+    empty = told_guidance(online.family, online.encoded.without(part.prompts), scale=1.0)
     with online.policy.as_trained(teacher) as module:
         denoise = guided_denoiser(online.family, module, empty, autocast=autocast(online.run.config))
         noisy = sample(denoise, sampler, part.noise, generators=part.generators, end=until).final

@@ -20,7 +20,7 @@ from training.tuning.metrics import Means
 from training.tuning.optim import make_optimizer, update
 from training.tuning.pairs import VOTING_KINDS, Pair
 from training.tuning.plan import MicroBatch, make_plan, split
-from training.tuning.processes import add_up, mine
+from training.tuning.processes import add_up, mine, shared
 from training.tuning.run import Run
 from training.tuning.text.batches import GroupBatch, make_batch
 from training.tuning.text.dataset import Example, prepare, preview, texts_of
@@ -109,8 +109,9 @@ def evaluate(
 ) -> dict[str, float]:
     """Mean loss over the answer tokens of held-out groups."""
     means = Means()
-    for micro in mine(micro_batches):
-        losses = LOSSES[loss](policy.token_logprobs(_batch(policy, examples, micro)))
+    for losses in shared(
+        micro_batches, lambda micro: LOSSES[loss](policy.token_logprobs(_batch(policy, examples, micro)))
+    ):
         means.add({"loss": losses}, torch.ones_like(losses))
     return means.result()
 

@@ -20,12 +20,14 @@ from training.tuning.config import (
     ImageRewardModelConfig,
     ImageScoreConfig,
     ImageSFTConfig,
+    MotionNFTConfig,
     PersonalDPOConfig,
     R0Config,
     ReFLConfig,
     RGLCDConfig,
     SelfNPOConfig,
     SePPOConfig,
+    ShortFTConfig,
     SRPOConfig,
     VARDConfig,
 )
@@ -145,6 +147,18 @@ IMAGES = [
         reward="required",
     ),
     Method(
+        name="motion_nft",
+        title="MotionNFT",
+        paper="arXiv:2512.10284",
+        modality="image",
+        feedback=("choice", "ranking"),
+        config=MotionNFTConfig,
+        purpose="train",
+        summary="Teaches an editor of pictures to move what it is told to: the motion in its edits shall be "
+        "that in an edit which was preferred.",
+        reward="optional",
+    ),
+    Method(
         name="crd",
         title="Centred reward distillation",
         paper="arXiv:2603.14128",
@@ -220,6 +234,18 @@ IMAGES = [
         config=R0Config,
         purpose="train",
         summary="Several rewards of equal say, through all steps of a model that needs few.",
+        reward="required",
+    ),
+    Method(
+        name="short_ft",
+        title="ShortFT",
+        paper="arXiv:2507.22604",
+        modality="image",
+        feedback=("prompt",),
+        config=ShortFTConfig,
+        purpose="train",
+        summary="Follows a reward's gradient through a whole chain made short by jumps, so that the first "
+        "steps, which settle what is drawn, learn too.",
         reward="required",
     ),
     Method(

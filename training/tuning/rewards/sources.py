@@ -275,6 +275,15 @@ def mean_preference(vectors: Float[Tensor, "N D"], prompts: Sequence[Text], *, t
     return scores
 
 
+def find_function(name: str) -> Any:
+    """``module:function``. BadInput if it is not there."""
+    module, _, function = name.partition(":")
+    try:
+        return getattr(importlib.import_module(module), function)
+    except (ImportError, AttributeError) as error:
+        raise BadInput(f"{name} cannot be imported: {error}", file="run.json", field="reward") from None
+
+
 class RuleReward:
     """A rule of ``rules.py``, or a function ``score(prompts, candidates) -> list[float]``.
 
@@ -312,11 +321,7 @@ class RuleReward:
     @classmethod
     def of_function(cls, name: str) -> "RuleReward":
         """``module:function``. BadInput if it is not there."""
-        module, _, function = name.partition(":")
-        try:
-            score = getattr(importlib.import_module(module), function)
-        except (ImportError, AttributeError) as error:
-            raise BadInput(f"{name} cannot be imported: {error}", file="run.json", field="reward") from None
+        score = find_function(name)
         if not getattr(score, "differentiable", False):
             return cls(score, name)
 

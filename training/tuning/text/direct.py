@@ -10,10 +10,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from training.tuning.errors import BadInput
 from training.tuning.metrics import Means
 from training.tuning.optim import make_optimizer, update
 from training.tuning.plan import MicroBatch, make_plan, split
-from training.tuning.processes import add_up, mine
+from training.tuning.processes import add_up, shared
 from training.tuning.run import Run
 from training.tuning.text.batches import GroupBatch, make_batch
 from training.tuning.text.dataset import Choose, Example, Prepared, prepare, preview
@@ -74,6 +75,8 @@ class Direct:
         self.eval_batches = split(range(len(self.held_out)), sizes, most=None, budget=TOKEN_BUDGET)
         self.policy = open_policy(run, kind="causal")
         self.moving = self.policy.copy_trained() if getattr(config, "sync_reference_every", None) else None
+        if reference == "live" and self.policy.whole is not None and not self.policy.fresh:
+            raise BadInput('sharded on top of an adapter needs "reference": "cached"', field="config.sharded")
         self._reference = reference
         self._sources: dict[str, list[Example]] = {}
         self._cached: dict[str, dict[int, Tensor]] = {}
@@ -84,6 +87,7 @@ class Direct:
         self.companion = (
             companion(self.policy.lm_head.weight.shape[1]).to(self.policy.device) if companion else None
         )
+        self.policy.divide()
         # One module, so that checkpoints hold both.
         both = {"policy": self.policy.model, "companion": self.companion}
         self._trained = nn.ModuleDict(both) if self.companion is not None else self.policy.model
@@ -162,8 +166,8 @@ class Direct:
         (B,) and their weights (B,).
         """
         means = Means()
-        for micro in mine(self.eval_batches):
-            means.add(*measure(micro, "eval"))
+        for found in shared(self.eval_batches, lambda micro: measure(micro, "eval")):
+            means.add(*found)
         return means.result()
 
     def end_step(self, step: int, means: Means, evaluate: Callable[[], dict[str, float]]) -> None:

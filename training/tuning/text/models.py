@@ -57,7 +57,8 @@ class TextModel:
     ``separate`` (one block per candidate in one row: encoders) or ``alone`` (one row per candidate: models
     with recurrent layers). ``fresh`` says that switching the adapter off gives the start. ``members`` names
     the adapters of an ensemble of reward models. ``server`` writes the model's answers, if there is one.
-    ``processor`` is that of a model which reads pictures.
+    ``processor`` is that of a model which reads pictures. ``whole`` is there if the weights are divided among
+    processes: see ``sharding.py``.
     """
 
     model: Any
@@ -70,6 +71,7 @@ class TextModel:
     members: tuple[str, ...] = ()
     server: Any = None
     processor: Any = None
+    whole: Any = None
 
     @property
     def inner(self) -> Any:
@@ -96,8 +98,17 @@ class TextModel:
 
         Raises BadInput if a layer ignored the layout.
         """
-        whole = self._states(batch, None if at is None else at.unique())
-        return whole if at is None else whole.index_select(0, at)
+        states: Tensor = self.inside(lambda: self._states(batch, None if at is None else at.unique()))
+        return states if at is None else states.index_select(0, at)
+
+    def inside(self, work: Callable[[], Any]) -> Any:
+        """What ``work`` gives, which uses the model: with divided weights, on all processes at once."""
+        return work() if self.whole is None else self.whole(work)
+
+    def divide(self) -> None:
+        """Put divided weights back into parts: reading leaves those that come first and last whole."""
+        if self.whole is not None:
+            self.whole.divide()
 
     def _states(self, batch: GroupBatch, read: Tensor | None) -> Tensor:
         backbone = self.inner.base_model
@@ -219,6 +230,8 @@ class TextModel:
         if self.fresh and start is None:
             disabled: Frozen = self.model.disable_adapter
             return disabled
+        if self.whole is not None:  # read before the first step alone: the model is its own start
+            return contextlib.nullcontext
         values = self.copy_trained() if start is None else start
         return lambda: self._swapped(values)
 

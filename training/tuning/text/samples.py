@@ -1,5 +1,7 @@
 """Answers before and after training, at fixed prompts and seeds."""
 
+from functools import partial
+
 from training.tuning.data import Group, Text
 from training.tuning.run import Run
 from training.tuning.text.generation import batches_of, generate
@@ -17,7 +19,8 @@ def write_samples(run: Run, model: TextModel, tokenizer: GroupTokenizer, *, step
         encoded, context=tokenizer.context, max_new_tokens=config.sample_max_new_tokens, size=len(encoded)
     ):
         run.check_stop()
-        texts = generate(
+        write = partial(
+            generate,
             model,
             [encoded[index] for index in indices],
             keys=[f"{run.seed}/sample/{index}" for index in indices],
@@ -25,6 +28,7 @@ def write_samples(run: Run, model: TextModel, tokenizer: GroupTokenizer, *, step
             temperature=config.sample_temperature,
             pictures=[pictures[index] for index in indices] if any(pictures) else (),
         )
+        texts = model.inside(write)
         for index, text in zip(indices, texts, strict=True):
             run.sample(step, when, {"prompt": as_json(prompts[index][0]), "text": text})
 

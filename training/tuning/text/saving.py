@@ -9,28 +9,46 @@ import torch
 from training.tuning.text.loading import model_folder
 from training.tuning.text.models import Kind, TextModel
 from training.tuning.text.scorers import how_to_make
+from training.tuning.weights import whole_weights
 
 
 def save_result(
     policy: TextModel, *, precision: Literal["fp32", "bf16"], merged: bool
 ) -> Callable[[Path], None]:
     """A writer of the result: weights, tokenizer and chat template; ``merged/`` if asked for."""
+    # Of divided weights every process must bring its parts.
+    whole = None if policy.whole is None or is_peft(policy.model) else whole_weights(policy.inner)
 
     def write(folder: Path) -> None:
         beside = policy.processor or policy.tokenizer
-        save_model(policy.model, beside, folder, precision=precision)
+        save_model(policy.model, beside, folder, precision=precision, weights=whole)
         if merged and is_peft(policy.model):
-            whole = policy.model.merge_and_unload()
-            save_model(whole, beside, folder / "merged", precision=precision)
+            unloaded = policy.model.merge_and_unload()
+            save_model(unloaded, beside, folder / "merged", precision=precision)
 
     return write
 
 
-def save_model(model: Any, tokenizer: Any, folder: Path, *, precision: Literal["fp32", "bf16"]) -> None:
-    """Write a model with its tokenizer (or processor): adapters as float32, full weights in ``precision``."""
+def save_model(
+    model: Any,
+    tokenizer: Any,
+    folder: Path,
+    *,
+    precision: Literal["fp32", "bf16"],
+    weights: dict[str, torch.Tensor] | None = None,
+) -> None:
+    """Write a model with its tokenizer (or processor): adapters as float32, full weights in ``precision``.
+
+    ``weights`` are given where the model itself has parts of them only.
+    """
     if is_peft(model):
         # "auto" would ask a hub about the base's vocabulary; embeddings are never trained here.
         model.save_pretrained(str(folder), save_embedding_layers=False)
+    elif weights is not None:
+        dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+        model.save_pretrained(
+            str(folder), state_dict={name: value.to(dtype) for name, value in weights.items()}
+        )
     else:
         model = model.to(torch.bfloat16) if precision == "bf16" else model
         model.save_pretrained(str(folder))

@@ -61,6 +61,10 @@ def open_policy(run: Run, *, kind: Kind, outputs: int = 1, members: Sequence[str
         from training.tuning.text.server import open_server
 
         policy.server = open_server(run.dir.path)
+    if getattr(config, "sharded", False):
+        from training.tuning.text.sharding import shard
+
+        policy.whole = shard(policy.model, policy.inner)
     trained = sum(value.numel() for value in policy.model.parameters() if value.requires_grad)
     logger.info("%s: %s weights are trained; layout %s", policy.base, f"{trained:,}", policy.layout)
     logger.info(how_joined(policy.tokenizer, pair=policy.layout == "separate"))

@@ -12,10 +12,11 @@ from training.tuning.images.bases import pickled_weights
 from training.tuning.images.families.base import Conditioning, Family
 from training.tuning.images.families.consistency import LatentConsistency
 from training.tuning.images.families.diffusion_transformer import PixArtAlpha, PixArtSigma, Sana
+from training.tuning.images.families.editors import Editor, FluxKontext, InstructPix2Pix
 from training.tuning.images.families.flow import Flux, StableDiffusion3
 from training.tuning.images.families.stable_diffusion import StableDiffusion, StableDiffusionXL
 
-__all__ = ["Conditioning", "Family", "check_weights", "load_family", "local_index"]
+__all__ = ["EDITORS", "Conditioning", "Editor", "Family", "check_weights", "load_family", "local_index"]
 
 FAMILIES: dict[str, type[Family]] = {
     one.pipeline_class: one
@@ -28,20 +29,25 @@ FAMILIES: dict[str, type[Family]] = {
         PixArtAlpha,
         Sana,
         LatentConsistency,
+        InstructPix2Pix,
+        FluxKontext,
     )
 }
+EDITORS = [name for name, one in FAMILIES.items() if one.edits]
 SUPPORTED = (
-    f"supported: {', '.join(FAMILIES)} with AutoencoderKL or AutoencoderTiny, SanaPipeline with AutoencoderDC"
+    f"supported: {', '.join(name for name in FAMILIES if name not in EDITORS)} with AutoencoderKL or "
+    "AutoencoderTiny, SanaPipeline with AutoencoderDC"
 )
 NOT_LOADED: dict[str, dict[str, Any]] = {
     "StableDiffusionPipeline": {"safety_checker": None, "requires_safety_checker": False},
     "LatentConsistencyModelPipeline": {"safety_checker": None, "requires_safety_checker": False},
     "StableDiffusionXLPipeline": {"add_watermarker": False},
+    "StableDiffusionInstructPix2PixPipeline": {"safety_checker": None, "requires_safety_checker": False},
 }
 
 
-def load_family(base: str, *, device: torch.device) -> Family:
-    """Load a pipeline, in float32 and evaluation mode, from a local folder or a hub id.
+def load_family(base: str, *, device: torch.device, edits: bool = False) -> Family:
+    """Load a pipeline, in float32 and evaluation mode, from a local folder or a hub id. ``edits``: an editor.
 
     Raises BadInput for another family, a part that it cannot use, and pickled weights.
     """
@@ -55,6 +61,11 @@ def load_family(base: str, *, device: torch.device) -> Family:
             field="_class_name",
         )
     family_class = FAMILIES[name]
+    if family_class.edits != edits:
+        problem = f"{name} edits no pictures; editors are {', '.join(EDITORS)}"
+        if not edits:
+            problem = f"{name} edits pictures: image_edit draws with it, and motion_nft trains it"
+        raise BadInput(problem, file=base, field="base")
     if folder.exists():
         check_weights(folder, [family_class.denoiser_name, "vae", *family_class.text_encoders], index)
     # A part that the index leaves empty has to be left out by hand.

@@ -31,6 +31,7 @@ class Family(abc.ABC):
     denoiser_name: ClassVar[str]  # the pipeline's part that is trained: "unet" or "transformer"
     text_encoders: ClassVar[tuple[str, ...]]
     autoencoders: ClassVar[tuple[Any, ...]] = (AutoencoderKL, AutoencoderTiny)
+    edits: ClassVar[bool] = False  # whether the denoiser is shown a picture to change
     sampling_options: ClassVar[dict[str, Any]] = {}  # what else its pipeline is called with
 
     def __init__(self, pipeline: Any, *, base: str, supported: str) -> None:
@@ -71,6 +72,11 @@ class Family(abc.ABC):
     def train_timesteps(self) -> int:
         """How many timesteps the training schedule has; 0 is the least noisy."""
         return self.noise.timesteps
+
+    @property
+    def time_span(self) -> float:
+        """The timestep that the denoiser is called with at pure noise."""
+        return float(self.train_timesteps)
 
     @property
     @abc.abstractmethod
@@ -155,7 +161,7 @@ class Family(abc.ABC):
     def save_for_interfaces(self, folder: Path, layers: dict[str, Tensor], *, alpha: float) -> None:
         """Write them once more as ``interfaces.py`` says. BadInput where diffusers reads no such file."""
         raise BadInput(
-            "no file for interfaces: diffusers reads their layout for Stable Diffusion and SDXL alone; give "
+            "no file for interfaces: their layout is known for Stable Diffusion, SDXL and FLUX alone; give "
             f"tools that draw with {self.pipeline_class} pytorch_lora_weights.safetensors",
             file=folder,
         )

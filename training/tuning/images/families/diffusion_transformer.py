@@ -150,6 +150,11 @@ class Sana(Transformer):
         """What the pipeline asks for, 32, and the autoencoder's factor times the patch."""
         return math.lcm(32, int(self.pipeline.vae_scale_factor * self.denoiser.config.patch_size))
 
+    @property
+    def time_span(self) -> float:
+        """Scaled as the transformer reads it."""
+        return super().time_span * float(self.denoiser.config.timestep_scale)
+
     def sampling_sigmas(self, steps: int) -> list[float]:
         """As the solver of the released models spaces them."""
         count = self.train_timesteps

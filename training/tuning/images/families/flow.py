@@ -1,6 +1,7 @@
 """Stable Diffusion 3 and FLUX: transformers that predict the velocity of a rectified flow."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,8 @@ from torch import Tensor, nn
 
 from training.tuning.images.families.base import Conditioning, call_default
 from training.tuning.images.families.transformer import Transformer
+from training.tuning.images.flux_interfaces import flux_layers, lost_flux_layers
+from training.tuning.images.interfaces import write_interface_file
 
 
 class StableDiffusion3(Transformer):
@@ -80,6 +83,11 @@ class Flux(Transformer):
         """FLUX never draws without a prompt: guidance is an input, or was distilled away."""
         return True
 
+    @property
+    def time_span(self) -> float:
+        """The transformer is called with σ itself."""
+        return 1.0
+
     def sampling_sigmas(self, steps: int) -> list[float]:
         """As the pipeline spaces them."""
         return [float(one) for one in np.linspace(1.0, 1 / steps, steps)]
@@ -108,17 +116,15 @@ class Flux(Transformer):
         conditioning: Conditioning,
     ) -> Float[Tensor, "N C h w"]:
         """The velocity, unpacked."""
-        count, channels, height, width = noisy.shape
+        count, _, height, width = noisy.shape
         factor = self.pipeline.vae_scale_factor
-        ids = self.pipeline._prepare_latent_image_ids(
-            count, height // 2, width // 2, noisy.device, noisy.dtype
-        )
+        patches, ids = self.sequence(noisy, conditioning)
         guidance = None
         if self.denoiser.config.guidance_embeds:
             usual = torch.tensor(float(self.sampling_defaults["guidance_scale"]), device=noisy.device)
             guidance = conditioning.get("guidance", usual.expand(count))
         packed = denoiser(
-            hidden_states=self.pipeline._pack_latents(noisy, count, channels, height, width),
+            hidden_states=patches,
             timestep=self.noise.read(timesteps) / 1000,
             guidance=guidance,
             pooled_projections=conditioning["pooled"],
@@ -127,4 +133,27 @@ class Flux(Transformer):
             img_ids=ids,
             return_dict=False,
         )[0]
-        return self.pipeline._unpack_latents(packed, height * factor, width * factor, factor)
+        drawn = packed[:, : height * width // 4]
+        return self.pipeline._unpack_latents(drawn, height * factor, width * factor, factor)
+
+    def save_for_interfaces(self, folder: Path, layers: dict[str, Tensor], *, alpha: float) -> None:
+        """As ``lora_for_interfaces.safetensors``, by the names of the original model."""
+        read = type(self.pipeline).lora_state_dict
+        sizes = {
+            name: int(module.out_features)
+            for name, module in self.denoiser.named_modules()
+            if hasattr(module, "out_features")
+        }
+        write_interface_file(
+            folder,
+            flux_layers(layers, alpha=alpha, sizes=sizes),
+            lost=lambda written: lost_flux_layers(layers, written, read, alpha=alpha),
+        )
+
+    def sequence(self, noisy: Float[Tensor, "N C h w"], conditioning: Conditioning) -> tuple[Tensor, Tensor]:
+        """Patches that the transformer reads (N, L, 4C), those that are drawn first, and their positions."""
+        count, channels, height, width = noisy.shape
+        ids = self.pipeline._prepare_latent_image_ids(
+            count, height // 2, width // 2, noisy.device, noisy.dtype
+        )
+        return self.pipeline._pack_latents(noisy, count, channels, height, width), ids

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from training.tuning.errors import BadInput
 from training.tuning.images.families.base import Conditioning, Family
-from training.tuning.images.interfaces import write_interface_file
+from training.tuning.images.interfaces import interface_layers, lost_layers, write_interface_file
 
 
 class StableDiffusion(Family):
@@ -21,6 +21,7 @@ class StableDiffusion(Family):
     denoiser_name = "unet"
     text_encoders: ClassVar[tuple[str, ...]] = ("text_encoder",)
     pipeline: StableDiffusionPipeline
+    read_at_once: ClassVar[int] = 1  # latents that the U-Net reads side by side
     added: str | None = None  # the kind of further inputs that the U-Net may ask for
     not_given: ClassVar[tuple[str, ...]] = ("class_embed_type", "num_class_embeds", "time_cond_proj_dim")
 
@@ -32,7 +33,7 @@ class StableDiffusion(Family):
                 f"unet {type(unet).__name__} is not supported; {supported}", file=base, field="unet"
             )
         channels = unet.config.in_channels
-        if channels != vae.config.latent_channels:
+        if channels != self.read_at_once * vae.config.latent_channels:
             message = f"takes {channels} channels, the latents have {vae.config.latent_channels}"
             raise BadInput(
                 f"{message} (inpainting and depth models are not supported)", file=base, field="unet"
@@ -67,12 +68,16 @@ class StableDiffusion(Family):
         """The U-Net's answer; of a model for people, to ``person`` (N, 1, D)."""
         told = {"image_embeds": [conditioning["person"]]} if "person" in conditioning else None
         return denoiser(
-            noisy,
+            self.read(noisy, conditioning),
             self.noise.read(timesteps),
             encoder_hidden_states=conditioning["embeddings"],
             added_cond_kwargs=told,
             return_dict=False,
         )[0]
+
+    def read(self, noisy: Float[Tensor, "N C h w"], conditioning: Conditioning) -> Float[Tensor, "N D h w"]:
+        """What the U-Net reads: the noisy latents."""
+        return noisy
 
     def save_adapter(
         self, folder: Path, layers: dict[str, Tensor], metadata: dict[str, Any], *, file: str
@@ -91,7 +96,12 @@ class StableDiffusion(Family):
 
     def save_for_interfaces(self, folder: Path, layers: dict[str, Tensor], *, alpha: float) -> None:
         """As ``lora_for_interfaces.safetensors``."""
-        write_interface_file(folder, layers, alpha=alpha, read=type(self.pipeline).lora_state_dict)
+        read = type(self.pipeline).lora_state_dict
+        write_interface_file(
+            folder,
+            interface_layers(layers, alpha=alpha),
+            lost=lambda written: lost_layers(layers, written, read),
+        )
 
 
 class StableDiffusionXL(StableDiffusion):
