@@ -93,7 +93,6 @@ def write_backup(path: Path) -> Counted:
 def _write(file: IO[bytes]) -> Counted:
     with tarfile.open(fileobj=file, mode="w|", format=tarfile.PAX_FORMAT) as tar, transaction.atomic():
         packer = _Packer(tar)
-        limit_silence(to=None)  # it asks for a snapshot, and then copies files for as long as there are any
         with connection.cursor() as cursor:
             cursor.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")  # before anything else
             limit_silence(to=None)  # files are copied for as long as there are any
