@@ -5,7 +5,6 @@ What is said of them is a regular judgement, stored by `submit_judgement` like a
 told to that person afterwards, so it cannot be taken back.
 """
 
-import random
 from datetime import datetime, timedelta
 from typing import Any, Final
 
@@ -15,11 +14,10 @@ from django.utils.translation import gettext as _
 from annotation.errors import Conflict
 from annotation.models import Comparison, Kind, Lease, Member, Project, User
 from annotation.permissions import Action, find
-from annotation.services import eligibility, qualification, reopening
+from annotation.services import eligibility, qualification, queue, reopening
 from annotation.services.comparisons import add_groups
 
 KEPT: Final = timedelta(days=1)  # who comes back later begins anew
-_shuffle = random.SystemRandom().shuffle
 
 
 def check_may_ask(*, project: Project, user: User) -> None:
@@ -35,13 +33,11 @@ def check_may_ask(*, project: Project, user: User) -> None:
 def lease_alone(*, project: Project, user: User, group: dict[str, Any], now: datetime) -> Lease:
     """A comparison of this group, in the hands of this person alone."""
     (pk,) = add_groups(project=project, groups=[group], held_out=True, needed=0)
-    order = list(range(len(group["candidates"])))
-    _shuffle(order)
     return Lease.objects.create(
         comparison_id=pk,
         annotator=user,
         kind=Kind.DUEL,
-        order=order,
+        order=queue.random_order(len(group["candidates"])),
         template_version=project.template_version,
         created_at=now,
         expires_at=now + KEPT,

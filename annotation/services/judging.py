@@ -33,7 +33,7 @@ SELECT {columns(Lease, "l")}, c.project_id, (SELECT max(j.created_at) FROM annot
                            WHERE j.annotator_id = %(annotator)s) AS last_answer_at
 FROM annotation_lease l JOIN annotation_comparison c ON c.id = l.comparison_id
 WHERE l.annotator_id = %(annotator)s AND (l.id = %(lease)s
-    OR (l.state = 'open' AND l.kind NOT IN ('review', 'duel')))
+    OR (l.state = 'open' AND l.kind NOT IN ({", ".join(f"'{kind}'" for kind in Lease.BESIDE_THE_QUEUE)})))
 ORDER BY l.created_at, l.id
 """  # noqa: S608  names of ours
 # The member counts what they answered, for quotas; one statement with the lease, because both are locked.

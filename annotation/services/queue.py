@@ -318,12 +318,18 @@ def hand_out(member: Member, comparison_id: int, kind: Kind, *, frontier: int, n
     return lease
 
 
+def random_order(size: int) -> list[int]:
+    """In which the candidates of a comparison are shown to one person."""
+    order = list(range(size))
+    _shuffle(order)
+    return order
+
+
 def _new_lease(
     comparison: Comparison, *, member: Member, kind: Kind, frontier: int, now: datetime
 ) -> tuple[Lease, dict[str, Any]]:
     """A lease in a new random order, and what the statements that insert it need."""
-    order = list(range(len(comparison.candidates.all())))
-    _shuffle(order)
+    order = random_order(len(comparison.candidates.all()))
     lease = Lease(
         id=uuid.uuid4(),
         comparison=comparison,
