@@ -5,7 +5,8 @@ durable defaults, and are asked over HTTP by the same clients: 8 annotators with
 answer as soon as a task is there. The sides take turns, so that a busy machine slows both alike. Label Studio
 is asked to submit and then for the next task, as its page does; Tiebreak for both at once, as its page does.
 Tiebreak's worker and scheduler run all the time. An import is timed from the request until every row is a
-task. At the end both databases are asked whether every accepted answer is stored exactly once.
+task, and begins after a pause in which both sides finish what they do behind their replies. At the end both
+databases are asked whether every accepted answer is stored exactly once.
 `python -m benchmarks.collect_vs_label_studio [--rounds 3] [--seconds 8] [--tasks 10000] [--write FILE]`
 """
 
@@ -17,6 +18,7 @@ import shutil
 import statistics
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -29,6 +31,7 @@ from benchmarks.load import Connection, Timed, ask_all
 from benchmarks.serving import served
 
 ANNOTATORS, WORKERS, THREADS = 8, 4, 2
+PAUSE = 3  # seconds before each import
 PATIENCE = 3  # rounds of the slower side last so much longer, for as many answers as a p95 needs
 RATE, LATENCY, IMPORT = 20.0, 15.0, 4.0  # the targets, as ratios
 WORDS = (
@@ -87,8 +90,10 @@ def compare(options: argparse.Namespace, data: Path, sockets: Path) -> tuple[Sid
 
         def import_both(number: int, rows: list[dict[str, str]]) -> tuple[float, float]:
             ask = Connection(peer_port, label_studio.headers_of(other["manager"]))
+            time.sleep(PAUSE)
             slow = label_studio.import_rows(ask, other["projects"][number], rows)
             ask.close()
+            time.sleep(PAUSE)
             return tiebreak_site.import_rows(port, own["manager"], own["projects"][number], rows), slow
 
         import_both(options.rounds, rows[:10])  # to warm up

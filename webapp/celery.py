@@ -6,7 +6,6 @@ workers. A message carries nothing that Postgres does not know; losing or doubli
 
 import gc
 import os
-import sys
 import time
 from datetime import UTC, datetime, timedelta
 
@@ -62,11 +61,9 @@ def get_ready_to_send() -> None:
 
 @worker_process_init.connect
 def prepare_process(**_kwargs: object) -> None:
-    """What lives as long as the process is not looked through for garbage again and again, rows that are
-    being imported not at every 700 of them, and a thread with an answer from Postgres does not wait 5 ms for
-    one that computes.
+    """What lives as long as the process is not looked through for garbage again and again, and rows that are
+    being imported not at every 700 of them.
     """
     start_tracing("worker")
     gc.freeze()
     gc.set_threshold(50_000)
-    sys.setswitchinterval(0.0005)

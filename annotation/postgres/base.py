@@ -5,6 +5,7 @@ from datetime import timedelta
 from types import TracebackType
 from typing import Any
 
+from django.conf import settings
 from django.db import OperationalError, connection
 from django.db.backends.postgresql import base
 from django.db.utils import DatabaseErrorWrapper
@@ -36,6 +37,15 @@ class DatabaseWrapper(base.DatabaseWrapper):
         """
         pooled = self.settings_dict["DISABLE_SERVER_SIDE_CURSORS"]
         return {**super().get_connection_params(), "prepare_threshold": None if pooled else PREPARE_AFTER}
+
+    @property
+    def queries_logged(self) -> bool:
+        """As Django's own, which asks for DEBUG through the settings' proxy several times a statement."""
+        return self.force_debug_cursor or self._debug
+
+    @cached_property
+    def _debug(self) -> bool:
+        return bool(settings.DEBUG)
 
     @cached_property
     def wrap_database_errors(self) -> DatabaseErrorWrapper:

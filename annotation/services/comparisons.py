@@ -4,7 +4,7 @@ import hashlib
 import json
 import random
 import uuid
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
 from typing import Any, Final, NamedTuple
 
@@ -27,6 +27,7 @@ from annotation.services.copying import (
     copy_columns,
     copy_rows,
     next_ids,
+    nothing,
     written_json,
     written_text,
 )
@@ -95,8 +96,9 @@ def add_groups(
     import_job: ImportJob | None = None,
     needed: int | None = None,
     shuffle_seed: int | None = None,
+    meanwhile: Callable[[], object] = nothing,
 ) -> list[int]:
-    """See `add_comparisons`; for many of them: the ids only."""
+    """See `add_comparisons`, and `copy_columns` for `meanwhile`; for many of them: the ids only."""
     # Locked, so that ranks become visible in order.
     project = Project.objects.select_for_update(no_key=True).get(pk=project.pk)
     ((last,),) = fetch(LAST, {"project": project.pk})
@@ -123,10 +125,11 @@ def add_groups(
     }
     job = import_job and import_job.pk
     written = Written(COMPARED, [content.comparison for content in contents])
-    copy_columns(Comparison, columns, written, project_id=project.pk, held_out=held_out, import_job_id=job)
+    same = {"project_id": project.pk, "held_out": held_out, "import_job_id": job}
+    copy_columns(Comparison, columns, written, meanwhile, **same)
     written = Written(CANDIDATE, [row for content in contents for row in content.candidates])
     named = [pk for pk, content in zip(ids, contents, strict=True) for _ in content.candidates]
-    copy_columns(Candidate, {"comparison_id": named}, written)
+    copy_columns(Candidate, {"comparison_id": named}, written, meanwhile)
     copy_rows(Reservation, reserved)
     note_new_comparisons(project, ids)
     _add_judgements(project, ids, groups)
@@ -197,7 +200,8 @@ def content_of(group: dict[str, Any]) -> Content:
 
 def _candidate(index: int, item: dict[str, Any], content: str) -> str:
     shown = f"{NULL}\t{item['image'].pk}" if "image" in item else f"{written_json(content)}\t{NULL}"
-    return f"{index}\t{shown}\t{written_text(item.get('source') or '')}"
+    source = item.get("source")
+    return f"{index}\t{shown}\t{written_text(source) if source else ''}"
 
 
 def _digest(text: str) -> str:

@@ -12,6 +12,7 @@ from django.utils import timezone
 
 ALIAS = "default"
 NULL: Final = r"\N"
+PIECE: Final = 64 * 1024  # characters; a socket holds some 200 KiB, which Postgres works on for milliseconds
 ESCAPES: Final = (("\\", r"\\"), ("\t", r"\t"), ("\n", r"\n"), ("\r", r"\r"))
 
 
@@ -20,6 +21,10 @@ class Written(NamedTuple):
 
     names: Sequence[str]
     rows: Sequence[str]
+
+
+def nothing() -> None:
+    """What there is to do meanwhile, for most."""
 
 
 def next_ids(model: type[models.Model], number: int) -> list[int]:
@@ -42,10 +47,11 @@ def copy_columns(
     model: type[models.Model],
     columns: Mapping[str, Sequence[Any]],
     written: Written | None = None,
+    meanwhile: Callable[[], object] = nothing,
     **same: Any,
 ) -> None:
     """Write rows, given as columns of equal length by attribute (`comparison_id`), some perhaps as they are
-    written; `same` is in all of them.
+    written; `same` is in all of them. While Postgres takes them in, `meanwhile` is called time and again.
 
     Fields that are left out get their defaults, and ids are given by Postgres unless they are there
     (`next_ids`). Every constraint holds, as for inserted rows.
@@ -72,7 +78,10 @@ def copy_columns(
         connection.cursor() as cursor,
         cursor.copy(f"COPY {quote(model._meta.db_table)} ({names}) FROM STDIN") as copy,
     ):
-        copy.write(f"{lines}{tail}\n")
+        text = f"{lines}{tail}\n"
+        for start in range(0, len(text), PIECE):
+            copy.write(text[start : start + PIECE])
+            meanwhile()
 
 
 def _without_equal(

@@ -7,12 +7,10 @@ that a second attempt after a kill goes on exactly there, and a doubled message 
 import time
 import uuid
 from base64 import b64decode
-from collections.abc import Generator, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
 from django.conf import settings
 from django.core.files.base import File
@@ -40,8 +38,9 @@ from annotation.services.media import store_image
 from annotation.services.webhooks import emit
 from annotation.template import most_candidates
 
-Batch = TypeVar("Batch")
-CHUNK_LINES: Final = 2000
+CHUNK_LINES: Final = 5000
+FIRST_LINES: Final = 500  # soon in the database, so that it has work while the others are read
+READ_ON: Final = 64  # rows, about a millisecond of reading
 MAX_TOGETHER: Final = 1000  # rows that make up one group, or one tree
 CHUNK_BYTES: Final = 4 * 1024**2
 CHUNK_SECONDS: Final = 10.0  # pictures take their time; progress should be seen
@@ -107,6 +106,7 @@ def start_import(
             }
         )
     key = default_storage.save(f"imports/{uuid.uuid4()}", file)
+    file.close()  # a large one was moved there, which its closer would miss otherwise
     with transaction.atomic():
         job = ImportJob.objects.create(
             project=project,
@@ -134,8 +134,9 @@ def run_import(job_id: int) -> None:
             Upload(file.file or file, name=job.file_name, as_csv=form.from_csv) as upload,
         ):
             _note_total(job, upload)
-            for chunk in _chunks(job, form, upload):
-                if not _commit(job, chunk):
+            units = _Units(_read_units(job, form, upload))
+            for chunk in _chunks(job, upload, units):
+                if not _commit(job, chunk, units.read_on):
                     return  # another worker is at it
     except UnreadableFile as error:
         _finish(job, ImportJob.Status.FAILED, error=str(error))
@@ -165,43 +166,65 @@ def _note_total(job: ImportJob, upload: Upload) -> None:
         job.save(update_fields=["total"])
 
 
-def _chunks(job: ImportJob, form: Format, upload: Upload) -> Iterator[_Chunk]:
+def _chunks(job: ImportJob, upload: Upload, batches: Iterable[list[_Unit]]) -> Iterator[_Chunk]:
     known = job.use != ImportJob.Use.JUDGEMENTS
-    with closing(_ahead(_read_some(job, form, upload))) as batches:
-        for units in batches:
-            chunk, began = _Chunk(), time.monotonic()
-            for unit in units:
-                _add(job, upload, unit, chunk, known=known)
-                if time.monotonic() - began > CHUNK_SECONDS:
-                    yield chunk
-                    chunk, began = _Chunk(), time.monotonic()
-            if chunk.line:
+    for units in batches:
+        chunk, began = _Chunk(), time.monotonic()
+        for unit in units:
+            _add(job, upload, unit, chunk, known=known)
+            if time.monotonic() - began > CHUNK_SECONDS:
                 yield chunk
+                chunk, began = _Chunk(), time.monotonic()
+        if chunk.line:
+            yield chunk
 
 
-def _ahead(batches: Iterator[Batch]) -> Generator[Batch, None, None]:
-    """The same, each made by a thread while the one before it is worked on."""
-    with ThreadPoolExecutor(max_workers=1) as thread:
-        coming = thread.submit(next, batches, None)
-        while (batch := coming.result()) is not None:
-            coming = thread.submit(next, batches, None)
-            yield batch
+class _Units:
+    """What the rows come to, so many at a time as make a chunk.
+
+    `read_on` reads a part of the next chunk, for when the database is at work. A thread that reads would
+    compete with the one that writes for the interpreter, which took longer than one after the other.
+    """
+
+    def __init__(self, units: Iterator[_Unit]) -> None:
+        self._units = units
+        self._read: list[_Unit] = []
+        self._number = self._size = 0
+        self._most = min(FIRST_LINES, CHUNK_LINES)
+        self._end: Exception | None = None  # StopIteration, or what was wrong with the file
+
+    def __iter__(self) -> Iterator[list[_Unit]]:
+        while self._end is None or self._read:
+            while self.read_on():
+                pass
+            if self._read:
+                units, self._read, self._number, self._size = self._read, [], 0, 0
+                self._most = CHUNK_LINES
+                yield units
+        if not isinstance(self._end, StopIteration):
+            raise self._end
+
+    def read_on(self) -> bool:
+        """Whether there is more to read for this chunk."""
+        for _row in range(READ_ON):
+            if self._end is not None or self._number >= self._most or self._size >= CHUNK_BYTES:
+                return False
+            try:
+                unit = next(self._units)
+            except Exception as error:  # noqa: BLE001  raised when it is this row's turn
+                self._end = error
+                return False
+            self._read.append(unit)
+            self._number += len(unit.groups) or 1
+            self._size += unit.size
+        return True
 
 
-def _read_some(job: ImportJob, form: Format, upload: Upload) -> Iterator[list[_Unit]]:
-    """The rows as groups, so many at a time as make a chunk; needs no database."""
-    batch, number, size = list[_Unit](), 0, 0
+def _read_units(job: ImportJob, form: Format, upload: Upload) -> Iterator[_Unit]:
+    """The rows as groups; needs no database."""
     content, most = job.project.modality, most_candidates(job.project.questions)
     for records in _together(upload.records(position=job.position, number=job.line), form):
-        unit = _read(records, form, content, most)
-        batch.append(unit)
-        number += len(unit.groups) or 1
-        size += unit.size
-        if number >= CHUNK_LINES or size >= CHUNK_BYTES:
-            yield batch
-            batch, number, size = [], 0, 0
-    if batch:
-        yield batch
+        yield _read(records, form, content, most)
 
 
 def _together(records: Iterator[Record], form: Format) -> Iterator[list[Record]]:
@@ -309,7 +332,7 @@ def _image_bytes(image: str, upload: Upload, field: str) -> bytes:
 
 
 @transaction.atomic
-def _commit(job: ImportJob, chunk: _Chunk) -> bool:
+def _commit(job: ImportJob, chunk: _Chunk, meanwhile: Callable[[], object]) -> bool:
     """Store a chunk and the position behind it; False if somebody else has moved the position.
 
     What a server that loses its power forgets of it, it forgets together with the position, so that nobody
@@ -320,7 +343,9 @@ def _commit(job: ImportJob, chunk: _Chunk) -> bool:
         return False
     if job.use == ImportJob.Use.JUDGEMENTS:
         new, equal = without_duplicates(project=job.project, groups=chunk.groups, skip=job.skip_duplicates)
-        add_groups(project=job.project, groups=new, held_out=job.held_out, import_job=job)
+        add_groups(
+            project=job.project, groups=new, held_out=job.held_out, import_job=job, meanwhile=meanwhile
+        )
     else:
         new, equal = chunk.groups, add_known_answers(project=job.project, groups=chunk.groups, job=job)
     RejectedRow.objects.bulk_create(chunk.rejected)

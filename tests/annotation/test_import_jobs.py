@@ -51,7 +51,7 @@ def test_a_kill_in_the_middle_of_a_zip(image_project, monkeypatch):
     members["x.jsonl"] = jsonl(*[image_row(f"{n}.png", f"{n + 1}.png") for n in range(5)])
     job = start(image_project, zipped(members))
     commit = imports._commit
-    monkeypatch.setattr(imports, "_commit", lambda job, chunk: commit(job, chunk) and job.line < 4)
+    monkeypatch.setattr(imports, "_commit", lambda job, *rest: commit(job, *rest) and job.line < 4)
     services.run_import(job.pk)
     monkeypatch.setattr(imports, "_commit", commit)
     services.run_import(job.pk)
@@ -70,10 +70,10 @@ def test_a_second_worker_stops(project, monkeypatch):
     job = start(project, jsonl(GOOD))
     commit = imports._commit
 
-    def other_first(slow, chunk):
+    def other_first(slow, *rest):
         monkeypatch.setattr(imports, "_commit", commit)
         services.run_import(job.pk)
-        return commit(slow, chunk)
+        return commit(slow, *rest)
 
     monkeypatch.setattr(imports, "_commit", other_first)
     services.run_import(job.pk)

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import threading
 
 import pytest
 from django.db import connection
@@ -12,7 +11,7 @@ from hypothesis import strategies as st
 from annotation import services
 from annotation.formats.records import _parse_any, parse_row
 from annotation.formats.schema import RowError, _check_group, check_group
-from annotation.models import Candidate, Comparison, Media, SourceResult
+from annotation.models import Comparison, Media, SourceResult
 from annotation.services import imports
 from annotation.services.comparisons import content_of
 from annotation.services.copying import copy_columns
@@ -162,25 +161,29 @@ def test_only_the_end_of_an_import_waits_for_the_disk(project, monkeypatch):
 
 
 @pytest.mark.django_db
-def test_nobody_reads_on_when_an_import_stops(project, monkeypatch):
-    """One chunk is read ahead, and no more; the thread that read it is gone with the import."""
-    monkeypatch.setattr(imports, "CHUNK_LINES", 2)
-    read, inner = [], imports._read
+@pytest.mark.parametrize("number", [19, 20, 21, 25])
+def test_rows_are_read_while_the_database_works(project, monkeypatch, number):
+    """The next chunk at most, and none of it is lost, wherever the file ends."""
+    monkeypatch.setattr(imports, "CHUNK_LINES", 10)
+    read, begun, inner, commit = [], [], imports._read, imports._commit
 
-    def counting(records, *rest):
+    def reading(records, *rest):
         read.append(records[0].number)
         return inner(records, *rest)
 
-    def stop(job, chunk):
-        raise KeyboardInterrupt
+    def committing(job, chunk, meanwhile):
+        begun.append(len(read))
+        done = commit(job, chunk, meanwhile)
+        begun.append(len(read))
+        return done
 
-    monkeypatch.setattr(imports, "_read", counting)
-    monkeypatch.setattr(imports, "_commit", stop)
-    job = start(project, jsonl(*[{**GOOD, "prompt": f"q{n}"} for n in range(20)]))
-    threads = threading.active_count()
-    with pytest.raises(KeyboardInterrupt):
-        services.run_import(job.pk)
-    assert read == [1, 2, 3, 4]
-    assert threading.active_count() == threads
-    assert not Comparison.objects.exists()
-    assert not Candidate.objects.exists()
+    monkeypatch.setattr(imports, "_read", reading)
+    monkeypatch.setattr(imports, "_commit", committing)
+    job = start(project, jsonl(*[{**GOOD, "prompt": f"q{n}"} for n in range(number)]))
+    services.run_import(job.pk)
+    assert begun[:2] == [10, min(20, number)]
+    assert read == list(range(1, number + 1))
+    prompts = list(Comparison.objects.order_by("rank").values_list("prompt", flat=True))
+    assert prompts == [f"q{n}" for n in range(number)]
+    job.refresh_from_db()
+    assert (job.status, job.accepted, job.line) == ("done", number, number)

@@ -151,7 +151,7 @@ def test_urls(tmp_path: Path) -> None:
         assert queue.get(timeout=1).payload == 1
     with pytest.raises(ValueError, match="absolute"):
         broker_folder("tiebreak+filesystem://relative/folder")
-    assert webapp.embedded.broker.Transport.polling_interval == 0.1
+    assert webapp.embedded.broker.Transport.polling_interval == 0.05
 
 
 @pytest.fixture

@@ -188,11 +188,11 @@ class Channel(virtual.Channel):
 
 
 class Transport(virtual.Transport):
-    """Polls ten times a second, so that a task is picked up after 0.05 s on average."""
+    """Polls twenty times a second, so that a task is picked up after 0.025 s on average."""
 
     Channel = Channel
     implements = virtual.Transport.implements.extend(exchange_type=frozenset(["direct", "topic", "fanout"]))
-    polling_interval = 0.1
+    polling_interval = 0.05
     default_port = 0
     driver_type = "filesystem"
     driver_name = "tiebreak"
