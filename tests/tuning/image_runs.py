@@ -1,11 +1,16 @@
 """Run directories for image methods, and ways to run and read them."""
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from tests.tuning.image_models import save_picture
 from training.tuning.__main__ import main
+from training.tuning.run import Run
 
 PROMPTS = ["a red b", "c d", "blue e", "f g h", "i j", "k l", "m n", "o p"]
 
@@ -51,6 +56,21 @@ def pair_rows(media: Path, *, count: int = 8, first: int = 0) -> list[dict[str, 
 
 def write_rows(path: Path, rows: list[dict[str, Any]]) -> None:
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+@contextmanager
+def cancelled_after(last: int) -> Iterator[None]:
+    """Runs are cancelled at the end of this step."""
+    end_step = Run.end_step
+
+    def stop(self: Run, step: int) -> None:
+        if step == last:
+            self.dir.cancel_file.touch()
+        end_step(self, step)
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(Run, "end_step", stop)
+        yield
 
 
 def run(folder: Path) -> int:

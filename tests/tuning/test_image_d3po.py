@@ -12,13 +12,12 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from tests.tuning.image_models import save_pipeline
-from tests.tuning.image_runs import make_run, metrics, read_rows, run, write_rows
+from tests.tuning.image_runs import cancelled_after, make_run, metrics, read_rows, run, write_rows
 from tests.tuning.test_image_direct import LORA, values
 from training.tuning.data import Group
 from training.tuning.errors import EXIT_BAD_INPUT, EXIT_CANCELLED, EXIT_DONE
 from training.tuning.images.chains import dominant, record_of
 from training.tuning.losses.d3po import d3po_loss
-from training.tuning.run import Run
 
 QUICK: dict[str, Any] = {
     "max_steps": 4,
@@ -154,21 +153,13 @@ def test_it_learns_at_every_step_of_the_chains(drawn, tmp_path):
     assert sum(row[1] for row in found[-4:]) / 4 > 0.6
 
 
-def test_resuming_equals_not_stopping(drawn, tmp_path, monkeypatch):
+def test_resuming_equals_not_stopping(drawn, tmp_path):
     config = QUICK | {"step_share": 0.7, "batch_size": 2}
     folders = [tmp_path / "through", tmp_path / "stopped"]
     for folder in folders:
         start(folder, drawn, config)
     assert run(folders[0]) == EXIT_DONE
-    end_step = Run.end_step
-
-    def stop_at_3(self: Run, step: int) -> None:
-        if step == 3:
-            self.dir.cancel_file.touch()
-        end_step(self, step)
-
-    with monkeypatch.context() as patched:
-        patched.setattr(Run, "end_step", stop_at_3)
+    with cancelled_after(3):
         assert run(folders[1]) == EXIT_CANCELLED
     assert run(folders[1]) == EXIT_DONE
     assert values(folders[0], "loss", "grad_norm") == values(folders[1], "loss", "grad_norm")

@@ -14,7 +14,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from tests.tuning.image_models import save_picture, save_pipeline, save_sd3
-from tests.tuning.image_runs import PROMPTS, make_run, metrics, pair_rows, run
+from tests.tuning.image_runs import PROMPTS, cancelled_after, make_run, metrics, pair_rows, run
 from training.tuning.config import DiffusionKTOConfig, ImageSFTConfig, SePPOConfig
 from training.tuning.errors import EXIT_BAD_INPUT, EXIT_CANCELLED, EXIT_DONE
 from training.tuning.images.data import Frame
@@ -22,7 +22,6 @@ from training.tuning.images.groups import ImageGroup
 from training.tuning.images.preparation import timestep_table
 from training.tuning.methods.diffusion_kto import balanced, mismatched
 from training.tuning.methods.seppo import chosen_slot
-from training.tuning.run import Run
 
 LORA = {"r": 4, "alpha": 4, "target_modules": "all-linear"}
 QUICK: dict[str, Any] = {
@@ -87,22 +86,14 @@ def reward_of(config: dict[str, Any]) -> list[dict[str, Any]] | None:
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_resuming_equals_not_stopping(base, tmp_path, name, monkeypatch):
+def test_resuming_equals_not_stopping(base, tmp_path, name):
     """Cancelled after step 3, run again: the same weights and metrics, to the bit."""
     config = CASES[name] | {"max_steps": 4}
     folders = [tmp_path / "through", tmp_path / "stopped"]
     for folder in folders:
         start(folder, name.split()[0], base=base, config=config, reward=reward_of(config))
     assert run(folders[0]) == EXIT_DONE
-    end_step = Run.end_step
-
-    def stop_at_3(self: Run, step: int) -> None:
-        if step == 3:
-            self.dir.cancel_file.touch()
-        end_step(self, step)
-
-    with monkeypatch.context() as patched:
-        patched.setattr(Run, "end_step", stop_at_3)
+    with cancelled_after(3):
         assert run(folders[1]) == EXIT_CANCELLED
     assert run(folders[1]) == EXIT_DONE
     assert values(folders[0], "loss", "grad_norm") == values(folders[1], "loss", "grad_norm")

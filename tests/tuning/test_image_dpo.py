@@ -15,7 +15,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from tests.tuning.image_models import save_picture, save_pipeline
-from tests.tuning.image_runs import make_run, metrics, pair_rows, read_rows, run
+from tests.tuning.image_runs import cancelled_after, make_run, metrics, pair_rows, read_rows, run
 from training.tuning.errors import EXIT_BAD_INPUT, EXIT_CANCELLED, EXIT_DONE
 from training.tuning.images import batches, direct, preparation
 from training.tuning.images.families.stable_diffusion import StableDiffusion
@@ -155,9 +155,8 @@ def test_gradient_checkpointing_changes_nothing(base, tmp_path, lora):
 
 @pytest.mark.parametrize("reference", ["cached", "live"])
 @pytest.mark.parametrize("lora", [LORA, None], ids=["lora", "full"])
-def test_resuming_equals_not_stopping(base, tmp_path, lora, reference, monkeypatch):
+def test_resuming_equals_not_stopping(base, tmp_path, lora, reference):
     """Cancelled after step 3, run again: the same weights, metrics and samples, to the bit."""
-    from training.tuning.run import Run
 
     config = QUICK | {
         "max_steps": 6,
@@ -174,15 +173,7 @@ def test_resuming_equals_not_stopping(base, tmp_path, lora, reference, monkeypat
     assert run(tmp_path / "through") == EXIT_DONE
 
     stopped = tmp_path / "stopped"
-    end_step = Run.end_step
-
-    def stop_at_3(self: Run, step: int) -> None:
-        if step == 3:
-            self.dir.cancel_file.touch()
-        end_step(self, step)
-
-    with monkeypatch.context() as patched:
-        patched.setattr(Run, "end_step", stop_at_3)
+    with cancelled_after(3):
         assert run(stopped) == EXIT_CANCELLED
     assert not (stopped / "result").exists()
     assert json.loads((stopped / "state.json").read_text())["status"] == "cancelled"

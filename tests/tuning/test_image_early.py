@@ -10,7 +10,7 @@ from PIL import Image
 
 from tests.tuning.gaussians import MEAN, SPREAD
 from tests.tuning.image_models import save_pipeline
-from tests.tuning.image_runs import make_run, metrics, read_rows, run
+from tests.tuning.image_runs import cancelled_after, make_run, metrics, read_rows, run
 from tests.tuning.tilted import exact, flow, noise
 from training.tuning.errors import EXIT_BAD_INPUT, EXIT_CANCELLED, EXIT_DONE
 from training.tuning.images.reward_files import load_image_reward, save_image_reward
@@ -121,20 +121,12 @@ def test_levels_are_learnt_from_clean_to_noisy(base, reward, tmp_path):
             assert source.measure(["a b"] * 2, images).outputs[:, 0].tolist() == pytest.approx(own, rel=1e-5)
 
 
-def test_it_resumes_exactly(base, reward, tmp_path, monkeypatch):
+def test_it_resumes_exactly(base, reward, tmp_path):
     """Cancelled after six of eight steps, within the second level, and begun again."""
     whole, half = (make(tmp_path / name, base, reward) for name in ("whole", "half"))
     assert run(whole) == EXIT_DONE
-    end_step = Run.end_step
-
-    def cancel(self: Run, step: int) -> None:
-        if step == 6:
-            self.dir.cancel_file.touch()
-        end_step(self, step)
-
-    monkeypatch.setattr(Run, "end_step", cancel)
-    assert run(half) == EXIT_CANCELLED
-    monkeypatch.setattr(Run, "end_step", end_step)
+    with cancelled_after(6):
+        assert run(half) == EXIT_CANCELLED
     assert run(half) == EXIT_DONE
     one, other = (load_image_reward(folder / "result" / "early" / "0.25") for folder in (whole, half))
     mine = other.state_dict()

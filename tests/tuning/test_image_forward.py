@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file
 
 from tests.tuning.image_models import save_pipeline, save_sd3
-from tests.tuning.image_runs import make_run, metrics, run
+from tests.tuning.image_runs import cancelled_after, make_run, metrics, run
 from tests.tuning.test_image_direct import LORA, values
 from tests.tuning.test_image_direct_losses import TIMES, M, S, data_velocity, gaussian_grid
 from training.tuning.errors import EXIT_CANCELLED, EXIT_DONE
@@ -25,7 +25,6 @@ from training.tuning.losses.forward_process import (
     optimality,
     sized_error,
 )
-from training.tuning.run import Run
 
 CPU = torch.device("cpu")
 
@@ -171,21 +170,13 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_resuming_equals_not_stopping(base, tmp_path, name, monkeypatch):
+def test_resuming_equals_not_stopping(base, tmp_path, name):
     """Cancelled after step 2, run again: the same weights and values, to the bit; old policies come back."""
     folders = [tmp_path / "through", tmp_path / "stopped"]
     for folder in folders:
         make_run(folder, name.split()[0], base=base, config=METHODS[name], reward=BRIGHT)
     assert run(folders[0]) == EXIT_DONE
-    end_step = Run.end_step
-
-    def stop_at_2(self: Run, step: int) -> None:
-        if step == 2:
-            self.dir.cancel_file.touch()
-        end_step(self, step)
-
-    with monkeypatch.context() as patched:
-        patched.setattr(Run, "end_step", stop_at_2)
+    with cancelled_after(2):
         assert run(folders[1]) == EXIT_CANCELLED
     assert run(folders[1]) == EXIT_DONE
     assert values(folders[0], "loss", "reward", "grad_norm") == values(

@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from tests.tuning.image_models import save_pipeline
-from tests.tuning.image_runs import make_run, metrics, run
+from tests.tuning.image_runs import cancelled_after, make_run, metrics, run
 from tests.tuning.test_image_online import QUICK, weights
 from tests.tuning.test_image_online_gaussians import Shifted, flow, noise
 from training.tuning.config import ImageRewardModelConfig
@@ -26,7 +26,6 @@ from training.tuning.losses.gating import (
     win_rates,
 )
 from training.tuning.rewards.pictures import PictureReward
-from training.tuning.run import Run
 
 pytestmark = pytest.mark.system("s003-021")
 
@@ -95,7 +94,7 @@ def make(folder: Path, base: Path, *, second: bool = True, **changes: Any) -> Pa
     return make_run(folder, "flow_grpo", base=base, config=config, rows=rows, reward=reward)
 
 
-def test_the_start_follows_and_comes_back_after_a_stop(base, tmp_path, monkeypatch):
+def test_the_start_follows_and_comes_back_after_a_stop(base, tmp_path):
     """With a new start after every second step the divergence is 0 in the first and the third; interrupted
     after the second step, the run goes on to the same weights, to the bit.
     """
@@ -106,15 +105,7 @@ def test_the_start_follows_and_comes_back_after_a_stop(base, tmp_path, monkeypat
     assert [row["ratio_error"] for row in rows] == [0, 0, 0]
     assert rows[0]["kl"] == rows[2]["kl"] == 0
     assert all(0 < row["pictures/uncertain"] < 0.6 for row in rows)
-    end_step = Run.end_step
-
-    def stop_at_2(self: Run, step: int) -> None:
-        if step == 2:
-            self.dir.cancel_file.touch()
-        end_step(self, step)
-
-    with monkeypatch.context() as patched:
-        patched.setattr(Run, "end_step", stop_at_2)
+    with cancelled_after(2):
         assert run(folders[1]) == EXIT_CANCELLED
     assert run(folders[1]) == EXIT_DONE
     for name, value in weights(folders[0]).items():

@@ -9,9 +9,8 @@ import torch
 from safetensors.torch import load_file
 
 from tests.tuning.image_models import save_flux, save_picture, save_pipeline, save_sd3, save_sdxl
-from tests.tuning.image_runs import make_run, metrics, run
+from tests.tuning.image_runs import cancelled_after, make_run, metrics, run
 from training.tuning.errors import EXIT_BAD_INPUT, EXIT_CANCELLED, EXIT_DONE
-from training.tuning.run import Run
 
 LORA = {"r": 4, "alpha": 4, "target_modules": "all-linear"}
 QUICK: dict[str, Any] = {
@@ -71,23 +70,13 @@ def test_the_reward_of_new_prompts_rises(base: Path, tmp_path: Path, method: str
 
 
 @pytest.mark.parametrize("method", FAST_AND_SLOW)
-def test_every_method_is_the_same_however_interrupted(
-    base: Path, tmp_path: Path, method: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_every_method_is_the_same_however_interrupted(base: Path, tmp_path: Path, method: str) -> None:
     """With both kinds of checkpointing and guidance; cancelled after the second of four steps."""
     changes = {"max_steps": 4, "save_every": 1, "gradient_checkpointing": True, "guidance_scale": 3.0}
     whole = make(tmp_path / "whole", base, method, **changes)
     parts = make(tmp_path / "parts", base, method, **changes)
     assert run(whole) == EXIT_DONE
-    end_step = Run.end_step
-
-    def stop(self: Run, step: int) -> None:
-        if step == 2:
-            self.dir.cancel_file.touch()
-        end_step(self, step)
-
-    with monkeypatch.context() as patched:
-        patched.setattr(Run, "end_step", stop)
+    with cancelled_after(2):
         assert run(parts) == EXIT_CANCELLED
     assert run(parts) == EXIT_DONE
     ours, theirs = weights(whole), weights(parts)

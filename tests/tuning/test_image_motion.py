@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from tests.tuning.image_models import save_flux, save_pipeline
-from tests.tuning.image_runs import make_run, metrics, read_rows, run
+from tests.tuning.image_runs import cancelled_after, make_run, metrics, read_rows, run
 from tests.tuning.test_image_edit import save_editor
 from training.tuning.errors import EXIT_BAD_INPUT, EXIT_CANCELLED, EXIT_DONE, BadInput
 from training.tuning.images.data import to_pixels
@@ -21,7 +21,6 @@ from training.tuning.images.families import load_family
 from training.tuning.images.optical_flow import dense_flow, flow_between
 from training.tuning.losses.motion import motion_error, motion_reward
 from training.tuning.methods.motion_nft import undecided
-from training.tuning.run import Run
 
 CPU = torch.device("cpu")
 DIAGONAL = math.hypot(30, 40)  # 50 pixels
@@ -223,23 +222,13 @@ def test_edits_move_as_they_should(base: Path, tmp_path: Path) -> None:
     assert run(edited) == EXIT_DONE
 
 
-def test_it_is_the_same_however_interrupted(
-    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_it_is_the_same_however_interrupted(base: Path, tmp_path: Path) -> None:
     """With guidance and a reward beside motion, which is told the instruction."""
     changes = {"max_steps": 4, "save_every": 1, "guidance_scale": 2.0, "motion_weight": 0.5}
     reward = [*MOVED, {"rule": "brightness", "weight": 0.5}]
     whole, parts = (make(tmp_path / name, base, reward=reward, **changes) for name in ("whole", "parts"))
     assert run(whole) == EXIT_DONE
-    end_step = Run.end_step
-
-    def stop(self: Run, step: int) -> None:
-        if step == 2:
-            self.dir.cancel_file.touch()
-        end_step(self, step)
-
-    with monkeypatch.context() as patched:
-        patched.setattr(Run, "end_step", stop)
+    with cancelled_after(2):
         assert run(parts) == EXIT_CANCELLED
     assert run(parts) == EXIT_DONE
     ours, theirs = (

@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 
 from tests.tuning.gaussians import MEAN, SPREAD, by_betas, cosine
 from tests.tuning.image_models import save_pipeline, save_sd3
-from tests.tuning.image_runs import make_run, metrics, run
+from tests.tuning.image_runs import cancelled_after, make_run, metrics, run
 from tests.tuning.test_image_online import QUICK, weights
 from training.tuning.errors import EXIT_BAD_INPUT, EXIT_CANCELLED, EXIT_DONE
 from training.tuning.images.families import load_family
@@ -21,7 +21,6 @@ from training.tuning.images.renoising import levels_of, renoised
 from training.tuning.images.schedules import beta_schedule
 from training.tuning.images.trajectories import Guidance, guided_denoiser
 from training.tuning.losses.pseudo_huber import pseudo_huber
-from training.tuning.run import Run
 
 pytestmark = pytest.mark.system("s000-069")
 CPU = torch.device("cpu")
@@ -123,17 +122,9 @@ def trained(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_a_run_goes_on_to_the_bit(base, trained, tmp_path, monkeypatch):
+def test_a_run_goes_on_to_the_bit(base, trained, tmp_path):
     stopped = make(tmp_path / "stopped", base, learning_rate=0.05)
-    end_step = Run.end_step
-
-    def stop_at_2(self: Run, step: int) -> None:
-        if step == 2:
-            self.dir.cancel_file.touch()
-        end_step(self, step)
-
-    with monkeypatch.context() as patched:
-        patched.setattr(Run, "end_step", stop_at_2)
+    with cancelled_after(2):
         assert run(stopped) == EXIT_CANCELLED
     assert run(stopped) == EXIT_DONE
     assert all(torch.equal(value, weights(stopped)[name]) for name, value in weights(trained).items())

@@ -8,12 +8,11 @@ import torch
 from safetensors.torch import load_file
 
 from tests.tuning.image_models import save_flux, save_pipeline, save_sd3, save_sdxl
-from tests.tuning.image_runs import make_run, metrics, run
+from tests.tuning.image_runs import cancelled_after, make_run, metrics, run
 from training.tuning.__main__ import main
 from training.tuning.errors import EXIT_BAD_INPUT, EXIT_CANCELLED, EXIT_DONE
 from training.tuning.images.windows import window_at
 from training.tuning.losses.advantages import remembered_advantages
-from training.tuning.run import Run
 
 KINDS: dict[str, Any] = {
     "sd": save_pipeline,
@@ -87,20 +86,12 @@ def test_after_an_update_the_ratio_moves(base, tmp_path):
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_resuming_equals_not_stopping(base, tmp_path, method, monkeypatch):
+def test_resuming_equals_not_stopping(base, tmp_path, method):
     changes = {"max_steps": 3, "save_every": 1, "eval_every": 1, "samples": 1, "held_out": True}
     through = make(tmp_path / "through", base, method, **changes)
     assert run(through) == EXIT_DONE
     stopped = make(tmp_path / "stopped", base, method, **changes)
-    end_step = Run.end_step
-
-    def stop_at_2(self: Run, step: int) -> None:
-        if step == 2:
-            self.dir.cancel_file.touch()
-        end_step(self, step)
-
-    with monkeypatch.context() as patched:
-        patched.setattr(Run, "end_step", stop_at_2)
+    with cancelled_after(2):
         assert run(stopped) == EXIT_CANCELLED
     assert run(stopped) == EXIT_DONE
     for name, value in weights(through).items():

@@ -13,14 +13,13 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from tests.tuning.image_models import save_pipeline, save_sd3
-from tests.tuning.image_runs import make_run, metrics, run
+from tests.tuning.image_runs import cancelled_after, make_run, metrics, run
 from tests.tuning.test_image_online import weights
 from training.tuning.errors import EXIT_BAD_INPUT, EXIT_CANCELLED, EXIT_DONE
 from training.tuning.images.errors import NoisyGroups, denoising_errors
 from training.tuning.images.families import Family, load_family
 from training.tuning.images.personal import PersonalPolicy, add_people, mixed
 from training.tuning.losses.diffusion_dpo import diffusion_dpo_loss
-from training.tuning.run import Run
 
 pytestmark = pytest.mark.system("s000-033")
 CPU = torch.device("cpu")
@@ -186,17 +185,9 @@ def test_a_result_is_for_people_and_for_nobody_the_base(base, trained):
     assert (bright - nobody).abs().max() > 1e-2
 
 
-def test_a_run_goes_on_to_the_bit(base, trained, tmp_path, monkeypatch):
+def test_a_run_goes_on_to_the_bit(base, trained, tmp_path):
     stopped = make(tmp_path / "stopped", base, {"bright": 0, "dark": 1}, save_every=1)
-    end_step = Run.end_step
-
-    def stop_at_3(self: Run, step: int) -> None:
-        if step == 3:
-            self.dir.cancel_file.touch()
-        end_step(self, step)
-
-    with monkeypatch.context() as patched:
-        patched.setattr(Run, "end_step", stop_at_3)
+    with cancelled_after(3):
         assert run(stopped) == EXIT_CANCELLED
     assert run(stopped) == EXIT_DONE
     assert all(torch.equal(value, weights(stopped)[name]) for name, value in weights(trained).items())

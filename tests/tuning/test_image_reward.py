@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from transformers import CLIPModel
 
 from tests.tuning.image_models import save_clip, save_picture
-from tests.tuning.image_runs import make_run, metrics, pair_rows, read_rows, run
+from tests.tuning.image_runs import cancelled_after, make_run, metrics, pair_rows, read_rows, run
 from training.tuning.config import ImageRewardModelConfig
 from training.tuning.errors import EXIT_BAD_INPUT, EXIT_CANCELLED, EXIT_DONE, BadInput
 from training.tuning.images.data import open_image
@@ -198,11 +198,10 @@ def test_ties_count_half(tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["small", "clip", "clip-lora"])
-def test_resuming_and_loading(kind, clip, tmp_path, monkeypatch):
+def test_resuming_and_loading(kind, clip, tmp_path):
     """Stopped after step 3 and resumed: the same weights to the bit; the files give the trained model
     back.
     """
-    from training.tuning.run import Run
 
     lora = {"r": 2, "alpha": 4, "target_modules": ["q_proj", "v_proj"]} if kind == "clip-lora" else None
     config = SMALL | {"max_steps": 5, "lora": lora}
@@ -214,15 +213,7 @@ def test_resuming_and_loading(kind, clip, tmp_path, monkeypatch):
         for name in ("through", "stopped")
     ]
     assert run(folders[0]) == EXIT_DONE
-    end_step = Run.end_step
-
-    def stop_at_3(self: Run, step: int) -> None:
-        if step == 3:
-            self.dir.cancel_file.touch()
-        end_step(self, step)
-
-    with monkeypatch.context() as patched:
-        patched.setattr(Run, "end_step", stop_at_3)
+    with cancelled_after(3):
         assert run(folders[1]) == EXIT_CANCELLED
     assert run(folders[1]) == EXIT_DONE
     through, stopped = (

@@ -11,12 +11,11 @@ from safetensors.torch import load_file
 
 from tests.tuning.gaussians import MEAN, SPREAD
 from tests.tuning.image_models import save_lcm, save_pipeline, save_sd3
-from tests.tuning.image_runs import make_run, metrics, pair_rows, run
+from tests.tuning.image_runs import cancelled_after, make_run, metrics, pair_rows, run
 from training.tuning.errors import EXIT_BAD_INPUT, EXIT_CANCELLED, EXIT_DONE
 from training.tuning.images.consistency import jumps, picture, solved
 from training.tuning.images.renoising import Levels
 from training.tuning.losses.latent_proxy import ranking_distillation
-from training.tuning.run import Run
 
 QUICK: dict[str, Any] = {
     "max_steps": 3,
@@ -136,21 +135,13 @@ def test_the_proxy_learns_rankings_alone():
 
 
 @pytest.mark.parametrize("through", ["proxy", "pixels"])
-def test_it_resumes_exactly(base, tmp_path, monkeypatch, through):
+def test_it_resumes_exactly(base, tmp_path, through):
     """Student, target and proxy as if nothing had happened; the proxy says 0 at first."""
     changes = {"through": through} | ({} if through == "proxy" else {"latent_reward_learning_rate": 1e-4})
     whole, half = (make(tmp_path / name, base, **changes) for name in ("whole", "half"))
     assert run(whole) == EXIT_DONE
-    end_step = Run.end_step
-
-    def cancel(self: Run, step: int) -> None:
-        if step == 2:
-            self.dir.cancel_file.touch()
-        end_step(self, step)
-
-    monkeypatch.setattr(Run, "end_step", cancel)
-    assert run(half) == EXIT_CANCELLED
-    monkeypatch.setattr(Run, "end_step", end_step)
+    with cancelled_after(2):
+        assert run(half) == EXIT_CANCELLED
     assert run(half) == EXIT_DONE
     one, other = (load_file(folder / "checkpoint-000003" / "weights.safetensors") for folder in (whole, half))
     assert all(torch.equal(value, other[name]) for name, value in one.items())

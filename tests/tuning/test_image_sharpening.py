@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from tests.tuning.image_models import save_pipeline
-from tests.tuning.image_runs import make_run, metrics, pair_rows, read_rows, run
+from tests.tuning.image_runs import cancelled_after, make_run, metrics, pair_rows, read_rows, run
 from tests.tuning.test_image_direct import LORA, values
 from training.tuning.config import DiffusionSharpeningConfig
 from training.tuning.data import Group
@@ -17,7 +17,6 @@ from training.tuning.errors import EXIT_CANCELLED, EXIT_DONE
 from training.tuning.losses.sharpening import best_and_worst, sharpening_dpo_loss
 from training.tuning.methods import diffusion_sharpening
 from training.tuning.methods.image_score import judged_pairs
-from training.tuning.run import Run
 
 QUICK: dict[str, Any] = {
     "max_steps": 3,
@@ -75,7 +74,7 @@ def test_only_the_best_noise_has_a_gradient(base, tmp_path, monkeypatch):
 
 @pytest.mark.system("s000-045")
 @pytest.mark.parametrize("loss", ["sft", "rlhf"])
-def test_resuming_equals_not_stopping(base, tmp_path, loss, monkeypatch):
+def test_resuming_equals_not_stopping(base, tmp_path, loss):
     config = QUICK | ({"loss": "rlhf", "beta": 50.0, "lora": None} if loss == "rlhf" else {})
     folders = [tmp_path / "through", tmp_path / "stopped"]
     for folder in folders:
@@ -90,15 +89,7 @@ def test_resuming_equals_not_stopping(base, tmp_path, loss, monkeypatch):
             reward=BRIGHT,
         )
     assert run(folders[0]) == EXIT_DONE
-    end_step = Run.end_step
-
-    def stop_at_2(self: Run, step: int) -> None:
-        if step == 2:
-            self.dir.cancel_file.touch()
-        end_step(self, step)
-
-    with monkeypatch.context() as patched:
-        patched.setattr(Run, "end_step", stop_at_2)
+    with cancelled_after(2):
         assert run(folders[1]) == EXIT_CANCELLED
     assert run(folders[1]) == EXIT_DONE
     found = [values(folder, "loss", "reward", "grad_norm") for folder in folders]

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from tests.tuning.gaussians import velocity
 from tests.tuning.image_models import save_flux, save_pipeline, save_sd3
-from tests.tuning.image_runs import make_run, metrics, run
+from tests.tuning.image_runs import cancelled_after, make_run, metrics, run
 from tests.tuning.test_image_gradient_runs import evaluations, weights
 from tests.tuning.tilted import betas, flow, noise
 from training.tuning.config import LoraConfig
@@ -27,7 +27,6 @@ from training.tuning.images.schedules import Schedule, ddim
 from training.tuning.images.search.walk import one_generator
 from training.tuning.images.shortcuts import shortened, stage_of, stretches
 from training.tuning.images.trajectories import sample, step
-from training.tuning.run import Run
 
 CPU = torch.device("cpu")
 LORA = {"r": 2, "alpha": 2, "target_modules": "all-linear"}
@@ -217,22 +216,12 @@ def test_the_reward_of_new_prompts_rises(base: Path, tmp_path: Path) -> None:
     assert [row["calls"] for row in rows if "calls" in row] == [4.0] * 4 + [6.0] * 4
 
 
-def test_it_is_the_same_however_interrupted(
-    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_it_is_the_same_however_interrupted(base: Path, tmp_path: Path) -> None:
     """Cancelled in the first of two stages, with guidance; the result draws as the cards says."""
     changes = {"max_steps": 4, "save_every": 1, "guidance_scale": 3.0}
     whole, parts = (make(tmp_path / name, base, **changes) for name in ("whole", "parts"))
     assert run(whole) == EXIT_DONE
-    end_step = Run.end_step
-
-    def stop(self: Run, step: int) -> None:
-        if step == 2:
-            self.dir.cancel_file.touch()
-        end_step(self, step)
-
-    with monkeypatch.context() as patched:
-        patched.setattr(Run, "end_step", stop)
+    with cancelled_after(2):
         assert run(parts) == EXIT_CANCELLED
     first = weights(parts)
     assert run(parts) == EXIT_DONE

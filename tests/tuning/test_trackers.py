@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
+from tests.tuning.image_runs import cancelled_after
 from tests.tuning.text_runs import QUICK, make_run, metrics, pair_rows, read_rows, run
 from training.tuning import trackers
-from training.tuning.run import Run
 from training.tuning.trackers import Tracked, Trackers
 
 CONFIG = QUICK | {"batch_size": 4, "epochs": 2, "eval_every": 2}
@@ -25,28 +25,20 @@ def numbers(folder: Path) -> dict[tuple[str, int], float]:
     }
 
 
-def cancelled_and_resumed(folder: Path, monkeypatch: Any) -> None:
+def cancelled_and_resumed(folder: Path) -> None:
     """Asked to stop in step 3 of 6, and run again."""
-    end_step = Run.end_step
-
-    def stop(self: Run, step: int) -> None:
-        if step == 3:
-            self.dir.cancel_file.touch()
-        end_step(self, step)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Run, "end_step", stop)
+    with cancelled_after(3):
         assert run(folder) == 130
     assert run(folder) == 0
 
 
-def test_tensorboard(tmp_path: Path, llama: Path, monkeypatch: Any) -> None:
+def test_tensorboard(tmp_path: Path, llama: Path) -> None:
     pytest.importorskip("tensorboard", reason="the extra tensorboard is not installed")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     config = CONFIG | {"report_to": ["tensorboard"]}
     folder = make_run(tmp_path / "run", "dpo", base=llama, config=config, held_out=pair_rows(4, seed=9))
-    cancelled_and_resumed(folder, monkeypatch)
+    cancelled_and_resumed(folder)
     events = EventAccumulator(str(folder / "tensorboard"))
     events.Reload()
     found = {
@@ -65,7 +57,7 @@ def test_mlflow(tmp_path: Path, llama: Path, monkeypatch: Any) -> None:
     monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
     config = CONFIG | {"report_to": ["mlflow"]}
     folder = make_run(tmp_path / "run", "dpo", base=llama, config=config, held_out=pair_rows(4, seed=9))
-    cancelled_and_resumed(folder, monkeypatch)
+    cancelled_and_resumed(folder)
     client = MlflowClient(tracking_uri=(folder / "mlruns").as_uri())
     experiment = client.get_experiment_by_name("tiebreak")
     assert experiment is not None
