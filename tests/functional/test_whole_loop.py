@@ -136,6 +136,23 @@ def run_and_download(page: Page, project: int, method: str, folder: Path) -> Pat
     return unpacked
 
 
+def ask_both(page: Page, project: int) -> list[str]:
+    """In the arena: the base and what it became answer, one of them is preferred; then, who they were."""
+    page.goto(f"/projects/{project}/arena/")
+    boxes = page.locator("[name=models]")
+    assert boxes.count() == 2
+    for box in boxes.all():
+        box.check()
+    page.click("button:has-text('Save')")
+    page.fill("[name=prompt]", "My parcel 7 is late.")
+    page.click("button:has-text('Ask two models')")
+    page.wait_for_selector("main[data-ready]")
+    assert all(text.strip() for text in page.locator(".candidate .prose").all_inner_texts())
+    page.keyboard.press("2")
+    page.wait_for_selector("main[data-judged]")
+    return page.locator(".candidate h2").all_inner_texts()
+
+
 def test_from_a_label_to_a_checkpoint(site, page, tmp_path):
     token, link = site.manage("create_user", "mona", "--role", "manager", "--token", "--link", site.url)
     for modality in ("text", "image"):
@@ -161,6 +178,7 @@ def test_from_a_label_to_a_checkpoint(site, page, tmp_path):
 
     adapter = run_and_download(page, texts, "dpo", tmp_path)
     lora = run_and_download(page, pictures, "diffusion_dpo", tmp_path)
+    assert "demo-text" in "".join(ask_both(page, texts))
 
     from diffusers import StableDiffusionPipeline
     from peft import PeftModel
