@@ -15,6 +15,7 @@ from training import browsing, reward_forms, schema_forms, services
 from training.models import Arena, Run
 from training.services.duels import MOST_CHARACTERS
 from training.services.naming import REWARD_MODELS, SCORERS
+from training.services.steps import LAST_ROUND
 from training.tuning.registry import Method
 
 EVAL_SHARES = [("0.1", "10 %"), ("0.2", "20 %"), ("0.3", "30 %"), ("0", _("none"))]
@@ -354,6 +355,10 @@ class ScheduleForm(PageForm):
             ("", _("nothing more")),
             ("match", _("compare the new model blind with the champion")),
             ("promote", _("compare it, and promote it if it is better and no guardrail is crossed")),
+            (
+                "keep_going",
+                _("compare and promote it; then the champion answers again, people judge that, and so on"),
+            ),
         ],
     )
 
@@ -374,7 +379,7 @@ class ScheduleForm(PageForm):
         if data["ask"]:
             plan.append({"do": "score", "base": {"step": 0}, "then": "prioritise"})
         if data["afterwards"]:
-            plan += comparing_steps(plan, len(steps) - 1, promote=data["afterwards"] == "promote")
+            plan += following_steps(plan, len(steps) - 1, data["afterwards"])
         return {"plan": plan, **{name: data[name] for name in ("name", "every_judgements", "cron")}}
 
     def clean(self) -> dict[str, Any]:
@@ -394,14 +399,22 @@ class ScheduleForm(PageForm):
         super().refuse(Invalid({fields.get(path, path): text for path, text in renamed.items()}))
 
 
-def comparing_steps(plan: list[dict[str, Any]], trained: int, *, promote: bool) -> list[dict[str, Any]]:
-    """A blind match of what a step trains with the champion, or with its base; and the promotion."""
-    base = plan[trained]["base"]
-    steps: list[dict[str, Any]] = [{"do": "match", "left": {"step": trained}, "right": {"champion": base}}]
-    if promote:
-        number = len(plan)
-        steps.append({"do": "promote", "model": {"step": trained}, "match": number, "guardrails": GUARDRAILS})
-    return steps
+def following_steps(plan: list[dict[str, Any]], trained: int, afterwards: str) -> list[dict[str, Any]]:
+    """A blind match of what a step trains with the champion, or with its base; the promotion; and what keeps
+    rounds going: the step learns from what is new, on from the champion, who writes what is judged next.
+    """
+    champion = {"champion": plan[trained]["base"]}
+    steps: list[dict[str, Any]] = [{"do": "match", "left": {"step": trained}, "right": champion}]
+    if afterwards == "match":
+        return steps
+    promotion = {"do": "promote", "model": {"step": trained}, "match": len(plan), "guardrails": GUARDRAILS}
+    if afterwards == "promote":
+        return [*steps, promotion]
+    filters = plan[trained].get("filters", {}) | {"since": LAST_ROUND}
+    plan[trained] |= {"base": champion, "filters": filters}
+    pairs = {"samples_per_prompt": 2}
+    generation = {"do": "generate", "base": champion, "config": pairs, "judge": True}
+    return [*steps, promotion | {"go_on": True}, generation]
 
 
 def step_of(project: Project, value: str) -> dict[str, Any]:

@@ -339,6 +339,12 @@ def test_the_form_adds_what_follows_training(project, base):
     plan = project.schedules.get().plan
     assert [step.get("do", "train") for step in plan] == ["train", "match", "promote"]
     assert plan[1]["right"] == {"champion": "tiny"}
+    assert page.post(address, values | {"name": "On", "afterwards": "keep_going"}).status_code == 302
+    learn, match, promotion, generation = project.schedules.get(name="On").plan
+    assert (learn["base"], learn["filters"]) == ({"champion": "tiny"}, {"since": "last_round"})
+    assert (match["right"], promotion["go_on"]) == ({"champion": "tiny"}, True)
+    assert (generation["do"], generation["base"]) == ("generate", {"champion": "tiny"})
+    assert (generation["config"], generation["judge"]) == ({"samples_per_prompt": 2}, True)
     wrong = page.post(address, values | {"first": "new:reward_model:tiny", "ask": "on"})
     assert wrong.status_code == 400
     assert "no reward model of several members" in wrong.content.decode()
