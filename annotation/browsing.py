@@ -104,8 +104,8 @@ def comparison_in_full(project: Project) -> QuerySet[Comparison]:
 
 
 def is_in_hands_of(comparison: Comparison, user: User) -> bool:
-    """Whether this person is to judge it themselves, so that its sources have to stay hidden from them."""
-    return Lease.objects.filter(comparison=comparison, annotator=user, state=Lease.State.OPEN).exists()
+    """Whether this person is to judge it themselves."""
+    return Lease.objects.in_hands_of(user).filter(comparison=comparison).exists()
 
 
 def members_of(project: Project) -> QuerySet[Member]:

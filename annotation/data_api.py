@@ -42,9 +42,7 @@ def user_of(request: Request) -> User:
 
 
 def _in_hand(user: User) -> set[int]:
-    """What this person is to judge themselves: its sources are hidden from them."""
-    mine = Lease.objects.filter(annotator=user, state=Lease.State.OPEN)
-    return set(mine.values_list("comparison_id", flat=True))
+    return set(Lease.objects.in_hands_of(user).values_list("comparison_id", flat=True))
 
 
 class InOrder(CursorPagination):

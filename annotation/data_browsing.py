@@ -126,8 +126,8 @@ def _of_source(source: str, outcome: str | None) -> Exists:
 
 
 def in_hands_among(comparisons: Iterable[Comparison], user: User) -> set[int]:
-    """Which of these this person is to judge themselves, so that no source is shown to them."""
-    held = Lease.objects.filter(comparison__in=comparisons, annotator=user, state=Lease.State.OPEN)
+    """Which of these this person is to judge themselves."""
+    held = Lease.objects.in_hands_of(user).filter(comparison__in=comparisons)
     return set(held.values_list("comparison_id", flat=True))
 
 

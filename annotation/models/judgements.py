@@ -31,8 +31,13 @@ class LeaseQuerySet(ProjectRows["Lease"]):
         mine = mine.exclude(kind__in=Lease.BESIDE_THE_QUEUE)
         return mine.select_related("comparison").order_by("created_at", "pk")
 
+    def in_hands_of(self, user: User) -> "LeaseQuerySet":
+        """What this person is to judge themselves, so that its sources stay hidden from them."""
+        return self.filter(annotator=user, state=Lease.State.OPEN)
+
     def lapsed(self, *, now: datetime) -> "LeaseQuerySet":
-        return self.filter(state=Lease.State.OPEN, expires_at__lt=now)
+        """Those that somebody else should get. For a duel nobody waits, and its asker may be late."""
+        return self.filter(state=Lease.State.OPEN, expires_at__lt=now).exclude(kind=Kind.DUEL)
 
     def to_present(self) -> "LeaseQuerySet":
         """With all that `annotation.services.present` reads."""

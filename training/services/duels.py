@@ -29,7 +29,6 @@ from training.services.results import open_result, rows_of
 
 MOST_CHARACTERS: Final = 8000
 MOST_TURNS: Final = 10
-JUDGEABLE: Final = (Lease.State.OPEN, Lease.State.EXPIRED)  # nobody else can have taken the slot
 ENDED_BADLY: Final = (Run.Status.FAILED, Run.Status.CANCELLED)
 
 
@@ -120,13 +119,13 @@ def open_duels(arena: Arena, user: User) -> list[Duel]:
     """What this person has begun and neither judged nor left; the newest first."""
     begun = Duel.objects.filter(arena=arena, asker=user).exclude(status=Duel.Status.ABANDONED)
     unanswered = Q(status__in=[Duel.Status.GENERATING, Duel.Status.FAILED])
-    rows = begun.filter(unanswered | Q(lease__state__in=JUDGEABLE))
+    rows = begun.filter(unanswered | Q(lease__state=Lease.State.OPEN))
     return list(rows.order_by("-created_at", "-pk"))
 
 
 def can_be_judged(duel: Duel) -> bool:
     """Whether both answers are there and wait for the asker."""
-    return duel.lease is not None and duel.lease.state in JUDGEABLE
+    return duel.lease is not None and duel.lease.state == Lease.State.OPEN
 
 
 def is_judged(duel: Duel) -> bool:
