@@ -7,14 +7,14 @@ before, meets the champion blind, is promoted or not, and the champion of that m
 candidates. Then every round's model is measured by the hidden utility against the base, on prompts that no
 round was trained on.
 
-A third project has the same plan and people who prefer what is longer, whatever it says: a model that learns
-that wins its match, and the guardrail `length` is to stop it.
+A third project has the same plan and people who prefer what is longer, whatever it says: models that learn
+that win their matches, and the guardrails on length are to stop them.
 
     python -m benchmarks.unattended_rounds [--rounds 3] [--only text|image|hack] [--quick] [--write FILE]
                                            [--plot FILE.svg]
 
-Targets: in text and image each round's win rate against the base lies above the one before, and the
-hack is not promoted.
+Targets: in text and image each round's win rate against the base lies above the one before, and a model that
+has become too long is not promoted.
 """
 
 import argparse
@@ -38,7 +38,7 @@ from benchmarks.tiebreak_site import configure
 PATIENCE = 3 * 3600.0  # seconds
 RESAMPLES = 2000
 GUARDRAILS = {
-    "text": {"length": [0.75, 1.3], "total_length": [0.6, 1.5], "total_diversity": 0.5},
+    "text": {"length": [0.75, 1.3], "total_length": [0.7, 1.3], "total_diversity": 0.5},
     "image": {"total_diversity": 0.5},
 }
 SEED = 11
@@ -124,10 +124,7 @@ def play(options: argparse.Namespace, data: Path) -> list[Story]:
         ]
         for world in worlds:
             world.prepare(seed=options.seed, guardrails=GUARDRAILS[world.modality], eval_share=EVAL)
-        threads = [
-            threading.Thread(target=world.live, args=[1 if world.name == "hack" else options.rounds])
-            for world in worlds
-        ]
+        threads = [threading.Thread(target=world.live, args=[options.rounds]) for world in worlds]
         for thread in threads:
             thread.start()
         for thread in threads:
@@ -184,7 +181,7 @@ def rate_of(ours: Sequence[Sequence[float]], theirs: Sequence[Sequence[float]]) 
 
 def met(story: Story) -> bool:
     if story.name == "hack":
-        return not story.rounds[0].promoted and any("long" in why for why in story.rounds[0].why_not)
+        return any("long" in why for one in story.rounds for why in one.why_not)
     rates = [0.5, *(one.rate for one in story.rounds)]
     return all(later > earlier for earlier, later in pairwise(rates))
 
