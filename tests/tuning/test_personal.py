@@ -87,12 +87,12 @@ def test_ideal_points_by_hand() -> None:
         def score_head(self, read: Tensor) -> Tensor:
             return read**2  # any function: prototypes are mixed before it
 
-    alike = IdealPoints(Taste(kind="ideal_point", count=1, users=["ann", "bob"]), 2)
+    alike = IdealPoints(Taste(kind="ideal_point", count=1, users=["ann", "bob"]), 2, 2)
     alike.weights.data = torch.tensor([[3.0], [-2.0]])
     found = alike.ideals(Head(), ["ann", "bob", None])
     assert torch.equal(found[0], found[1])
     assert torch.equal(found[0], found[2])
-    two = IdealPoints(Taste(kind="ideal_point", count=2, users=["ann", "bob"]), 2)
+    two = IdealPoints(Taste(kind="ideal_point", count=2, users=["ann", "bob"]), 2, 2)
     two.prototypes.data = torch.tensor([[4.0, 0.0], [0.0, 8.0]])
     two.weights.data = torch.tensor([[math.log(3), 0.0], [0.0, 0.0]])  # shares (¾, ¼) and (½, ½)
     found = two.ideals(Head(), ["ann", "bob", "zoe"])

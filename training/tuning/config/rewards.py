@@ -12,7 +12,7 @@ SCALAR_LOSSES = {"bradley_terry", "plackett_luce", "best_of_k", "ordinal"}
 # Losses that read pairs.
 PAIR_LOSSES = {"bradley_terry", "ordinal", "general_preference"}
 # Losses of people who differ.
-PERSONAL_LOSSES = {"ideal_point", "mixture"}
+PERSONAL_LOSSES = {"ideal_point", "mixture", "variational"}
 
 
 class RewardModelConfig(TextTrainConfig, ProcessKeys, TextPairKeys, BestKeys):
@@ -29,6 +29,7 @@ class RewardModelConfig(TextTrainConfig, ProcessKeys, TextPairKeys, BestKeys):
         "general_preference",
         "ideal_point",
         "mixture",
+        "variational",
     ] = Field(
         "bradley_terry",
         title="Loss",
@@ -37,7 +38,8 @@ class RewardModelConfig(TextTrainConfig, ProcessKeys, TextPairKeys, BestKeys):
         "regression: the ratings of attributes (arXiv:2406.08673). general_preference: preferences that may "
         "be cyclic (arXiv:2410.02197). ideal_point: each annotator likes what lies near a point of their "
         "own, which mixes shared prototypes (arXiv:2406.08469). mixture: several rewards, weighed by the "
-        "prompt (arXiv:2505.24846).",
+        "prompt (arXiv:2505.24846). variational: a latent for each annotator, which an encoder infers from a "
+        "few of their pairs (arXiv:2408.10075).",
         json_schema_extra=PRIMARY,
     )
     ties: TieModel = Field(  # type: ignore[assignment]
@@ -122,7 +124,8 @@ class RewardModelConfig(TextTrainConfig, ProcessKeys, TextPairKeys, BestKeys):
         le=1024,
         multiple_of=2,
         title="Dimensions",
-        description="Of general preferences, or of the space of ideal points; even.",
+        description="Of general preferences, of the space of ideal points, or of what a latent's rewards "
+        "read; even.",
     )
     preference_temperature: float = Field(
         0.1, gt=0, title="Temperature", description="Of general preferences: smaller is more decided."
@@ -138,13 +141,37 @@ class RewardModelConfig(TextTrainConfig, ProcessKeys, TextPairKeys, BestKeys):
         "all",
         title="Fit",
         description="people: from a base of the same loss; its rewards stay, and what is learnt is who this "
-        "data's people are (ideal_point), or under which prompt which reward counts (mixture).",
+        "data's people are (ideal_point, variational), or under which prompt which reward counts (mixture).",
     )
     people_learning_rate: float = Field(
         5e-3,
         gt=0,
         title="Learning rate of people",
-        description="Peak, for prototypes and people's shares of them, or for the router of a mixture.",
+        description="Peak, for prototypes and people's shares of them, for the router of a mixture, or for "
+        "encoder, decoder and latents.",
+    )
+    latent: int = Field(
+        4, ge=1, le=1024, title="Size of the latent", description="Numbers that say what somebody likes."
+    )
+    context_pairs: int = Field(
+        8,
+        ge=1,
+        le=256,
+        title="Pairs for the encoder",
+        description="Somebody's latent is inferred from one to so many of their other pairs while it learns.",
+    )
+    latent_kl: float = Field(
+        1e-4,
+        ge=0,
+        title="KL of the latent",
+        description="How much each pair pulls the latent towards the prior. One over the number of pairs of "
+        "a person makes the evidence bound, but so much pull early in training leaves latents unused.",
+    )
+    scaled: bool = Field(
+        False,
+        title="Scaled rewards",
+        description="Scores of variational are how likely the person prefers the answer to others of the "
+        "data, 0 to 1, so that people's scores have one scale.",
     )
     router_entropy: float = Field(
         0.5, ge=0, title="Entropy of the router", description="Pulls a mixture's weights towards equal ones."
@@ -254,11 +281,23 @@ class RewardModelConfig(TextTrainConfig, ProcessKeys, TextPairKeys, BestKeys):
 
     def _check_people(self) -> None:
         loss = self.loss
-        given = {key for key in ("prototypes", "fit", "people_learning_rate") if self.is_changed(key)}
+        given = {key for key in ("fit", "people_learning_rate") if self.is_changed(key)}
         _refuse(bool(given) and loss not in PERSONAL_LOSSES, f"{', '.join(sorted(given))}: for the losses "
-                "ideal_point and mixture")  # fmt: skip
-        _refuse(self.is_changed("dimensions") and loss not in ("general_preference", "ideal_point"),
-                'dimensions need the loss "general_preference" or "ideal_point"')  # fmt: skip
+                "ideal_point, mixture and variational")  # fmt: skip
+        _refuse(self.is_changed("prototypes") and loss not in ("ideal_point", "mixture"),
+                "prototypes: for the losses ideal_point and mixture")  # fmt: skip
+        _refuse(self.is_changed("dimensions") and loss not in ("general_preference", "ideal_point",
+                "variational"), 'dimensions need the loss "general_preference", "ideal_point" or '
+                '"variational"')  # fmt: skip
+        given = {key for key in ("latent", "context_pairs", "latent_kl", "scaled") if self.is_changed(key)}
+        _refuse(
+            bool(given) and loss != "variational", f"{', '.join(sorted(given))}: for the loss variational"
+        )
+        fitted = self.fit == "people" and (self.is_changed("context_pairs") or self.scaled)
+        _refuse(fitted, "context_pairs and scaled are what the base has: leave them out with fit people")
+        bare = self.lora is None or self.merged
+        _refuse(loss == "variational" and bare, "variational needs lora that is not merged: its encoder "
+                "reads answers as the model without it does")  # fmt: skip
         routed = loss == "mixture"
         _refuse(self.is_changed("router_entropy") and not (routed and self.fit == "all"),
                 'router_entropy needs the loss "mixture" and fit "all"')  # fmt: skip
@@ -269,7 +308,8 @@ class RewardModelConfig(TextTrainConfig, ProcessKeys, TextPairKeys, BestKeys):
             _refuse(
                 self.normalise != "none", f"{loss} gives people scores of their own, which are not normalised"
             )
-        _refuse(loss == "ideal_point" and self.condition != "none", "ideal_point goes without conditions")
+        named = loss in ("ideal_point", "variational")
+        _refuse(named and self.condition != "none", f"{loss} goes without conditions")
 
 
 def _refuse(wrong: bool, message: str) -> None:

@@ -72,7 +72,7 @@ def train(run: Run) -> None:
     data.examples = _corrected(run, data.examples)
     references = _references(run, model, tokenizer) if config.normalise != "none" else []
     if isinstance(objective, PersonalObjective):
-        objective.attach(model)
+        objective.attach(model, data.examples)
     start_head(model.model, outputs=_outputs_of_a_head(model, objective), start=config.start_head)
     if config.normalise == "standardise":
         found = moments(model, references)
@@ -239,6 +239,8 @@ def publish(
 ) -> None:
     """Write the result, with what the kept weights' outputs mean."""
     config = run.config
+    if isinstance(objective, PersonalObjective):
+        objective.finish()
     found = evaluate(model, objective, config, held_out) if held_out else None
     normal = moments(model, references) if references else None
     info = info_of(config, objective, model, moments=normal, evaluation=found)

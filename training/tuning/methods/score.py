@@ -94,7 +94,7 @@ def open_scorers(run: Run, **passes: Any) -> Rewards:
 def knows_people(base: str) -> bool:
     """Whether a reward model knows annotators by their names."""
     info = read_info(base)
-    return info is not None and info.taste is not None and info.taste.kind == "ideal_point"
+    return info is not None and info.taste is not None and info.taste.kind != "mixture"
 
 
 def context_of(run: Run) -> str | None:

@@ -28,13 +28,15 @@ SegmentKind = Literal["steps", "sentences", "clauses"]
 
 
 class Taste(Config):
-    """How outputs become a score for somebody: ``count`` prototypes or rewards are mixed. ``users`` are known
-    by name, in the order of their weights.
+    """How outputs become a score for somebody: ``count`` prototypes or rewards are mixed, or a latent has so
+    many numbers. ``users`` are known by name, in the order of their weights. With ``references`` a latent's
+    rewards are scaled by so many answers.
     """
 
-    kind: Literal["ideal_point", "mixture"]
+    kind: Literal["ideal_point", "mixture", "variational"]
     count: int = Field(ge=1)
     users: list[str] = Field(default_factory=list)
+    references: int = Field(0, ge=0)
 
 
 class RewardInfo(Config):

@@ -16,6 +16,7 @@ from training.tuning.config import RewardModelConfig
 from training.tuning.data import Group, Text
 from training.tuning.errors import BadInput
 from training.tuning.losses.personal import distance, hedge_loss, ideal_point_loss, mixture_loss
+from training.tuning.losses.variational import variational_loss
 from training.tuning.pairs import Pair, make_pairs, why_no_pairs
 from training.tuning.rewards.info import RewardInfo, Taste, read_info
 from training.tuning.text.batches import GroupBatch
@@ -23,9 +24,14 @@ from training.tuning.text.dataset import Example, texts_of
 from training.tuning.text.models import TextModel
 from training.tuning.text.pairs import sides
 from training.tuning.text.tokens import Unusable
+from training.tuning.text.variational import Contexts, Latents, reference_outputs
 
 FILE = "personal.safetensors"
 ROUTER_WIDTH = 128
+REFERENCES = 64  # answers that scaled rewards are compared with
+MOST_PAIRS = 256  # of one person that their latent is inferred from
+# What is of the people of a base's data, and not of others.
+OF_PEOPLE = ("weights", "mean", "log_variance")
 
 
 class IdealPoints(nn.Module):
@@ -35,7 +41,7 @@ class IdealPoints(nn.Module):
     the mean of everybody's shares. (PAL, arXiv:2406.08469, model A.)
     """
 
-    def __init__(self, taste: Taste, width: int) -> None:
+    def __init__(self, taste: Taste, width: int, outputs: int) -> None:
         super().__init__()
         self.users = {name: number for number, name in enumerate(taste.users)}
         self.prototypes = nn.Parameter(torch.randn(taste.count, width))
@@ -61,7 +67,7 @@ class Mixture(nn.Module):
     arXiv:2505.24846.)
     """
 
-    def __init__(self, taste: Taste, width: int) -> None:
+    def __init__(self, taste: Taste, width: int, outputs: int) -> None:
         super().__init__()
         self.router = nn.Sequential(
             nn.Linear(width, ROUTER_WIDTH), nn.ReLU(), nn.Linear(ROUTER_WIDTH, taste.count)
@@ -83,7 +89,8 @@ class Mixture(nn.Module):
         return (logits.softmax(dim=1) * rewards).sum(dim=1)
 
 
-TASTES: dict[str, type[IdealPoints] | type[Mixture]] = {"ideal_point": IdealPoints, "mixture": Mixture}
+Link = IdealPoints | Mixture | Latents
+TASTES: dict[str, type[Link]] = {"ideal_point": IdealPoints, "mixture": Mixture, "variational": Latents}
 
 
 class PersonalObjective:
@@ -91,36 +98,58 @@ class PersonalObjective:
 
     def __init__(self, config: RewardModelConfig, groups: Sequence[Group]) -> None:
         self.config = config
-        self.outputs = config.dimensions if config.loss == "ideal_point" else config.prototypes
+        self.outputs = config.prototypes if config.loss == "mixture" else config.dimensions
         users = {pair.annotator or "" for group in groups for pair in self._pairs(group)}
-        named = sorted(users) if config.loss == "ideal_point" else []
-        self.taste = Taste(kind=config.loss, count=config.prototypes, users=named)
+        self.taste = self._taste(sorted(users))
         self.link: Any = None
         self.model: Any = None
 
-    def attach(self, model: TextModel) -> None:
-        """Make what stands beside the head, or, to fit it alone, take what the base has; freeze the rest."""
+    def _taste(self, users: list[str]) -> Taste:
+        named = users if self.config.loss == "ideal_point" else []
+        return Taste(kind=self.config.loss, count=self.config.prototypes, users=named)
+
+    def attach(self, model: TextModel, examples: Sequence[Example]) -> None:
+        """Make what stands beside the head, or, to fit it alone, take what the base has; freeze the rest.
+        ``examples``: what is trained on.
+        """
         if self.config.loss == "mixture" and model.layout != "shared":
             raise BadInput("the loss mixture needs prompts that answers share: a decoder", file=model.base)
         self.model = model
-        if self.config.fit == "all":
-            self.link = TASTES[self.taste.kind](self.taste, width_of(model))
-            return
-        info = read_info(model.base)
+        if self.config.fit == "people":
+            self.taste = self.taste.model_copy(update={"references": self._known(model.base).references})
+        self.link = TASTES[self.taste.kind](self.taste, width_of(model), self.outputs)
+        if self.config.fit == "people":
+            self._take_over(model)
+
+    def _known(self, base: str) -> Taste:
+        """What the base says of tastes. BadInput unless the config says the same."""
+        info = read_info(base)
         if info is None or info.taste is None or info.taste.kind != self.config.loss:
-            raise BadInput(f'fit "people" needs a base of the loss {self.config.loss}', file=model.base)
-        if info.taste.count != self.taste.count:
-            raise BadInput(
-                f"the base has {info.taste.count} prototypes, and the config {self.taste.count}",
-                field="config.prototypes",
-            )
-        self.link = TASTES[self.taste.kind](self.taste, width_of(model))
+            raise BadInput(f'fit "people" needs a base of the loss {self.config.loss}', file=base)
+        for name, own, given in (
+            (self.counted, info.taste.count, self.taste.count),
+            ("dimensions", info.outputs, self.outputs),
+        ):
+            if own != given:
+                raise BadInput(f"the base has {own} {name}, and the config {given}", field=f"config.{name}")
+        return info.taste
+
+    def _take_over(self, model: TextModel) -> None:
         known = load_file(Path(model.base) / FILE)
-        known.pop("weights", None)  # of other people
-        self.link.load_state_dict(known, strict=False)
+        self.link.load_state_dict(
+            {name: known[name] for name in known if name not in OF_PEOPLE}, strict=False
+        )
         model.model.requires_grad_(False)
         for name, value in self.link.named_parameters():
-            value.requires_grad_(name != "prototypes")
+            value.requires_grad_(self._is_of_people(name))
+
+    counted = "prototypes"  # the config's key for what the taste counts
+
+    def _is_of_people(self, name: str) -> bool:
+        return name != "prototypes"
+
+    def finish(self) -> None:
+        """What is found only once training is over."""
 
     def choose(self, group: Group) -> tuple[list[Text], list[Pair]]:
         """All candidates, and a pair for each person's choices."""
@@ -164,6 +193,105 @@ class PersonalObjective:
         return make_pairs(group, self.config, apart=("annotator",))
 
 
+class VariationalObjective(PersonalObjective):
+    """Pairs, each with who chose: the loss ``variational``. See `training.tuning.text.variational`."""
+
+    counted = "latent"
+    is_finished = False
+
+    def _taste(self, users: list[str]) -> Taste:
+        return Taste(
+            kind="variational",
+            count=self.config.latent,
+            users=users,
+            references=REFERENCES if self.config.scaled else 0,
+        )
+
+    def attach(self, model: TextModel, examples: Sequence[Example]) -> None:
+        """As of the others; all pairs are read by the model without its adapter, and, to fit people alone,
+        everybody starts from what the encoder makes of theirs.
+        """
+        super().attach(model, examples)
+        self.link.to(model.device)
+        self.examples = examples
+        self.contexts = Contexts(model, examples, self.link.users)
+        if self.config.fit == "people":
+            self._infer_all()
+
+    def _is_of_people(self, name: str) -> bool:
+        return name in OF_PEOPLE
+
+    def finish(self) -> None:
+        """Everybody's q from their pairs, and the answers that scaled rewards are compared with."""
+        if self.config.fit == "all":
+            self._infer_all()
+            if self.config.scaled:
+                found = reference_outputs(self.model, self.examples, most=REFERENCES)
+                self.link.references[:] = found.repeat(-(-REFERENCES // len(found)), 1)[:REFERENCES]
+        self.is_finished = True
+
+    @torch.no_grad()
+    def _infer_all(self) -> None:
+        """Person by person, since some have many pairs."""
+        for user, rows in enumerate(self.contexts.rows):
+            found = self.link.infer(*self.contexts.read([rows[:MOST_PAIRS]]))
+            for kept, value in zip((self.link.mean, self.link.log_variance), found, strict=True):
+                kept[user] = value[0]
+
+    def losses(self, outputs: Tensor, examples: Sequence[Example]) -> Tensor:
+        """(B, 1): of every pair, under a draw of z; of held-out pairs under everybody's mean, without KL."""
+        chosen, rejected = sides(outputs, examples)
+        pairs = [pair for example in examples for pair in example.pairs]
+        target = outputs.new_tensor([pair.target for pair in pairs])
+        if all(id(example.group) in self.contexts.row_of for example in examples):
+            mean, log_variance = self._posteriors(examples)
+            z = mean + (0.5 * log_variance).exp() * torch.randn_like(mean)
+            kl = self.config.latent_kl
+        else:
+            z = self._means(examples)
+            mean = log_variance = torch.zeros_like(z)
+            kl = 0.0
+        liked, other = (self.link.rewards(side, z) for side in (chosen, rejected))
+        return variational_loss(liked, other, target, mean, log_variance, kl=kl)[:, None]
+
+    def pair_scores(self, outputs: Tensor, examples: Sequence[Example]) -> tuple[Tensor, Tensor]:
+        """Scores (B,) of both sides of the pairs, under the mean of whoever chose; as published once that
+        is settled.
+        """
+        if self.is_finished:
+            return super().pair_scores(outputs, examples)
+        z = self._means(examples)
+        chosen, rejected = (self.link.rewards(side, z) for side in sides(outputs, examples))
+        return chosen, rejected
+
+    @torch.no_grad()
+    def _means(self, examples: Sequence[Example]) -> Tensor:
+        """The mean (B, L) of every pair's person, from what they said in training; 0 of somebody unknown."""
+        users = [self.link.users.get(pair.annotator or "") for one in examples for pair in one.pairs]
+        found = {None: self.link.mean.new_zeros(self.taste.count)}
+        for user in {user for user in users if user is not None}:
+            if self.config.fit == "people":
+                found[user] = self.link.mean[user]
+            else:
+                rows = self.contexts.rows[user][:MOST_PAIRS]
+                found[user] = self.link.infer(*self.contexts.read([rows]))[0][0]
+        return torch.stack([found[user] for user in users])
+
+    def _posteriors(self, examples: Sequence[Example]) -> tuple[Tensor, Tensor]:
+        """q(z) of every pair's person, from others of their pairs or as it is being trained."""
+        rows = [
+            self.contexts.row_of[id(example.group)] + number
+            for example in examples
+            for number in range(len(example.pairs))
+        ]
+        if self.config.fit == "people":
+            users = [self.contexts.owners[row] for row in rows]
+            return self.link.mean[users], self.link.log_variance[users]
+        drawn = [self.contexts.draw(row, most=self.config.context_pairs) for row in rows]
+        mean, log_variance = self.link.infer(*self.contexts.read(drawn))
+        return mean, log_variance
+
+
 def width_of(model: TextModel) -> int:
     """The numbers of a state."""
     return int(model.inner.config.get_text_config().hidden_size)
@@ -176,9 +304,9 @@ def save_taste(folder: Path, link: nn.Module) -> None:
     )
 
 
-def load_taste(info: RewardInfo, model: TextModel) -> IdealPoints | Mixture:
+def load_taste(info: RewardInfo, model: TextModel) -> Link:
     """What stands beside a reward model's head."""
     assert info.taste is not None
-    link = TASTES[info.taste.kind](info.taste, width_of(model))
+    link = TASTES[info.taste.kind](info.taste, width_of(model), info.outputs)
     link.load_state_dict(load_file(Path(model.base) / FILE))
     return link.requires_grad_(False).to(model.device)

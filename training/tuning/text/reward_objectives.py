@@ -24,7 +24,7 @@ from training.tuning.losses.rankings import best_of_k_loss, plackett_luce_loss
 from training.tuning.pairs import VOTING_KINDS, Apart, Pair, make_pairs, why_no_pairs
 from training.tuning.text.dataset import Example, texts_of
 from training.tuning.text.pairs import sides
-from training.tuning.text.personal import TASTES, PersonalObjective
+from training.tuning.text.personal import TASTES, PersonalObjective, VariationalObjective
 from training.tuning.text.tokens import Unusable
 
 LEVELS = 3  # of strength
@@ -50,6 +50,8 @@ def objective_of(config: RewardModelConfig, groups: Sequence[Group]) -> Objectiv
         return RankObjective(config)
     if config.loss == "regression":
         return RatingObjective(config.attributes or attributes_of(groups))
+    if config.loss == "variational":
+        return VariationalObjective(config, groups)
     if config.loss in TASTES:
         return PersonalObjective(config, groups)
     return PairObjective(config)

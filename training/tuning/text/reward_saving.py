@@ -90,6 +90,16 @@ def _taste_note(info: RewardInfo) -> str:
             "The outputs are a point f(y); a person's score is minus its distance from f(softmax(w) P), with "
             "their row w of `weights` and the `prototypes` P of `personal.safetensors`."
         )
+    if info.taste.kind == "variational":
+        return (
+            "The outputs are a point f(y); a person's reward is what `decoder` in `personal.safetensors` "
+            "(three linear layers with leaky ReLUs of slope 0.2 between them) makes of f(y) and their row z "
+            "of `mean`."
+        ) + (
+            " Their score is the mean of sigmoid(reward - reward of r) over the rows r of `references`."
+            if info.taste.references
+            else ""
+        )
     return (
         f"The {info.outputs} outputs are rewards; the score is their mean by the softmax of what `router` in "
         "`personal.safetensors` (two linear layers, a ReLU between them) makes of the prompt's last state."
