@@ -75,7 +75,7 @@ def test_pairs_make_a_posterior() -> None:
 @pytest.mark.system("s001-072")
 def test_how_answers_differ_is_seen() -> None:
     """Of answers whose states are nearly the same the encoder sees the direction from one to the other, as
-    much as of answers that are far apart; which one was chosen matters.
+    much as of answers that are far apart. The other way round it votes for the opposite.
     """
     torch.manual_seed(0)
     link = Latents(Taste(kind="variational", count=3), 32, 2).double()
@@ -84,6 +84,10 @@ def test_how_answers_differ_is_seen() -> None:
     little, more = (link.infer(shared + size * way, shared, weight)[0] for size in (0.05, 0.1))
     back = link.infer(shared, shared + 0.05 * way, weight)[0]
     assert (little - more).norm() < 0.1 * (little - back).norm()
+    torch.testing.assert_close(back, -little)
+    link.decoder.weight.data = wide([1, 0, 0], [0, 2, 0])
+    link.decoder.bias.data = wide([3, 0])[0]
+    assert link.rewards(wide([1, 10]), wide([5, 7, 9])).tolist() == [1 * (5 + 3) + 10 * 2 * 7]
 
 
 @pytest.mark.system("s001-072")

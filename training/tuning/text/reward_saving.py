@@ -92,9 +92,8 @@ def _taste_note(info: RewardInfo) -> str:
         )
     if info.taste.kind == "variational":
         return (
-            "The outputs are a point f(y); a person's reward is what `decoder` in `personal.safetensors` "
-            "(three linear layers with leaky ReLUs of slope 0.2 between them) makes of f(y) and their row z "
-            "of `mean`."
+            "The outputs are f(y); a person's reward is their product with what the linear layer `decoder` "
+            "of `personal.safetensors` makes of their row z of `mean`."
         ) + (
             " Their score is the mean of sigmoid(reward - reward of r) over the rows r of `references`."
             if info.taste.references

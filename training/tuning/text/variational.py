@@ -4,15 +4,18 @@
 2. Of a pair, an encoder makes a vote for z and how much it counts, from how the states of 1 differ between
    its answers. A person's votes and the prior N(0, I) multiply: q(z | pairs). What is learnt about a pair
    starts from others of the same person, drawn anew each time.
-3. A decoder makes the reward of an answer from f(y), the reward model's outputs, and z.
+3. The reward of an answer is f(y) · (W z + b): f(y) are the reward model's outputs, and the decoder, W and b,
+   makes of z how much each counts.
 4. Somebody new needs no training: their pairs go through the encoder. With ``fit: people`` that is where they
    start; then each person's q itself is trained, and nothing else (semi-amortised, arXiv:1802.02550).
 
 In the published code a person's pairs meet in an attention layer and are averaged; here they multiply, so
-that q narrows with every pair. There the encoder reads both states side by side; but answers to one prompt
-have states that are nearly the same, so what it should see is lost beside what they share, and z stays at the
-prior. Here it reads their difference, brought to one size. Saved beside the reward model: encoder, decoder,
-and everybody's q.
+that q narrows with every pair. There the encoder reads both states side by side, and
+the decoder is a perceptron of f(y) and z. But answers to one prompt have states that are nearly the same, so
+what the encoder should see is lost beside what they share, and a perceptron finds that f(y) and z multiply
+too late: z stays at the prior. So here the encoder reads the difference, brought to one size, a pair the
+other way round has the opposite vote, and f(y) and z multiply from the start. Saved beside the reward model:
+encoder, decoder, and everybody's q.
 """
 
 from collections.abc import Iterator, Sequence
@@ -42,7 +45,7 @@ class Latents(nn.Module):
         super().__init__()
         self.users = {name: number for number, name in enumerate(taste.users)}
         self.encoder = _layers(width, 2 * taste.count)
-        self.decoder = _layers(outputs + taste.count, 1)
+        self.decoder = nn.Linear(taste.count, outputs)
         size = (len(taste.users), taste.count)
         self.mean = nn.Parameter(torch.zeros(size), requires_grad=False)
         self.log_variance = nn.Parameter(torch.zeros(size), requires_grad=False)
@@ -55,12 +58,14 @@ class Latents(nn.Module):
 
     def infer(self, chosen: Tensor, rejected: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
         """q(z) (B, L) from K pairs each, states (B, K, H); a pair of weight (B, K) 0 counts for nothing."""
-        votes, raw = self.encoder(_normed(_normed(chosen) - _normed(rejected))).chunk(2, dim=-1)
-        return pooled_posterior(votes, F.softplus(raw) * weight[..., None])
+        seen = _normed(_normed(chosen) - _normed(rejected))
+        (vote, raw), (opposite, reverse) = (self.encoder(one).chunk(2, dim=-1) for one in (seen, -seen))
+        precisions = F.softplus((raw + reverse) / 2) * weight[..., None]
+        return pooled_posterior((vote - opposite) / 2, precisions)
 
     def rewards(self, outputs: Tensor, z: Tensor) -> Tensor:
         """r(y, z) (N,) of outputs (N, T) under latents (N, L)."""
-        rewards: Tensor = self.decoder(torch.cat([outputs, z.to(outputs.dtype)], dim=1))[:, 0]
+        rewards: Tensor = (outputs * self.decoder(z.to(outputs.dtype))).sum(dim=1)
         return rewards
 
     def scores(self, model: TextModel, outputs: Tensor, users: Sequence[str | None]) -> Tensor:
