@@ -153,8 +153,8 @@ def describe(found: list[dict[str, float]], *, pairs: int) -> str:
         "# Rewards for people who differ",
         "",
         f"`python -m benchmarks.personal_rewards --seeds {len(found)}`: two opposite tastes, {PEOPLE} people "
-        f"with {pairs} noisy answers each, {NEW} new ones with {FEW} answers each, {NEW * ASKED} held-out "
-        "prompts. Agreement with what the new people like; intervals are 95 % over seeds.",
+        f"with {pairs} noisy answers each, {NEW} new ones with {FEW} answers each, at most {NEW * ASKED} "
+        "held-out prompts. Agreement with what the new people like; intervals are 95 % over seeds.",
         "",
         "| reward | agreement | 95 % | over one for all | 95 % | target |",
         "| --- | --- | --- | --- | --- | --- |",
