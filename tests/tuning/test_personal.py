@@ -2,6 +2,7 @@
 
 import math
 import random
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +61,22 @@ def rows_with(words: tuple[str, str], count: int, *, seed: int) -> list[dict[str
         }
         for at in range(count)
     ]
+
+
+def check_resuming(tmp_path: Path, base: Path, config: dict[str, Any], rows: list[dict[str, Any]]) -> None:
+    """A run of four steps that goes on from its second is the same to the bit."""
+    whole, again = (
+        make_run(tmp_path / name, "reward_model", base=base, config=config, rows=rows)
+        for name in ("whole", "again")
+    )
+    assert run(whole) == run(again) == 0
+    for name in ("result", "checkpoint-000004"):
+        shutil.rmtree(again / name, ignore_errors=True)
+    (again / "state.json").unlink()
+    assert run(again) == 0
+    assert metrics(again) == metrics(whole)
+    one, two = (load_file(folder / "result" / "personal.safetensors") for folder in (whole, again))
+    assert all(torch.equal(value, two[name]) for name, value in one.items())
 
 
 @pytest.mark.system("s001-026")
@@ -222,23 +239,7 @@ def test_prompts_say_which_reward_counts(tmp_path: Path, base: Path) -> None:
 def test_resumed_equals_uninterrupted(tmp_path: Path, base: Path) -> None:
     config = CONFIG | POINTS | {"max_steps": 4, "save_every": 2, "log_every": 1}
     rows = rows_by(["ann", "bob"], 16, seed=0)
-    whole = make_run(tmp_path / "whole", "reward_model", base=base, config=config, rows=rows)
-    assert run(whole) == 0
-    again = make_run(tmp_path / "again", "reward_model", base=base, config=config, rows=rows)
-    assert run(again) == 0
-    for path in (again / "result").iterdir():
-        path.unlink()
-    (again / "result").rmdir()
-    (again / "state.json").unlink()
-    last = sorted(again.glob("checkpoint-*"))[-1]
-    if last.name == "checkpoint-000004":
-        for path in last.iterdir():
-            path.unlink()
-        last.rmdir()
-    assert run(again) == 0
-    assert metrics(again) == metrics(whole)
-    one, two = (load_file(folder / "result" / "personal.safetensors") for folder in (whole, again))
-    assert all(torch.equal(value, two[name]) for name, value in one.items())
+    check_resuming(tmp_path, base, config, rows)
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from tests.tuning.test_personal import rows_by, scores
+from tests.tuning.test_personal import check_resuming, rows_by, scores
 from tests.tuning.text_models import save_causal
 from tests.tuning.text_runs import make_run, metrics, run, state
 from training.tuning.config import RewardModelConfig
@@ -149,20 +149,7 @@ def test_eight_answers_of_somebody_new(tmp_path: Path, base: Path) -> None:
 def test_resumed_equals_uninterrupted(tmp_path: Path, base: Path) -> None:
     """Draws of contexts and latents go on where they were."""
     config = CONFIG | {"max_steps": 4, "save_every": 2, "log_every": 1}
-    rows = rows_by(["ann", "bob"], 16, seed=0)
-    whole = make_run(tmp_path / "whole", "reward_model", base=base, config=config, rows=rows)
-    assert run(whole) == 0
-    again = make_run(tmp_path / "again", "reward_model", base=base, config=config, rows=rows)
-    assert run(again) == 0
-    for name in ("result", "checkpoint-000004"):
-        for path in (again / name).iterdir():
-            path.unlink()
-        (again / name).rmdir()
-    (again / "state.json").unlink()
-    assert run(again) == 0
-    assert metrics(again) == metrics(whole)
-    one, two = (load_file(folder / "result" / "personal.safetensors") for folder in (whole, again))
-    assert all(torch.equal(value, two[name]) for name, value in one.items())
+    check_resuming(tmp_path, base, config, rows_by(["ann", "bob"], 16, seed=0))
 
 
 @pytest.mark.parametrize(
