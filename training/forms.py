@@ -355,11 +355,11 @@ class ScheduleForm(PageForm):
             ("", _("nothing more")),
             ("match", _("compare the new model blind with the champion")),
             ("promote", _("compare it, and promote it if it is better and no guardrail is crossed")),
-            (
-                "keep_going",
-                _("compare and promote it; then the champion answers again, people judge that, and so on"),
-            ),
+            ("keep_going", _("compare it, promote it if it is better, and keep going")),
         ],
+        help_text=_(
+            "To keep going, the champion answers again, and the next round learns what people say of it."
+        ),
     )
 
     def __init__(self, *args: Any, project: Project) -> None:
