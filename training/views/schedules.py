@@ -11,8 +11,8 @@ from annotation.errors import Invalid
 from annotation.permissions import Action, find
 from annotation.views.access import SignedIn, project_for
 from training import round_browsing, services
-from training.forms import ScheduleForm
 from training.models import Schedule
+from training.schedule_forms import ScheduleForm
 
 ROUNDS_SHOWN = 50
 
