@@ -15,13 +15,13 @@ import json
 import random
 import tempfile
 from pathlib import Path
-from statistics import fmean, stdev
+from statistics import fmean
 from typing import Any, Final
 
 from scipy.special import expit
 from scipy.stats import t as student
 
-from benchmarks.frontier import LORA, answers, command, write_rows
+from benchmarks.frontier import LORA, answers, command, error_of, write_rows
 from webapp.demo import text_world
 from webapp.demo.worlds import TEXT
 
@@ -144,7 +144,7 @@ def gains(found: list[dict[str, float]], arm: str) -> list[float]:
 
 def interval(values: list[float]) -> tuple[float, float]:
     """95 % for the mean, by Student's t."""
-    half = student.ppf(0.975, len(values) - 1) * stdev(values) / len(values) ** 0.5
+    half = student.ppf(0.975, len(values) - 1) * error_of(values)
     return fmean(values) - half, fmean(values) + half
 
 
