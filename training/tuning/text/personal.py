@@ -96,6 +96,8 @@ TASTES: dict[str, type[Link]] = {"ideal_point": IdealPoints, "mixture": Mixture,
 class PersonalObjective:
     """Pairs, each with who chose: the losses ``ideal_point`` and ``mixture``."""
 
+    counted = "prototypes"  # the config's key for what the taste counts
+
     def __init__(self, config: RewardModelConfig, groups: Sequence[Group]) -> None:
         self.config = config
         self.outputs = config.prototypes if config.loss == "mixture" else config.dimensions
@@ -142,8 +144,6 @@ class PersonalObjective:
         model.model.requires_grad_(False)
         for name, value in self.link.named_parameters():
             value.requires_grad_(self._is_of_people(name))
-
-    counted = "prototypes"  # the config's key for what the taste counts
 
     def _is_of_people(self, name: str) -> bool:
         return name != "prototypes"
