@@ -57,7 +57,9 @@ class RequestIdMiddleware:
         with working_on(request_id=request_id):
             response = self.get_response(request)
             response["X-Request-ID"] = request_id
-            access.info("%s %s", request.method, response.status_code, extra=_facts(request, response, began))
+            if access.isEnabledFor(logging.INFO):
+                facts = _facts(request, response, began)
+                access.info("%s %s", request.method, response.status_code, extra=facts)
         return response
 
 

@@ -57,7 +57,7 @@ def _session_settings() -> dict[str, str]:
     if DATABASE_POOLED:
         return {}
     own = os.environ.get("PGOPTIONS", "")  # which counts only where the connection says nothing
-    return {"options": f"-c idle_in_transaction_session_timeout=10min {own}".rstrip()}
+    return {"options": f"-c idle_in_transaction_session_timeout=10min -c jit=off {own}".rstrip()}
 
 
 def _openid_connect() -> dict[str, object]:
@@ -165,7 +165,7 @@ MIDDLEWARE = [
     "webapp.logs.RequestIdMiddleware",
     "django.middleware.security.SecurityMiddleware",
     "whitenoise.middleware.WhiteNoiseMiddleware",
-    "csp.middleware.CSPMiddleware",
+    "webapp.content_policy.ContentPolicyMiddleware",
     "django.contrib.sessions.middleware.SessionMiddleware",
     "django.middleware.locale.LocaleMiddleware",
     "django.middleware.common.CommonMiddleware",
@@ -281,6 +281,7 @@ IMPORT_URL_ALLOWLIST = _list("IMPORT_URL_ALLOWLIST")
 # Hosts outside the public internet to which imports and webhooks may connect all the same.
 OUTGOING_PRIVATE_HOSTS = _list("OUTGOING_PRIVATE_HOSTS")
 IMAGE_MAX_PIXELS = int(os.environ.get("IMAGE_MAX_PIXELS", 50_000_000))
+FILE_UPLOAD_HANDLERS = ["webapp.uploads.InMemory", "webapp.uploads.OnDisk"]
 FILE_UPLOAD_MAX_MEMORY_SIZE = 1024 * 1024
 DATA_UPLOAD_MAX_MEMORY_SIZE = 5 * 1024 * 1024
 

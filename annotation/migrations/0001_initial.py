@@ -228,9 +228,9 @@ class Migration(migrations.Migration):
                 ('request_digest', models.CharField(max_length=64)),
                 ('wanted_next', models.BooleanField(default=False)),
                 ('next_expires_at', models.DateTimeField(blank=True, help_text='of the next lease, as it was told', null=True)),
-                ('annotator', models.ForeignKey(on_delete=django.db.models.deletion.PROTECT, related_name='judgements', to=settings.AUTH_USER_MODEL)),
+                ('annotator', models.ForeignKey(db_index=False, on_delete=django.db.models.deletion.PROTECT, related_name='judgements', to=settings.AUTH_USER_MODEL)),
                 ('comparison', models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, related_name='judgements', to='annotation.comparison')),
-                ('group', models.ForeignKey(blank=True, help_text='that the annotator belonged to', null=True, on_delete=django.db.models.deletion.SET_NULL, related_name='+', to='annotation.annotatorgroup')),
+                ('group', models.ForeignKey(blank=True, db_index=False, help_text='that the annotator belonged to', null=True, on_delete=django.db.models.deletion.SET_NULL, related_name='+', to='annotation.annotatorgroup')),
             ],
         ),
         migrations.CreateModel(
@@ -260,10 +260,10 @@ class Migration(migrations.Migration):
                 ('created_at', models.DateTimeField()),
                 ('expires_at', models.DateTimeField()),
                 ('closed_at', models.DateTimeField(blank=True, null=True)),
-                ('annotator', models.ForeignKey(on_delete=django.db.models.deletion.PROTECT, related_name='leases', to=settings.AUTH_USER_MODEL)),
-                ('comparison', models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, related_name='leases', to='annotation.comparison')),
-                ('redo_of', models.ForeignKey(blank=True, help_text='the judgement that was taken back for this lease', null=True, on_delete=django.db.models.deletion.SET_NULL, related_name='+', to='annotation.judgement')),
-                ('reserved_for', models.ForeignKey(blank=True, null=True, on_delete=django.db.models.deletion.PROTECT, related_name='+', to='annotation.annotatorgroup')),
+                ('annotator', models.ForeignKey(db_index=False, on_delete=django.db.models.deletion.PROTECT, related_name='leases', to=settings.AUTH_USER_MODEL)),
+                ('comparison', models.ForeignKey(db_index=False, on_delete=django.db.models.deletion.CASCADE, related_name='leases', to='annotation.comparison')),
+                ('redo_of', models.ForeignKey(blank=True, db_index=False, help_text='the judgement that was taken back for this lease', null=True, on_delete=django.db.models.deletion.SET_NULL, related_name='+', to='annotation.judgement')),
+                ('reserved_for', models.ForeignKey(blank=True, db_index=False, null=True, on_delete=django.db.models.deletion.PROTECT, related_name='+', to='annotation.annotatorgroup')),
             ],
         ),
         migrations.AddField(
@@ -544,7 +544,7 @@ class Migration(migrations.Migration):
         migrations.AddField(
             model_name='judgement',
             name='set_aside',
-            field=models.ForeignKey(blank=True, null=True, on_delete=django.db.models.deletion.PROTECT, related_name='judgements', to='annotation.setaside'),
+            field=models.ForeignKey(blank=True, db_index=False, null=True, on_delete=django.db.models.deletion.PROTECT, related_name='judgements', to='annotation.setaside'),
         ),
         migrations.CreateModel(
             name='SlotTally',
@@ -644,7 +644,15 @@ class Migration(migrations.Migration):
         ),
         migrations.AddIndex(
             model_name='lease',
-            index=models.Index(condition=models.Q(('state__in', ['open', 'judged', 'skipped', 'aside'])), fields=['comparison', 'annotator'], name='lease_had'),
+            index=models.Index(fields=['comparison', 'annotator'], include=('state',), name='lease_had'),
+        ),
+        migrations.AddIndex(
+            model_name='lease',
+            index=models.Index(condition=models.Q(('reserved_for__isnull', False)), fields=['reserved_for'], name='lease_reserved'),
+        ),
+        migrations.AddIndex(
+            model_name='lease',
+            index=models.Index(condition=models.Q(('redo_of__isnull', False)), fields=['redo_of'], name='lease_redo'),
         ),
         migrations.AddConstraint(
             model_name='lease',
@@ -850,9 +858,17 @@ class Migration(migrations.Migration):
             model_name='judgement',
             index=models.Index(fields=['created_at'], name='judgement_cutoff'),
         ),
+        migrations.AddIndex(
+            model_name='judgement',
+            index=models.Index(condition=models.Q(('group__isnull', False)), fields=['group'], name='judgement_of_group'),
+        ),
+        migrations.AddIndex(
+            model_name='judgement',
+            index=models.Index(condition=models.Q(('set_aside__isnull', False)), fields=['set_aside'], name='judgement_set_aside'),
+        ),
         migrations.AddConstraint(
             model_name='judgement',
-            constraint=models.UniqueConstraint(fields=('annotator', 'client_id'), name='judgement_client_id_once'),
+            constraint=models.UniqueConstraint(fields=('client_id', 'annotator'), name='judgement_client_id_once'),
         ),
         migrations.AddConstraint(
             model_name='judgement',

@@ -79,12 +79,28 @@ class Lease(models.Model):
     HAD = (State.OPEN, State.JUDGED, State.SKIPPED, State.SET_ASIDE)
 
     id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
-    comparison = models.ForeignKey(Comparison, on_delete=models.CASCADE, related_name="leases")
-    annotator = models.ForeignKey(User, on_delete=models.PROTECT, related_name="leases")
+    # Every index is written to twice for each answer, so that only those are here that a query needs.
+    comparison = models.ForeignKey(
+        Comparison,
+        on_delete=models.CASCADE,
+        related_name="leases",
+        db_index=False,  # `lease_had`
+    )
+    annotator = models.ForeignKey(
+        User,
+        on_delete=models.PROTECT,
+        related_name="leases",
+        db_index=False,  # `lease_open_of_annotator`
+    )
     kind = models.CharField(max_length=16, choices=Kind, default=Kind.REGULAR)
     slot = models.PositiveSmallIntegerField(null=True, blank=True)
     reserved_for = models.ForeignKey(
-        AnnotatorGroup, null=True, blank=True, on_delete=models.PROTECT, related_name="+"
+        AnnotatorGroup,
+        null=True,
+        blank=True,
+        on_delete=models.PROTECT,
+        related_name="+",
+        db_index=False,  # `lease_reserved`
     )
     order = models.JSONField(help_text="candidate indices as shown, left to right")
     state = models.CharField(max_length=8, choices=State, default=State.OPEN)
@@ -95,6 +111,7 @@ class Lease(models.Model):
         blank=True,
         on_delete=models.SET_NULL,
         related_name="+",
+        db_index=False,  # `lease_redo`
         help_text="the judgement that was taken back for this lease",
     )
     skip_reason = models.CharField(max_length=500, blank=True)
@@ -125,11 +142,11 @@ class Lease(models.Model):
             models.Index(
                 fields=["annotator", "created_at"], condition=Q(state="open"), name="lease_open_of_annotator"
             ),
+            models.Index(fields=["comparison", "annotator"], include=["state"], name="lease_had"),
             models.Index(
-                fields=["comparison", "annotator"],
-                condition=Q(state__in=["open", "judged", "skipped", "aside"]),
-                name="lease_had",
+                fields=["reserved_for"], condition=Q(reserved_for__isnull=False), name="lease_reserved"
             ),
+            models.Index(fields=["redo_of"], condition=Q(redo_of__isnull=False), name="lease_redo"),
         ]
 
     def __str__(self) -> str:
@@ -163,13 +180,19 @@ class Judgement(models.Model):
     Kind = Kind
 
     comparison = models.ForeignKey(Comparison, on_delete=models.CASCADE, related_name="judgements")
-    annotator = models.ForeignKey(User, on_delete=models.PROTECT, related_name="judgements")
+    annotator = models.ForeignKey(
+        User,
+        on_delete=models.PROTECT,
+        related_name="judgements",
+        db_index=False,  # `judgement_history`
+    )
     group = models.ForeignKey(
         AnnotatorGroup,
         null=True,
         blank=True,
         on_delete=models.SET_NULL,
         related_name="+",
+        db_index=False,  # `judgement_of_group`
         help_text="that the annotator belonged to",
     )
     lease = models.OneToOneField(
@@ -194,7 +217,12 @@ class Judgement(models.Model):
     undone_at = models.DateTimeField(null=True, blank=True)
     set_aside_at = models.DateTimeField(null=True, blank=True)
     set_aside = models.ForeignKey(
-        "SetAside", null=True, blank=True, on_delete=models.PROTECT, related_name="judgements"
+        "SetAside",
+        null=True,
+        blank=True,
+        on_delete=models.PROTECT,
+        related_name="judgements",
+        db_index=False,  # `judgement_set_aside`
     )
     # A repeated request gets the same reply.
     client_id = models.UUIDField()
@@ -216,7 +244,7 @@ class Judgement(models.Model):
             inserts=False,  # the row says who judged and when
         )
         constraints = [
-            models.UniqueConstraint(fields=["annotator", "client_id"], name="judgement_client_id_once"),
+            models.UniqueConstraint(fields=["client_id", "annotator"], name="judgement_client_id_once"),
             models.UniqueConstraint(
                 fields=["comparison", "annotator", "kind"],
                 condition=Q(undone_at=None),
@@ -229,6 +257,10 @@ class Judgement(models.Model):
         indexes = [
             models.Index(fields=["annotator", "-created_at"], name="judgement_history"),
             models.Index(fields=["created_at"], name="judgement_cutoff"),
+            models.Index(fields=["group"], condition=Q(group__isnull=False), name="judgement_of_group"),
+            models.Index(
+                fields=["set_aside"], condition=Q(set_aside__isnull=False), name="judgement_set_aside"
+            ),
         ]
 
     def __str__(self) -> str:

@@ -11,6 +11,7 @@ from django.db.backends.postgresql import base
 from django.db.utils import DatabaseErrorWrapper
 from django.utils.functional import cached_property
 from psycopg.errors import IdleInTransactionSessionTimeout
+from psycopg.types.datetime import TimestamptzLoader
 
 PREPARE_AFTER = 3  # runs of a statement on one connection
 
@@ -28,6 +29,8 @@ def limit_silence(to: timedelta | None) -> None:
 
 class DatabaseWrapper(base.DatabaseWrapper):
     """Statements that are planned once for each connection, and a health check that costs no round trip."""
+
+    _prepared: Any = None
 
     def get_connection_params(self) -> dict[str, Any]:
         """Django's own cursors bind on the client and never prepare; see `prepared_cursor`.
@@ -52,12 +55,18 @@ class DatabaseWrapper(base.DatabaseWrapper):
         return _Errors(self)
 
     def prepared_cursor(self) -> Any:
-        """A cursor that binds its values on the server, so that psycopg prepares what it runs repeatedly."""
+        """A cursor that binds its values on the server, so that psycopg prepares what it runs repeatedly.
+
+        Each connection has one: read what a statement gives before the next one, and leave it open.
+        """
         self.close_if_health_check_failed()
         self.ensure_connection()
-        with self.wrap_database_errors:
-            cursor: Any = base.ServerBindingCursor(self.connection)  # type: ignore[call-arg]
-            return self._prepare_cursor(cursor)  # type: ignore[attr-defined]
+        if self._prepared is None or self._prepared.connection is not self.connection:
+            with self.wrap_database_errors:
+                self._prepared = base.ServerBindingCursor(self.connection)  # type: ignore[call-arg]
+            # psycopg's own reads times in C; Django's, which is there for other zones than UTC, in Python.
+            self._prepared.adapters.register_loader("timestamptz", TimestamptzLoader)
+        return self._prepare_cursor(self._prepared)  # type: ignore[attr-defined]
 
     def is_usable(self) -> bool:
         """A server that is gone has closed the connection, which is then ready to be read without a question.

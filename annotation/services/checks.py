@@ -9,23 +9,22 @@ comparison handed out in a project with checks, so that the time an answer takes
 import hashlib
 import hmac
 from math import ceil, floor
-from typing import Final
+from typing import Any, Final
 
 from django.conf import settings
-from django.db import connection
 
 from annotation.models import Kind, Member
 
 REPEAT_WINDOW: Final = 100  # a repeat is one of so many judgements behind the distance
 
-PICK = """
+PICK: Final = """
 SELECT (
     SELECT g.comparison_id FROM annotation_goldanswer g
     WHERE g.project_id = %(project)s AND g.purpose = 'gold' AND NOT EXISTS (
         SELECT 1 FROM annotation_lease l WHERE l.comparison_id = g.comparison_id
         AND l.annotator_id = %(annotator)s AND l.state IN ('open', 'judged', 'skipped', 'aside'))
     ORDER BY random() LIMIT 1
-), (
+) AS gold, (
     SELECT own.comparison_id FROM (
         SELECT j.comparison_id FROM annotation_judgement j
         JOIN annotation_comparison c ON c.id = j.comparison_id AND c.project_id = %(project)s
@@ -38,27 +37,18 @@ SELECT (
         AND l.annotator_id = %(annotator)s AND l.kind = 'repeat'
         AND l.state IN ('open', 'judged', 'skipped', 'aside'))
     ORDER BY random() LIMIT 1
-)
+) AS repeat
 """
 
 
-def check_for(member: Member) -> tuple[int, Kind] | None:
-    """The comparison to hand out instead of a regular one, and its kind; None: a regular one."""
-    project = member.project
-    if not project.has_checks:
-        return None
-    values = {
-        "project": project.pk,
+def values_of(member: Member) -> dict[str, Any]:
+    """What `PICK` asks for."""
+    return {
+        "project": member.project_id,
         "annotator": member.user_id,
-        "distance": project.repeat_distance,
+        "distance": member.project.repeat_distance,
         "window": REPEAT_WINDOW,
     }
-    with connection.cursor() as cursor:
-        cursor.execute(PICK, values)
-        gold, repeat = cursor.fetchone()
-    due = kind_due(member)
-    found = {Kind.GOLD: gold, Kind.REPEAT: repeat}.get(due) if due is not None else None
-    return (found, due) if found is not None and due is not None else None
 
 
 def kind_due(member: Member) -> Kind | None:

@@ -57,11 +57,17 @@ def mark_stale(comparisons: Iterable[int]) -> None:
 
 
 def count_judgements() -> set[int]:
-    """Count all that is new or stale; the projects that it belonged to. Safe to call at the same time."""
+    """Count all that is new or stale; the projects that it belonged to. Safe to call at the same time.
+
+    What comes while it counts is left to the next call: chunks of the few answers that came during the last
+    one would keep a processor busy for as long as people answer.
+    """
     QualityCursor.objects.get_or_create(pk=CURSOR)
     projects: set[int] = set()
-    while (touched := _count_some()) is not None:
-        projects |= touched
+    while (some := _count_some()) is not None:
+        projects |= some.projects
+        if not some.is_full:
+            break
     return projects
 
 
@@ -86,8 +92,13 @@ def count_again(project: Project) -> None:
             _count(found[start : start + CHUNK])
 
 
+class _Chunk(NamedTuple):
+    projects: set[int]
+    is_full: bool  # there may be more
+
+
 @transaction.atomic
-def _count_some() -> set[int] | None:
+def _count_some() -> _Chunk | None:
     """One chunk; None if there is nothing left, or somebody else is at it."""
     cursor = QualityCursor.objects.select_for_update(skip_locked=True).filter(pk=CURSOR).first()
     if cursor is None:
@@ -104,7 +115,7 @@ def _count_some() -> set[int] | None:
         return None
     touched = _count({comparison for _, comparison in (*rows, *stale)})
     QualityStale.objects.filter(pk__in=[pk for pk, _ in stale]).delete()
-    return touched
+    return _Chunk(touched, is_full=CHUNK in (len(rows), len(stale)))
 
 
 def _settle(cursor: QualityCursor) -> None:

@@ -38,7 +38,7 @@ from annotation.services.media import store_image
 from annotation.services.webhooks import emit
 from annotation.template import most_candidates
 
-CHUNK_LINES: Final = 5000
+CHUNK_LINES: Final = 2000
 FIRST_LINES: Final = 500  # soon in the database, so that it has work while the others are read
 READ_ON: Final = 64  # rows, about a millisecond of reading
 MAX_TOGETHER: Final = 1000  # rows that make up one group, or one tree

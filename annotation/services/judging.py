@@ -17,36 +17,30 @@ from annotation.permissions import Action, check
 from annotation.services import eligibility, qualification, queue, reviewing
 from annotation.services.answers import what_was_said
 from annotation.services.counting import mark_stale
-from annotation.services.statements import columns, execute, fetch, insert, instance_of
+from annotation.services.statements import columns, fetch, instance_of
 from annotation.services.strategies import step_of
 from annotation.services.suggestions import suggestions_for
 from annotation.services.webhooks import tell_of_judgement
+from annotation.services.writing import Writing
 
 MAX_OPEN_AFTER_UNDO: Final = 10
 SAME_ID_OTHER_ANSWER: Final = gettext_noop(
     "Another answer was stored under this client_id; send each answer with a new one."
 )
 
-# Few rows by two indexes; `last_answer_at` is when this person last judged anything. In SQL for its speed.
+# Few rows by their keys; `last_answer_at` is when this person last judged anything. In SQL for its speed, and
+# so that no plan reads all that somebody ever had, whatever is known of the tables when it is made.
 LEASES_IN_HAND = f"""
-SELECT {columns(Lease, "l")}, c.project_id, (SELECT max(j.created_at) FROM annotation_judgement j
-                           WHERE j.annotator_id = %(annotator)s) AS last_answer_at
+SELECT {columns(Lease, "l")}, c.project_id, (
+    SELECT j.created_at FROM annotation_judgement j
+    WHERE j.annotator_id = %(annotator)s ORDER BY j.created_at DESC LIMIT 1) AS last_answer_at
 FROM annotation_lease l JOIN annotation_comparison c ON c.id = l.comparison_id
-WHERE l.annotator_id = %(annotator)s AND (l.id = %(lease)s
-    OR (l.state = 'open' AND l.kind NOT IN ({", ".join(f"'{kind}'" for kind in Lease.BESIDE_THE_QUEUE)})))
+WHERE l.annotator_id = %(annotator)s AND l.id = ANY(ARRAY(
+    SELECT o.id FROM annotation_lease o WHERE o.annotator_id = %(annotator)s AND o.state = 'open'
+    AND o.kind NOT IN ({", ".join(f"'{kind}'" for kind in Lease.BESIDE_THE_QUEUE)})) || %(lease)s::uuid)
 ORDER BY l.created_at, l.id
 """  # noqa: S608  names of ours
-# The member counts what they answered, for quotas; one statement with the lease, because both are locked.
-CLOSE = """
-WITH counted AS (
-    UPDATE annotation_member SET answered = %(answered)s, answered_on = %(answered_on)s,
-        answered_that_day = %(answered_that_day)s
-    WHERE id = %(member)s
-)
-UPDATE annotation_lease SET slot = %(slot)s, reserved_for_id = %(reserved_for)s, state = 'judged',
-    closed_at = %(now)s
-WHERE id = %(lease)s
-"""
+CLOSED_FIRST: Final = (Kind.QUALIFICATION, Kind.REVIEW)  # what comes next asks the database about these
 
 
 class _TakenBack(Exception):
@@ -95,6 +89,10 @@ def submit_judgement(
         said = what_was_said(lease, member.project, given)
         suggested = suggestions_for(lease, member.project)
         _close(lease, member, reclaim=reclaim, given=given, now=now)
+        writing = Writing(member, now=now)
+        writing.close(lease)
+        if lease.kind in CLOSED_FIRST:
+            writing.write()
         judgement = Judgement(
             comparison=lease.comparison,
             annotator=annotator,
@@ -115,8 +113,8 @@ def submit_judgement(
             qualification.record(member, judgement, now=now)
         if want_next and lease.kind != Kind.DUEL:
             held = [other for other in leases if other.pk != lease_id]
-            _hand_out_next(judgement, member, held, after=after, now=now)
-        insert(judgement)
+            _hand_out_next(judgement, held, after=after, writing=writing)
+        writing.write(judgement)
         tell_of_judgement(judgement, project=member.project_id)
         return judgement, judgement.next_lease
 
@@ -193,7 +191,7 @@ def _repeat(earlier: Judgement, digest: str, given: dict[str, Any]) -> tuple[Jud
 
 
 def _close(lease: Lease, member: Member, *, reclaim: bool, given: dict[str, Any], now: datetime) -> None:
-    """Mark the lease judged. The member is locked, so nobody else changes it."""
+    """Mark the lease judged, and count it. The member is locked, so nobody else changes either."""
     if lease.state == Lease.State.EXPIRED:
         if not reclaim:
             raise _TakenBack
@@ -207,17 +205,6 @@ def _close(lease: Lease, member: Member, *, reclaim: bool, given: dict[str, Any]
     lease.state, lease.closed_at = Lease.State.JUDGED, now
     if lease.kind not in Lease.BESIDE_THE_QUEUE:
         eligibility.count(member, now=now)
-    values = {
-        "lease": lease.pk,
-        "slot": lease.slot,
-        "reserved_for": lease.reserved_for_id,
-        "now": now,
-        "member": member.pk,
-        "answered": member.answered,
-        "answered_on": member.answered_on,
-        "answered_that_day": member.answered_that_day,
-    }
-    execute(CLOSE, values)
 
 
 def _hold_again(lease: Lease, member: Member, given: dict[str, Any]) -> None:
@@ -262,17 +249,15 @@ def _known_part(comparison: int, member: Member) -> Comparison:
 
 
 def _hand_out_next(
-    judgement: Judgement, member: Member, held: list[Lease], *, after: uuid.UUID | None, now: datetime
+    judgement: Judgement, held: list[Lease], *, after: uuid.UUID | None, writing: Writing
 ) -> None:
     if judgement.kind == Kind.REVIEW:
-        judgement.next_lease = reviewing.take_review(member, after=after, now=now)
-        if judgement.next_lease is not None:
-            judgement.next_expires_at = judgement.next_lease.expires_at
-        return
-    behind = next((lease for lease in held if lease.pk == after), None)
-    if after is not None and behind is None:
-        behind = queue.lease_of(lease_id=after, annotator=judgement.annotator)
-    judgement.next_lease = queue.take_next(member=member, held=held, after=behind, now=now)
+        judgement.next_lease = reviewing.take_review(after=after, writing=writing)
+    else:
+        behind = next((lease for lease in held if lease.pk == after), None)
+        if after is not None and behind is None:
+            behind = queue.lease_of(lease_id=after, annotator=judgement.annotator)
+        judgement.next_lease = queue.take_next(held=held, after=behind, writing=writing)
     if judgement.next_lease is not None:
         judgement.next_expires_at = judgement.next_lease.expires_at
 

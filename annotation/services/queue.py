@@ -10,7 +10,7 @@ the guarantee; the locks make sure that they are never hit. See docs/adr/0008 an
 import json
 import random
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 from typing import Any, Final, NamedTuple, TypeVar
 
@@ -23,8 +23,9 @@ from annotation.errors import NotFound, QueueBusy
 from annotation.models import Candidate, Comparison, Kind, Lease, Media, Member, Project, User
 from annotation.permissions import Action, check, find
 from annotation.services import checks, eligibility, qualification
-from annotation.services.statements import columns, execute, fetch, instance_of
+from annotation.services.statements import columns, fetch, instance_of
 from annotation.services.strategies import step_of
+from annotation.services.writing import Locked, Writing
 
 LOOK_AHEAD: Final = 16
 ATTEMPTS: Final = 200
@@ -49,7 +50,7 @@ SILENCE: Final = "30s"  # from then on nobody waits for a web process that stand
 # The hot path is written in SQL: building these queries took longer than running them.
 LOCK_MEMBER = f"""
 SELECT {", ".join(f"m.{name}" for name in MEMBER)}, {", ".join(f"p.{name}" for name in PROJECT)},
-    set_config('lock_timeout', '{PATIENCE}', true),
+    set_config('lock_timeout', '{PATIENCE}', true), set_config('enable_seqscan', 'off', true),
     set_config('idle_in_transaction_session_timeout', '{SILENCE}', true)
 FROM annotation_member m JOIN annotation_project p ON p.id = m.project_id
 WHERE m.user_id = %(user)s AND m.project_id = coalesce(%(project)s, (
@@ -67,7 +68,7 @@ AND NOT EXISTS (
 ORDER BY c.queue_key LIMIT {LOOK_AHEAD}
 """  # noqa: S608
 AHEAD_OF_GROUP = f"""
-(SELECT r.comparison_id, r.queue_key, r.group_id FROM annotation_reservation r
+(SELECT r.comparison_id AS id, r.queue_key, r.group_id FROM annotation_reservation r
 WHERE r.group_id = %(group)s AND r.open_slots > 0 AND r.queue_key >= %(frontier)s
 AND NOT EXISTS (
     SELECT 1 FROM annotation_lease l WHERE l.comparison_id = r.comparison_id
@@ -83,68 +84,47 @@ SELECT greatest(
     (SELECT max(queue_key) FROM annotation_reservation WHERE group_id = %(group)s AND open_slots > 0))
 """
 # A comparison with its candidates and their pictures.
-READ = f"""
+READ_OF = f"""
 SELECT {columns(Comparison, "c")}, (
     SELECT jsonb_agg(jsonb_build_array(to_jsonb(a), to_jsonb(m) - 'created_at') ORDER BY a.index)
     FROM annotation_candidate a LEFT JOIN annotation_media m ON m.id = a.image_id
     WHERE a.comparison_id = c.id)
-FROM annotation_comparison c WHERE c.id = ANY(%(ids)s::bigint[])
+FROM annotation_comparison c WHERE c.id
 """  # noqa: S608
-LOCK_FIRST_FREE = f"""
-{READ} AND (c.open_slots > c.reserved_open OR (c.open_slots > 0 AND c.id = ANY(%(reserved)s::bigint[])))
-ORDER BY array_position(%(ids)s::bigint[], c.id) LIMIT 1 FOR NO KEY UPDATE OF c SKIP LOCKED
-"""
-# One statement: close the slot, move the frontier, and hand out the smallest slot that nobody holds.
-TAKE = """
-WITH {lane} closed AS (
-    UPDATE annotation_comparison SET open_slots = open_slots - 1, queue_key = queue_key + %(step)s{reserved}
-    WHERE id = %(comparison)s {if_lane} RETURNING needed
-), moved AS (
-    UPDATE annotation_member SET frontier = %(frontier)s, served = served + 1 WHERE id = %(member)s
+READ: Final = f"{READ_OF} = %(id)s"
+# Both kinds of checks are picked, whichever is due, and that one is read.
+READ_CHECK = f"""
+WITH picked AS MATERIALIZED ({checks.PICK}), due AS MATERIALIZED (
+    {READ_OF} = (SELECT CASE %(due)s WHEN 'gold' THEN gold WHEN 'repeat' THEN repeat END FROM picked)
 )
-INSERT INTO annotation_lease
-    (id, comparison_id, annotator_id, kind, slot, reserved_for_id, "order", template_version,
-     state, skip_reason, created_at, expires_at)
-SELECT %(lease)s::uuid, %(comparison)s, %(annotator)s, 'regular', min(slot), %(group)s::bigint,
-       %(order)s::jsonb, %(version)s, 'open', '', %(now)s::timestamptz, %(expires)s::timestamptz
-FROM closed, generate_series(0, needed - 1) AS slot
-WHERE slot NOT IN (SELECT l.slot FROM annotation_lease l
-                   WHERE l.comparison_id = %(comparison)s AND l.slot IS NOT NULL
-                   AND l.state IN ('open', 'judged'))
-HAVING count(*) > 0
-RETURNING slot
-"""
-LANE = """lane AS (
-    UPDATE annotation_reservation SET open_slots = open_slots - 1, queue_key = queue_key + %(step)s
-    WHERE comparison_id = %(comparison)s AND group_id = %(group)s AND open_slots > 0 RETURNING id
-),"""
-TAKE_SHARED: Final = TAKE.format(lane="", reserved="", if_lane="AND open_slots > reserved_open")
-TAKE_RESERVED: Final = TAKE.format(
-    lane=LANE, reserved=", reserved_open = reserved_open - 1", if_lane="AND EXISTS (SELECT 1 FROM lane)"
+SELECT picked.gold, picked.repeat, due.* FROM picked LEFT JOIN due ON true
+"""  # noqa: S608
+# What lies ahead, and the first of it that is free, locked: one statement, because a second one costs as much
+# again. A slot reserved for the member's group comes before a shared one of the same comparison.
+LOOK_AND_LOCK = f"""
+WITH ahead AS MATERIALIZED ({{ahead}}), each AS MATERIALIZED (
+    SELECT DISTINCT ON (id) id, queue_key, group_id FROM ahead ORDER BY id, queue_key, group_id
+), found AS MATERIALIZED (
+    SELECT array_agg(id ORDER BY queue_key, id) AS ids, array_agg(queue_key ORDER BY queue_key, id) AS keys,
+        array_agg(group_id ORDER BY queue_key, id) AS groups,
+        array_agg(id) FILTER (WHERE group_id IS NOT NULL) AS reserved
+    FROM each
+), locked AS MATERIALIZED (
+    {READ_OF} = ANY((SELECT ids FROM found)::bigint[])
+    AND (c.open_slots > c.reserved_open
+         OR (c.open_slots > 0 AND c.id = ANY((SELECT reserved FROM found)::bigint[])))
+    ORDER BY array_position((SELECT ids FROM found), c.id) LIMIT 1 FOR NO KEY UPDATE OF c SKIP LOCKED
 )
-HAND_OUT = """
-WITH moved AS (
-    UPDATE annotation_member SET frontier = %(frontier)s, served = served + 1 WHERE id = %(member)s
-)
-INSERT INTO annotation_lease
-    (id, comparison_id, annotator_id, kind, "order", template_version,
-     state, skip_reason, created_at, expires_at)
-VALUES (%(lease)s, %(comparison)s, %(annotator)s, %(kind)s, %(order)s::jsonb, %(version)s,
-        'open', '', %(now)s, %(expires)s)
-"""
+SELECT found.ids, found.keys, found.groups, locked.* FROM found LEFT JOIN locked ON true
+"""  # noqa: S608
+LOOK: Final = {False: AHEAD, True: AHEAD_OF_GROUP}  # by whether the member is in a group
+LOCK: Final = {in_group: LOOK_AND_LOCK.format(ahead=ahead) for in_group, ahead in LOOK.items()}
 
 
 class _Ahead(NamedTuple):
     comparison: int
     key: int
     group: int | None  # whose reserved slot it is
-
-
-class _Locked(Exception):
-    """Everything this person could get is locked by others at this moment."""
-
-    def __init__(self, comparison: int) -> None:
-        self.comparison = comparison
 
 
 class _Lapsed(Exception):
@@ -166,7 +146,10 @@ def next_lease(*, project: Project, user: User, after: Lease | None = None, now:
         member = lock_member(project=project.pk, user=user)
         eligibility.check_allowed(member)
         held = list(Lease.objects.open_of(project=project.pk, annotator=user.pk))
-        return take_next(member=member, held=held, after=after, now=now)
+        writing = Writing(member, now=now)
+        lease = take_next(held=held, after=after, writing=writing)
+        writing.write()
+        return lease
 
     return run(work, now=now)
 
@@ -182,7 +165,7 @@ def run(work: Callable[[], Result], *, now: datetime) -> Result:
         try:
             with transaction.atomic():
                 return work()
-        except _Locked as busy:
+        except Locked as busy:
             _wait_for(busy.comparison)
         except _Lapsed as lapsed:
             reopen_expired_leases(now=now, project=lapsed.project)
@@ -206,11 +189,12 @@ def lock_member(*, user: User, project: int | None = None, lease: uuid.UUID | No
     return member
 
 
-def take_next(*, member: Member, held: list[Lease], after: Lease | None, now: datetime) -> Lease | None:
+def take_next(*, held: list[Lease], after: Lease | None, writing: Writing) -> Lease | None:
     """One of the open leases that the locked member holds (oldest first), or a new one if there is no other.
 
-    So nobody takes a third while they hold two. Raises `_Locked` or `_Lapsed`; see `run`.
+    So nobody takes a third while they hold two. Raises `Locked` or `_Lapsed`; see `run`.
     """
+    member, now = writing.member, writing.now
     if after is not None:
         behind = [lease for lease in held if (lease.created_at, lease.pk) > (after.created_at, after.pk)]
         held_elsewhere = [lease for lease in held if lease.pk != after.pk]
@@ -226,49 +210,63 @@ def take_next(*, member: Member, held: list[Lease], after: Lease | None, now: da
         return again
     if eligibility.why_not(member, holding=len(held), now=now) is not None:
         return None
-    return _take_new(member=member, now=now)
+    return _take_new(writing)
 
 
-def _take_new(*, member: Member, now: datetime) -> Lease | None:
+def _take_new(writing: Writing) -> Lease | None:
+    member, now = writing.member, writing.now
     if qualification.is_due(member):
         question = qualification.next_question(member, now=now)
         if question is None:
             return None
-        return hand_out(member, question, Kind.QUALIFICATION, frontier=member.frontier, now=now)
-    ahead = _look_ahead(member)
+        return hand_out(read(question), Kind.QUALIFICATION, frontier=member.frontier, writing=writing)
+    check = _check_due(member) if member.project.has_checks else None
+    if check is not None and (ahead := _look_ahead(member)):
+        return hand_out(*check, frontier=ahead[0].key, writing=writing)
+    ahead, comparison = _look_and_lock(member)
     if not ahead:
         _move_past_the_last(member, now=now)
         return None
-    if (check := checks.check_for(member)) is not None:
-        return hand_out(member, *check, frontier=ahead[0].key, now=now)
-    first = {item.comparison: item for item in reversed(ahead)}  # a reserved slot before a shared one
-    ids = list(dict.fromkeys(item.comparison for item in ahead))
-    reserved = [pk for pk in ids if first[pk].group is not None]
-    comparison = _read(LOCK_FIRST_FREE, {"ids": ids, "reserved": reserved})
     if comparison is None:
-        raise _Locked(ids[0])
-    comparison.project = member.project
-    taken = first[comparison.pk]
-    others = [item.key for item in ahead if item.comparison != comparison.pk]
+        raise Locked(ahead[0].comparison)
+    taken = next(item for item in ahead if item.comparison == comparison.pk)
+    others = [item.key for item in ahead if item is not taken]
+    lease = _new_lease(comparison, Kind.REGULAR, writing)
+    lease.reserved_for_id = taken.group
     frontier = others[0] if others else taken.key + 1
-    return _take(comparison, member=member, group=taken.group, frontier=frontier, now=now)
+    writing.take(lease, frontier=frontier, step=step_of(member.project))
+    return lease
+
+
+def _check_due(member: Member) -> tuple[Comparison, Kind] | None:
+    """What this member is given instead of a regular comparison. Asked in the same way if nothing is due."""
+    kind = checks.kind_due(member)
+    ((_gold, _repeat, *row),) = fetch(READ_CHECK, {**checks.values_of(member), "due": kind})
+    return None if kind is None or row[0] is None else (_comparison_of(row), kind)
 
 
 def _look_ahead(member: Member) -> list[_Ahead]:
-    values = {
+    return [_Ahead(*row) for row in fetch(LOOK[member.group_id is not None], _place_of(member))]
+
+
+def _look_and_lock(member: Member) -> tuple[list[_Ahead], Comparison | None]:
+    """The comparisons ahead, each once, and the first of them that is free, locked."""
+    ((ids, keys, groups, *row),) = fetch(LOCK[member.group_id is not None], _place_of(member))
+    ahead = [_Ahead(*item) for item in zip(ids or (), keys or (), groups or (), strict=True)]
+    return ahead, _comparison_of(row) if row[0] is not None else None
+
+
+def _place_of(member: Member) -> dict[str, Any]:
+    return {
         "project": member.project_id,
         "frontier": member.frontier,
         "annotator": member.user_id,
         "group": member.group_id,
     }
-    return [_Ahead(*row) for row in fetch(AHEAD if member.group_id is None else AHEAD_OF_GROUP, values)]
 
 
-def _read(statement: str, values: dict[str, Any]) -> Comparison | None:
-    """What `READ`, or a statement made of it, finds."""
-    row = next(iter(fetch(statement, values)), None)
-    if row is None:
-        return None
+def _comparison_of(row: Sequence[Any]) -> Comparison:
+    """From the values of `READ_OF`, with its candidates and their pictures."""
     comparison = instance_of(Comparison, row[:-1])
     candidates = []
     for own, picture in json.loads(row[-1] or "[]"):
@@ -292,29 +290,20 @@ def _move_past_the_last(member: Member, *, now: datetime) -> None:
         cursor.execute(LAST_OPEN, {"project": member.project_id, "group": member.group_id})
         (last,) = cursor.fetchone()
     if last is not None and last >= member.frontier and not _look_ahead(member):
-        Member.objects.filter(pk=member.pk).update(frontier=last + 1)
+        member.frontier = last + 1
+        member.save(update_fields=["frontier"])
 
 
-def _take(
-    comparison: Comparison, *, member: Member, group: int | None, frontier: int, now: datetime
-) -> Lease:
-    """A slot of the locked comparison."""
-    lease, values = _new_lease(comparison, member=member, kind=Kind.REGULAR, frontier=frontier, now=now)
-    values |= {"group": group, "step": step_of(member.project)}
-    taken = fetch(TAKE_SHARED if group is None else TAKE_RESERVED, values)
-    if not taken:  # the slot reserved for this group went between looking and locking
-        raise _Locked(comparison.pk)
-    lease.slot, lease.reserved_for_id = taken[0][0], group
-    return lease
+def read(comparison: int) -> Comparison:
+    """One that exists, with its candidates and their pictures."""
+    (row,) = fetch(READ, {"id": comparison})
+    return _comparison_of(row)
 
 
-def hand_out(member: Member, comparison_id: int, kind: Kind, *, frontier: int, now: datetime) -> Lease:
-    """A comparison that fills no slot."""
-    comparison = _read(READ, {"ids": [comparison_id]})
-    assert comparison is not None  # a foreign key names it
-    comparison.project = member.project
-    lease, values = _new_lease(comparison, member=member, kind=kind, frontier=frontier, now=now)
-    execute(HAND_OUT, values | {"kind": kind.value})
+def hand_out(comparison: Comparison, kind: Kind, *, frontier: int, writing: Writing) -> Lease:
+    """A comparison, as `read`, that fills no slot."""
+    lease = _new_lease(comparison, kind, writing)
+    writing.hand_out(lease, frontier=frontier)
     return lease
 
 
@@ -325,34 +314,21 @@ def random_order(size: int) -> list[int]:
     return order
 
 
-def _new_lease(
-    comparison: Comparison, *, member: Member, kind: Kind, frontier: int, now: datetime
-) -> tuple[Lease, dict[str, Any]]:
-    """A lease in a new random order, and what the statements that insert it need."""
-    order = random_order(len(comparison.candidates.all()))
+def _new_lease(comparison: Comparison, kind: Kind, writing: Writing) -> Lease:
+    """For the member, in a new random order."""
+    project = comparison.project = writing.member.project
     lease = Lease(
         id=uuid.uuid4(),
         comparison=comparison,
-        annotator_id=member.user_id,
+        annotator_id=writing.member.user_id,
         kind=kind,
-        order=order,
-        template_version=member.project.template_version,
-        created_at=now,
-        expires_at=expiry(member.project, now),
+        order=random_order(len(comparison.candidates.all())),
+        template_version=project.template_version,
+        created_at=writing.now,
+        expires_at=expiry(project, writing.now),
     )
     lease._state.adding = False
-    values: dict[str, Any] = {
-        "comparison": comparison.pk,
-        "member": member.pk,
-        "frontier": frontier,
-        "lease": lease.pk,
-        "annotator": member.user_id,
-        "order": json.dumps(order),
-        "version": lease.template_version,
-        "now": now,
-        "expires": lease.expires_at,
-    }
-    return lease, values
+    return lease
 
 
 def expiry(project: Project, now: datetime) -> datetime:

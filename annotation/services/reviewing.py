@@ -8,11 +8,12 @@ from typing import Any
 
 from django.db import connection
 
-from annotation.models import Comparison, Judgement, Kind, Lease, Member, Project, User
+from annotation.models import Comparison, Judgement, Kind, Lease, Project, User
 from annotation.permissions import Action, check
 from annotation.services import queue
 from annotation.services.disputes import DISPUTED
 from annotation.services.eligibility import check_not_stopped
+from annotation.services.writing import Writing
 from annotation.template import presented_answer
 
 # Counting marks what is disputed; what is not counted yet, or has to be counted again, is looked at itself.
@@ -55,13 +56,17 @@ def next_review(
         member = queue.lock_member(project=project.pk, user=user)
         check(user, Action.REVIEW, role=member.role, project=member.project_id)
         check_not_stopped(member)
-        return take_review(member, after=after, now=now)
+        writing = Writing(member, now=now)
+        lease = take_review(after=after, writing=writing)
+        writing.write()
+        return lease
 
     return queue.run(work, now=now)
 
 
-def take_review(member: Member, *, after: uuid.UUID | None, now: datetime) -> Lease | None:
+def take_review(*, after: uuid.UUID | None, writing: Writing) -> Lease | None:
     """For a (locked) member who may review: what they hold beside `after`, or a new one."""
+    member = writing.member
     held = Lease.objects.to_present().filter(
         comparison__project=member.project_id,
         annotator=member.user_id,
@@ -76,7 +81,8 @@ def take_review(member: Member, *, after: uuid.UUID | None, now: datetime) -> Le
     comparison = next(found, None)
     if comparison is None:
         return None
-    return queue.hand_out(member, comparison.pk, Kind.REVIEW, frontier=member.frontier, now=now)
+    whole = queue.read(comparison.pk)
+    return queue.hand_out(whole, Kind.REVIEW, frontier=member.frontier, writing=writing)
 
 
 def reviews_waiting(project: Project) -> int:

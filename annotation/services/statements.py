@@ -16,15 +16,15 @@ Instance = TypeVar("Instance", bound=models.Model)
 
 def fetch(sql: str, values: Mapping[str, Any]) -> list[tuple[Any, ...]]:
     """The rows that a statement gives. JSON comes as text."""
-    with _cursor() as cursor:
-        cursor.execute(sql, values)
-        return cursor.fetchall()
+    cursor = _cursor()
+    cursor.execute(sql, values)
+    rows: list[tuple[Any, ...]] = cursor.fetchall()
+    return rows
 
 
 def execute(sql: str, values: Mapping[str, Any]) -> None:
     """Run a statement that gives no rows."""
-    with _cursor() as cursor:
-        cursor.execute(sql, values)
+    _cursor().execute(sql, values)
 
 
 def _cursor() -> Any:
@@ -47,12 +47,23 @@ def instance_of(model: type[Instance], row: Sequence[Any], names: Sequence[str] 
     return model.from_db(connection.alias, names, values)
 
 
-def insert(instance: models.Model) -> None:
-    """Insert a new instance with all its fields but the key, which Postgres gives."""
-    sql, fields = _insert_statement(type(instance))
-    values = {name: prepare(getattr(instance, name), connection) for name, prepare in fields}
-    ((instance.pk,),) = fetch(sql, values)
+def insert(
+    instance: models.Model,
+    *,
+    beside: str = "",
+    values: Mapping[str, Any] | None = None,
+    returning: str = "NULL",
+) -> tuple[Any, ...]:
+    """Insert a new instance with all its fields but the key, which Postgres gives.
+
+    `beside` is a WITH clause of what the same statement changes besides, `values` are its own, under names
+    that no field has, and `returning` is what it gives.
+    """
+    sql, fields = _insert_statement(type(instance), beside, returning)
+    own = {name: prepare(getattr(instance, name), connection) for name, prepare in fields}
+    ((instance.pk, *returned),) = fetch(sql, {**own, **(values or {})})
     instance._state.adding, instance._state.db = False, connection.alias
+    return tuple(returned)
 
 
 @cache
@@ -69,10 +80,11 @@ def _json_positions(model: type[models.Model], names: tuple[str, ...]) -> tuple[
 
 @cache
 def _insert_statement(
-    model: type[models.Model],
+    model: type[models.Model], beside: str, returning: str
 ) -> tuple[str, list[tuple[str, Callable[[Any, Any], Any]]]]:
     fields = [field for field in model._meta.concrete_fields if not field.primary_key]
     names = ", ".join(f'"{field.column}"' for field in fields)
     values = ", ".join(f"%({field.attname})s" for field in fields)
-    sql = f'INSERT INTO "{model._meta.db_table}" ({names}) VALUES ({values}) RETURNING id'  # noqa: S608
+    table = model._meta.db_table
+    sql = f'{beside} INSERT INTO "{table}" ({names}) VALUES ({values}) RETURNING id, {returning}'  # noqa: S608
     return sql, [(field.attname, field.get_db_prep_save) for field in fields]

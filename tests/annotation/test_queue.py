@@ -4,6 +4,7 @@ import uuid
 from datetime import timedelta
 
 import pytest
+from django.db import connection
 from django.utils import timezone
 
 from annotation import services
@@ -194,5 +195,26 @@ def test_queries_of_next_do_not_grow(project, annotator, django_assert_num_queri
     for _ in range(40):
         _, lease = answer(lease, annotator, want_next=True)
     answer(lease, annotator)
-    with django_assert_num_queries(7):  # savepoint (2), member, held, ahead, lock, take
+    with django_assert_num_queries(6):  # savepoint (2), member, held, ahead and lock, write
         assert take(project, annotator)
+
+
+def test_no_plan_of_a_young_site_reads_all_leases(project, annotator):
+    """Statements are prepared when the tables are all but empty, and statistics say so."""
+    with connection.cursor() as cursor:
+        cursor.execute("ANALYZE")
+    factories.add_texts(project, 40)
+    lease = take(project, annotator)
+    before = tables_read_whole()
+    for _ in range(20):  # more than are planned anew
+        _, lease = answer(lease, annotator, want_next=True)
+    assert tables_read_whole() == before
+
+
+def tables_read_whole():
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT relname, seq_scan FROM pg_stat_xact_user_tables"
+            " WHERE relname IN ('annotation_lease', 'annotation_judgement', 'annotation_comparison')"
+        )
+        return dict(cursor.fetchall())

@@ -210,6 +210,28 @@ def test_large_chunks(project, people, monkeypatch):
     assert sums_of(project) == small
 
 
+def test_what_comes_while_it_counts_is_left_for_the_next_time(project, people, monkeypatch):
+    """Else it would count for as long as people answer."""
+    first, *others = factories.add_texts(project, 3)
+    chunks = []
+
+    def count_while_somebody_answers(comparisons):
+        judge(others.pop(), people[0], 0)
+        chunks.append(set(comparisons))
+        return count(comparisons)
+
+    count = counting._count
+    monkeypatch.setattr(counting, "_count", count_while_somebody_answers)
+    judge(first, people[1], 0)
+    assert counting.count_judgements() == {project.pk}
+    assert len(chunks) == 1
+    assert counting.count_judgements() == {project.pk}
+    assert len(chunks) == 2
+    monkeypatch.setattr(counting, "_count", count)
+    counting.count_judgements()
+    assert summary_of(project)["judgements"] == Judgement.objects.count() == 3
+
+
 @pytest.mark.django_db(transaction=True)
 def test_a_judgement_that_appears_late_is_counted(manager):
     """Its number is lower than one that was counted already, because its transaction ended later."""
