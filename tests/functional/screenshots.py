@@ -20,6 +20,8 @@ from annotation.services.media import store_image
 from annotation.services.quality import refresh_quality
 from tests.annotation import factories
 from tests.annotation.test_queue import answer, take
+from tests.training import factories as trained
+from training.models import Checkpoint, Metric, Run
 
 pytestmark = pytest.mark.django_db(transaction=True)
 FOLDER = Path(settings.BASE_DIR) / "docs" / "images"
@@ -250,6 +252,61 @@ def simulated(world) -> Project:
         answer(lease, user, "tie" if tie else choice, strength=None if tie else 2, now=clocks[username])
     refresh_quality(now=timezone.now())
     return project
+
+
+def train_some(world, project: Project, folder: Path) -> dict[str, str]:
+    """A reward model, a tuned model that won a match, and a run under way: the addresses of their pages."""
+    base = trained.make_base(folder / "tiny", name="help-desk-0.5b", by=world.manager)
+    reward = trained.queued_run(project, base, method="reward_model")
+    log_curves(reward, 60)
+    figures = {"eval/accuracy_majority": 0.76, "eval/accuracy_low": 0.69, "eval/accuracy_high": 0.82}
+    trained.finish(reward, **figures)
+    tuned = trained.queued_run(project, base)
+    log_curves(tuned, 120)
+    checkpoint = trained.finish(tuned, **figures)
+    took = {"step": 120, "total_steps": 120, "finished_at": START + timedelta(minutes=4)}
+    Run.objects.filter(pk=tuned.pk).update(started_at=START, **took)
+    Checkpoint.objects.filter(pk=checkpoint.pk).update(size=35_237_104)
+    match = trained.make_match(project, checkpoint, base, prompts=80, judged=64, lost=19)
+    under_way = trained.queued_run(project, base)
+    log_curves(under_way, 50)
+    progress = {"status": "running", "step": 50, "total_steps": 120, "attempt": 1, "started_at": START}
+    Run.objects.filter(pk=under_way.pk).update(**progress)
+    return {"run": f"/runs/{tuned.pk}/", "match": f"/matches/{match.pk}/"}
+
+
+def log_curves(run: Run, steps: int) -> None:
+    """A loss that falls and an accuracy that rises, with the noise of batches, and a few evaluations."""
+    dice = random.Random(run.pk)
+    for step in range(1, steps + 1):
+        learnt = 1 - math.exp(-step / 40)
+        values = {
+            "time": 2.0 * step,
+            "loss": 0.69 - 0.3 * learnt + dice.gauss(0, 0.03),
+            "rewards/accuracy": 0.5 + 0.3 * learnt + dice.gauss(0, 0.04),
+            "rewards/margin": 1.2 * learnt + dice.gauss(0, 0.1),
+            "learning_rate": 2e-5 * min(1, step / 10) * (1 - step / (steps + 1)),
+        }
+        Metric.objects.create(run=run, step=step, values=values)
+        if step % 20 == 0:
+            held_out = {"eval/loss": 0.69 - 0.24 * learnt, "eval/rewards/accuracy": 0.5 + 0.25 * learnt}
+            Metric.objects.create(run=run, step=step, kind="eval", values=held_out)
+
+
+def test_training_pages(open_page, world, monkeypatch, tmp_path):
+    monkeypatch.undo()
+    project = simulated(world)
+    pages = {"dashboard": f"/projects/{project.pk}/", **train_some(world, project, tmp_path)}
+    for name, path in pages.items():
+        take_picture(loaded(open_page(world.manager, path, **WIDE)), name, whole=True)
+    phone = open_page(world.manager, pages["dashboard"], **PHONE)
+    take_picture(loaded(phone), "dashboard-phone", whole=True)
+
+
+def loaded(page):
+    """Once what the page asks for by itself is there."""
+    page.wait_for_load_state("networkidle")
+    return page
 
 
 def test_managers_pages(open_page, world, monkeypatch):

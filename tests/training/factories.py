@@ -109,8 +109,8 @@ def finish(run: Run, **metrics: float) -> Checkpoint:
     )
 
 
-def make_match(project, done: Checkpoint, base, *, judged: int = 4) -> Match:
-    """The left model won all but one of the judged comparisons."""
+def make_match(project, done: Checkpoint, base, *, prompts: int = 6, judged: int = 4, lost: int = 1) -> Match:
+    """The left model won all but the first `lost` of the judged comparisons."""
     runs = [
         queued_run(project, base, method="generate"),
         queued_run(project, base, method="generate"),
@@ -120,17 +120,17 @@ def make_match(project, done: Checkpoint, base, *, judged: int = 4) -> Match:
         project=project,
         left_run=Run.objects.get(pk=runs[0].pk),
         right_run=runs[1],
-        prompts=6,
+        prompts=prompts,
         status="judging",
         created_by=project.created_by,
     )
     comparisons = annotation_services.add_comparisons(
-        project=project, groups=text_groups(6, start=100), held_out=True
+        project=project, groups=text_groups(prompts, start=100), held_out=True
     )
     for number, comparison in enumerate(comparisons):
         MatchComparison.objects.create(match=match, comparison=comparison, left_index=0)
         if number < judged:
-            judge(comparison, 0 if number else 1)
+            judge(comparison, 0 if number >= lost else 1)
     return match
 
 

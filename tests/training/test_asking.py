@@ -1,5 +1,7 @@
 """The queue in the order of what answers would teach."""
 
+import re
+
 import pytest
 
 from annotation.errors import Conflict, Invalid
@@ -8,8 +10,9 @@ from annotation.services import use_strategy
 from tests.annotation.conftest import page_client
 from tests.annotation.factories import add_annotators, add_texts, judge, make_project
 from tests.training.test_jobs import ended
-from training import services
+from training import acquisition, designs, services
 from training.models import Checkpoint
+from training.views.words import criteria_of
 
 pytestmark = pytest.mark.django_db
 # Three members' margins between the two candidates of each comparison: all sure, a little unsure, one who
@@ -44,6 +47,24 @@ def test_the_queue_asks_first_what_members_differ_about(asked, as_manager):
     reply = as_manager.post(f"/api/v1/runs/{run.pk}/priorities/", {"by": "information"}, format="json")
     assert (reply.status_code, reply.json()) == (200, {"first": 4, "last": 0, "without": 0})
     assert met(asked) == [3, 2, 1, 0]
+
+
+def test_the_page_of_a_scoring_asks_by_what(asked):
+    """It offers what the scoring can answer, and the first of it is the usual way."""
+    run, page = scoring(asked), page_client(asked.created_by)
+    shown = page.get(run.get_absolute_url()).content.decode()
+    offered = re.findall(r'<option value="(\w+)">', shown)
+    assert offered == [*acquisition.CRITERIA]
+    assert page.post(f"/runs/{run.pk}/priorities/", {"by": "information"}).status_code == 302
+    assert met(asked) == [3, 2, 1, 0]
+    run.config |= {"features": True}
+    assert set(criteria_of(run)) == set(designs.BY_FEATURES)
+
+
+def test_a_criterion_that_there_is_not_is_named(asked):
+    run, page = scoring(asked), page_client(asked.created_by)
+    shown = page.post(f"/runs/{run.pk}/priorities/", {"by": "luck"}, follow=True).content.decode()
+    assert "must be one of batch_information, " in shown
 
 
 @pytest.mark.system("s004-061")

@@ -21,6 +21,7 @@ from training.models import Run
 from training.services.evaluating import EVALUATE
 from training.services.jobs import GENERATE, SCORE
 from training.tuning.registry import get_method
+from training.views.words import criteria_of
 
 NAMES: Final = {"generate": GENERATE, "score": SCORE, "evaluate": EVALUATE}
 CREATE: Final[dict[str, Callable[..., Run]]] = {
@@ -91,10 +92,10 @@ def run_suggestions(request: SignedIn, pk: int) -> HttpResponse:
 def run_priorities(request: SignedIn, pk: int) -> HttpResponse:
     """Order the queue by what a scoring's ensemble, or its features, would learn most from."""
     run = find(Run.objects.select_related("project"), request.user, Action.TRAIN, pk=pk)
-    by = "last_layer" if run.config.get("features") or run.config.get("surface") else "batch_information"
+    by = request.POST.get("by") or next(iter(criteria_of(run)), "batch_information")
     try:
         count = services.prioritise(run=run, by=by)["first"]
-    except Conflict as error:
+    except (Conflict, Invalid) as error:
         messages.error(request, str(error))
         return redirect(run)
     sentence = ngettext(

@@ -20,7 +20,7 @@ from training.forms import RunForm, UploadForm
 from training.models import Run
 from training.services.naming import REWARD_MODELS
 from training.tuning.registry import Method, get_method
-from training.views.words import chart_words, running_sentence
+from training.views.words import chart_words, criteria_of, running_sentence
 
 RUNS_SHOWN = 100
 LOG_LINES = 100
@@ -113,6 +113,7 @@ def run(request: SignedIn, pk: int) -> HttpResponse:
         "evaluations": evaluations,
         "curves": {} if shown.is_job else services.overoptimisation_of(shown, metrics),
         "chart_words": chart_words(),
+        "criteria": criteria_of(shown),
         "rows": (shown.preview or {}).get("rows", [])[:PREVIEW_ROWS],
         "is_reward_model": shown.method in REWARD_MODELS,
         "upload_form": UploadForm(),

@@ -36,3 +36,26 @@ def running_sentence(run: Run, *, eta_seconds: float | None) -> str:
         return _("Step %(step)s of %(total)s") % steps
     said = _("Step %(step)s of %(total)s, about %(time)s left")
     return said % (steps | {"time": duration(eta_seconds)})
+
+
+def criteria_of(run: Run) -> dict[str, str]:
+    """By what a scoring can put the queue in order, the usual way first; nothing for other runs.
+
+    What reads features needs those that the scoring wrote; the others read the members of an ensemble.
+    """
+    by_members = {
+        "batch_information": _("what all of them teach together"),
+        "information": _("what each teaches by itself"),
+        "disagreement": _("where the models of the ensemble differ"),
+        "uncertainty": _("where the choice is most open"),
+    }
+    by_features = {
+        "last_layer": _("what the answers so far leave open"),
+        "design": _("what is least like what was asked"),
+        "errors": _("what is like the reward's mistakes"),
+        "worth": _("where a person is worth more than the judge"),
+    }
+    if not run.gives_scores:
+        return {}
+    has_features = run.config.get("features") or run.config.get("surface")
+    return by_features if has_features else by_members
