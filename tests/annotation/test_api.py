@@ -224,7 +224,7 @@ def test_queries(as_annotator, project, django_assert_num_queries):
     reply = as_annotator.post(f"/api/v1/projects/{project.pk}/next/").json()
     for _ in range(25):
         reply = post_answer(as_annotator, reply["lease"], "?next=1").json()["next"]
-    with django_assert_num_queries(11):
+    with django_assert_num_queries(8):
         post_answer(as_annotator, reply["lease"], "?next=1")
     with django_assert_num_queries(
         7
