@@ -47,7 +47,8 @@ PROJECT: Final = (
 # member gives up before Postgres looks for deadlocks (after a second), so that nobody else is their victim.
 PATIENCE: Final = "500ms"
 SILENCE: Final = "30s"  # from then on nobody waits for a web process that stands still with a member in hand
-# The hot path is written in SQL: building these queries took longer than running them.
+# The hot path is written in SQL: building these queries took longer than running them. Its plans are kept,
+# those too that were made when the tables were all but empty: none may read a table whole (docs/adr/0013).
 LOCK_MEMBER = f"""
 SELECT {", ".join(f"m.{name}" for name in MEMBER)}, {", ".join(f"p.{name}" for name in PROJECT)},
     set_config('lock_timeout', '{PATIENCE}', true), set_config('enable_seqscan', 'off', true),
