@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from training.tuning.config import LoraConfig
 from training.tuning.errors import BadInput
+from training.tuning.fused_lora import fuse_adapters
 from training.tuning.images.bases import LORA_FILE
 from training.tuning.images.families import Family
 from training.tuning.images.interfaces import INTERFACE_FILE
@@ -33,6 +34,7 @@ class ImagePolicy:
         self.family = family
         self.denoiser = family.denoiser
         self.adapter = adapter
+        fuse_adapters(self.denoiser)
         self.parts: int | None = None  # of an adapter in parts
         self._start = self.copy_trained() if keep_copy else None
 
@@ -155,6 +157,7 @@ def train_all_weights(family: Family, *, keep_copy: bool) -> ImagePolicy:
 def load_adapter(family: Family, file: Path, *, name: str = POLICY) -> None:
     """Put saved LoRA weights, in float32, on the pipeline, frozen."""
     family.load_adapter(file, name=name)
+    fuse_adapters(family.denoiser)
     for weight_name, weight in family.denoiser.named_parameters():
         if f".{name}." in weight_name:
             weight.data = weight.data.float()

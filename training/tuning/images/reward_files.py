@@ -12,6 +12,7 @@ from transformers import AutoTokenizer, CLIPModel
 
 from training.tuning.config import ImageRewardModelConfig, LoraConfig
 from training.tuning.errors import BadInput
+from training.tuning.fused_lora import fuse_adapters
 from training.tuning.images.bases import LORA_FILE, check_tokenizer, pickled_weights
 from training.tuning.images.reward import Backbone, ClipBackbone, ImageReward, RewardHead, SmallBackbone
 from training.tuning.images.vision_reward import (
@@ -123,9 +124,11 @@ def add_adapter(model: Any, lora: LoraConfig, *, whole: list[str] | None = None)
         modules_to_save=whole,
     )
     try:
-        return get_peft_model(model, config)
+        found = get_peft_model(model, config)
     except ValueError as error:
         raise BadInput(str(error), file="run.json", field="config.lora.target_modules") from error
+    fuse_adapters(found)
+    return found
 
 
 def merge_adapter(model: ImageReward) -> ImageReward:
