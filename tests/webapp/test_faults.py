@@ -12,10 +12,6 @@ from django.conf import settings
 
 from webapp import celery
 
-needs_a_machine = pytest.mark.skipif(
-    not os.environ.get("FAULTS"), reason="a machine of its own for minutes: FAULTS=1 runs it"
-)
-
 
 def run_faults(*options: str) -> dict[str, Any]:
     """What it counted. Its own exit code is 1 where it found a problem."""
@@ -27,7 +23,6 @@ def run_faults(*options: str) -> dict[str, Any]:
     return found
 
 
-@needs_a_machine
 def test_each_fault_once() -> None:
     """Nothing accepted is lost or doubled, and every run is finished once with the right weights."""
     found = run_faults("--pretend")
@@ -52,7 +47,6 @@ def test_each_fault_once() -> None:
 
 
 @pytest.mark.slow
-@needs_a_machine
 def test_at_random_moments() -> None:
     found = run_faults("--minutes", "1.5")
     assert found["kills"] >= 1
