@@ -83,6 +83,38 @@ def greedy_design(directions: Floats, noise: Floats, *, count: int | None = None
     return chosen, gains
 
 
+def greedy_variance(
+    directions: Floats, noise: Floats, *, targets: Floats, weights: Floats, count: int | None = None
+) -> tuple[list[int], Floats]:
+    """`greedy_design` for answers that are predicted: what lowers Σ_j w_j Var(target_j · θ) the most.
+
+    targets: (T, D), the pairs whose margins are to be known; weights: (T,). Gain is x'ΣAΣx / (noise + x'Σx)
+    with A = Σ_j w_j target_j target_j'. With w = (p(1 - p))² of a logistic choice that is A-optimality of its
+    probabilities (Schein and Ungar, 2004, technical report 2 of the University of Pennsylvania).
+    """
+    sigma = np.eye(directions.shape[1])
+    wanted = (targets * weights[:, None]).T @ targets
+    variance = (directions**2).sum(axis=1)
+    shown = ((directions @ wanted) * directions).sum(axis=1)
+    gains = np.zeros(len(directions))
+    chosen: list[int] = []
+    is_open = np.ones(len(directions), dtype=bool)
+    for _ in range(min(len(directions), len(directions) if count is None else count)):
+        current = shown / (noise + variance)
+        best = int(np.argmax(np.where(is_open, current, -np.inf)))
+        gains[best] = current[best]
+        chosen.append(best)
+        is_open[best] = False
+        seen = sigma @ directions[best]
+        seen /= np.sqrt(noise[best] + directions[best] @ seen)
+        along, across = directions @ seen, directions @ (sigma @ (wanted @ seen))
+        shown = np.maximum(shown + along * (along * float(seen @ wanted @ seen) - 2 * across), 0)
+        variance = np.maximum(variance - along**2, 0)
+        sigma -= np.outer(seen, seen)
+    gains[is_open] = (shown / (noise + variance))[is_open]
+    return chosen, gains
+
+
 def batch_information(scores: Sequence[Floats], *, count: int | None = None) -> tuple[list[int], Floats]:
     """`greedy_design` for an ensemble: an order that does not ask nearly the same question again and again.
 

@@ -13,7 +13,7 @@ from typing import Final
 import numpy as np
 from scipy.special import expit, log_expit
 
-from training.acquisition import CRITERIA, MOST_IN_ORDER, Floats, greedy_design
+from training.acquisition import CRITERIA, MOST_IN_ORDER, Floats, greedy_design, greedy_variance
 
 RIDGES: Final = (0.1, 0.3, 1.0, 3.0, 10.0, 30.0)
 ITERATIONS: Final = 50
@@ -110,23 +110,24 @@ def order_by_last_layer(
     *,
     count: int = MOST_IN_ORDER,
 ) -> list[int]:
-    """Indices of the open groups by what an answer would still tell about a linear reward that has learnt
-    from those given; groups are (K, D), a choice is a candidate's index or None for a tie.
+    """Indices of the open groups by how much surer an answer would make a linear reward, which has learnt
+    from those given, of what people choose in all of them; groups are (K, D), a choice is a candidate's index
+    or None for a tie.
 
-    Greedy: gain ½ log(1 + Δ'ΣΔ p(1 − p)), Σ shrinking by the answers to come. p is the chance of an answer
-    under all that θ can be, σ(μ / √(1 + π v / 8)), so that noise is not asked for.
+    Greedy (`greedy_variance`), Σ shrinking by the answers to come. p is the chance of an answer under all
+    that θ can be, σ(μ / √(1 + π v / 8)): neither noise is asked for, nor what no comparison depends on.
     """
     if not len(open_ones):
         return []
     scale = scale_of([*open_ones, *asked])
     belief = learn(*compared([one * scale for one in asked], choices, size=len(scale)))
     root: Floats = np.asarray(np.linalg.cholesky(belief.covariance), dtype=np.float64)
-    pairs = [farthest(one * scale, root) for one in open_ones]
-    directions = stacked(pairs, scale)
-    white = directions @ root
-    variance = (white**2).sum(axis=1)
-    p = expit(directions @ belief.mean / np.sqrt(1 + np.pi * variance / 8))
-    return _whole(*greedy_design(white, 1 / np.clip(p * (1 - p), 1e-3, None), count=count))
+    pairs = stacked([farthest(one * scale, root) for one in (*open_ones, *asked)], scale)
+    white = pairs @ root
+    p = expit(pairs @ belief.mean / np.sqrt(1 + np.pi * (white**2).sum(axis=1) / 8))
+    told, size = p * (1 - p), len(open_ones)
+    noise = 1 / np.clip(told[:size], 1e-3, None)
+    return _whole(*greedy_variance(white[:size], noise, targets=white, weights=told**2, count=count))
 
 
 def neighbours(chance: float) -> int:

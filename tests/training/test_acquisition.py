@@ -71,6 +71,37 @@ def test_design_adds_up_to_the_log_determinant() -> None:
     assert list(gains[chosen]) == sorted(gains, reverse=True)
 
 
+def test_only_what_is_to_be_known_is_asked() -> None:
+    """(2, 0) has the most to tell, and nothing of the target (0, 1), of weight 3: 3 · 1² / (1 + 1) is what
+    (0, 1) takes away of its variance; then 3 · ½² / (1 + ½), as it is asked again.
+    """
+    directions = np.array([[2.0, 0.0], [0.0, 1.0], [0.0, 1.0]])
+    target, weight = np.array([[0.0, 1.0]]), np.array([3.0])
+    chosen, gains = acquisition.greedy_variance(directions, np.ones(3), targets=target, weights=weight)
+    assert chosen == [1, 2, 0]
+    assert gains == pytest.approx([0, 1.5, 0.5])
+    first = acquisition.greedy_variance(directions, np.ones(3), targets=target, weights=weight, count=1)
+    assert first[0] == [1]
+    assert first[1] == pytest.approx([0, 1.5, 0.5])
+
+
+def test_gains_add_up_to_the_variance_that_is_gone() -> None:
+    """Of the targets, Σ w x'Σx, before less after; and no other first question takes away more."""
+    rng = np.random.default_rng(3)
+    directions, targets = rng.normal(size=(9, 4)), rng.normal(size=(20, 4))
+    noise, weights = rng.uniform(1, 5, size=9), rng.uniform(size=20)
+    chosen, gains = acquisition.greedy_variance(directions, noise, targets=targets, weights=weights, count=6)
+
+    def left(asked: list[int]) -> float:
+        precision = np.eye(4) + (directions[asked] / noise[asked, None]).T @ directions[asked]
+        return float(weights @ (targets * (targets @ np.linalg.inv(precision))).sum(axis=1))
+
+    assert sum(gains[chosen]) == pytest.approx(left([]) - left(chosen))
+    for turn in range(6):
+        after = {at: left([*chosen[:turn], at]) for at in range(9) if at not in chosen[:turn]}
+        assert chosen[turn] == min(after, key=lambda at: after[at])
+
+
 def test_a_batch_does_not_ask_the_same_again() -> None:
     """Twins of the most informative group come after a group that is less informative and new."""
     rng = np.random.default_rng(2)
