@@ -63,7 +63,8 @@ def comparisons_of(project: Project, filters: Mapping[str, Any]) -> QuerySet[Com
     """A project's comparisons that pass the filters of the page, without an order.
 
     `q` are words of the prompt, as a web search takes them. `against` names a person: those where somebody
-    else said something else than they did.
+    else said something else than they did. `preferred`: a candidate, of the `source` if there is one, was
+    preferred in this share of the judgements, in percent, or more.
     """
     found: QuerySet[Comparison] = Comparison.objects.filter(project=project)
     standing = Judgement.objects.standing().filter(comparison=OuterRef("pk"))
@@ -78,6 +79,8 @@ def comparisons_of(project: Project, filters: Mapping[str, Any]) -> QuerySet[Com
         found = found.filter(pk__in=theirs.values("comparison"))
     if source := filters.get("source"):
         found = found.filter(_of_source(source, filters.get("outcome")))
+    if share := filters.get("preferred"):
+        found = found.filter(Exists(standing), _preferred(share, filters.get("source")))
     if since := filters.get("since"):
         found = found.filter(created_at__gte=_midnight(since))
     if until := filters.get("until"):
@@ -115,7 +118,7 @@ def _of_source(source: str, outcome: str | None) -> Exists:
     """Has a candidate of this source; that somebody preferred, or not, or where nobody won."""
     candidates = Candidate.objects.filter(comparison=OuterRef("pk"), source=source)
     said = Judgement.objects.standing().filter(comparison=OuterRef("comparison"))
-    own = Func(OuterRef("index"), function="to_jsonb", output_field=JSONField())
+    own = _own_index()
     neither = Q(choice="tie") | Q(choice="both_bad")
     wanted = {
         "won": said.filter(choice=own),
@@ -123,6 +126,22 @@ def _of_source(source: str, outcome: str | None) -> Exists:
         "tied": said.filter(neither),
     }
     return Exists(candidates.filter(Exists(wanted[outcome])) if outcome else candidates)
+
+
+def _preferred(percent: int, source: str | None) -> Exists:
+    """Has a candidate, of this source if one is named, that enough of the judgements preferred."""
+    said = Judgement.objects.standing().filter(comparison=OuterRef("comparison")).order_by()
+    counted = said.values("comparison").annotate(n=Count("pk")).values("n")
+    candidates = Candidate.objects.filter(comparison=OuterRef("pk"))
+    if source:
+        candidates = candidates.filter(source=source)
+    chosen = Coalesce(Subquery(counted.filter(choice=_own_index())), 0)
+    return Exists(candidates.annotate(chosen=chosen).filter(chosen__gte=Subquery(counted) * percent / 100.0))
+
+
+def _own_index() -> Func:
+    """A candidate's index as a judgement's choice holds it."""
+    return Func(OuterRef("index"), function="to_jsonb", output_field=JSONField())
 
 
 def in_hands_among(comparisons: Iterable[Comparison], user: User) -> set[int]:
@@ -142,10 +161,12 @@ class Card:
     hide_source: bool
 
 
-def cards_of(page: Page, user: User, *, source: str = "") -> list[Card]:
-    """The candidates of a page of comparisons; those of one source alone, if one is asked for."""
+def cards_of(page: Page, user: User, *, source: str = "", preferred: int | None = None) -> list[Card]:
+    """The candidates of a page of comparisons; those of one source alone, or that this share preferred (in
+    percent), if that is asked for.
+    """
     hidden = in_hands_among(page.rows, user)
-    return [
+    cards = [
         Card(
             comparison,
             candidate,
@@ -156,6 +177,9 @@ def cards_of(page: Page, user: User, *, source: str = "") -> list[Card]:
         for comparison in page.rows
         for candidate in comparison.candidates.all()
         if source in ("", candidate.source)
+    ]
+    return [
+        one for one in cards if not preferred or (one.judged and 100 * one.chosen >= preferred * one.judged)
     ]
 
 

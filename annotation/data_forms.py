@@ -60,6 +60,19 @@ class DataFilterForm(PageForm):
             ("tied", _("Neither")),
         ],
     )
+    preferred = forms.TypedChoiceField(
+        required=False,
+        label=_("Preferred by at least"),
+        choices=[
+            ("", _("However judged")),
+            (1, _("Somebody")),
+            (50, _("Half")),
+            (75, _("Three quarters")),
+            (100, _("Everybody")),
+        ],
+        coerce=int,
+        empty_value=None,
+    )
     since = forms.DateField(label=_("From"), required=False, widget=DateInput)
     until = forms.DateField(label=_("Until before"), required=False, widget=DateInput)
     view = forms.CharField(required=False, widget=forms.HiddenInput)

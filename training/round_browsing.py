@@ -12,6 +12,7 @@ from annotation.models import Project
 from annotation.numbers import number, percent
 from training import browsing
 from training.models import Round, RoundStep
+from training.services.naming import REWARD_MODELS
 from training.tuning.registry import get_method
 
 
@@ -26,7 +27,7 @@ class StepShown:
 
 
 def steps_of(shown: Round) -> list[StepShown]:
-    rows = shown.steps.select_related("run", "match")
+    rows = shown.steps.select_related("run__checkpoint", "match")
     return [StepShown(step, _title_of(step), _share_done(step), _sentences_of(step)) for step in rows]
 
 
@@ -78,10 +79,20 @@ def _sentences_of(step: RoundStep) -> list[str]:
     if result.get("rate") is not None:
         shares = {name: percent(result[name]) for name in ("rate", "low", "high")}
         found.append(_("The new model wins %(rate)s, %(low)s to %(high)s at any time.") % shares)
-    if (agreement := result.get("figures", {}).get("agreement")) is not None:
+    if (agreement := _agreement_of(step)) is not None:
         found.append(_("The reward agrees with %(rate)s of the answers.") % {"rate": percent(agreement)})
     if result.get("promoted"):
         found.append(_("It is the project's champion now."))
+    return found
+
+
+def _agreement_of(step: RoundStep) -> float | None:
+    """How often a reward agrees with people: one that was evaluated, or trained, on what it had not seen."""
+    run = step.run
+    if run is not None and run.method in REWARD_MODELS and hasattr(run, "checkpoint"):
+        rate: float | None = browsing.accuracy_of(run.checkpoint).get("rate")
+        return rate
+    found: float | None = step.result.get("figures", {}).get("agreement")
     return found
 
 

@@ -55,7 +55,9 @@ def browse(request: SignedIn, pk: int) -> HttpResponse:
     context = _context(request, project, form, chosen, page, rows.order_by("rank"))
     context["gallery"] = chosen.get("view") == "gallery"
     if context["gallery"]:
-        context["cards"] = cards_of(page, request.user, source=chosen["source"])
+        context["cards"] = cards_of(
+            page, request.user, source=chosen["source"], preferred=chosen["preferred"]
+        )
     return render(request, "annotation/data.html", context)
 
 

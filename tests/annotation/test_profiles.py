@@ -1,5 +1,7 @@
 """An annotator's profile, and the gallery of what is compared."""
 
+import html
+import re
 from datetime import timedelta
 
 import pytest
@@ -85,6 +87,9 @@ def test_tastes_by_hand(project):
         ("source=secret-model-1&outcome=lost", {"Answer 0.1"}),
         ("source=secret-model-0&outcome=tied", {"Answer 1.0"}),
         ("source=nothing", set()),
+        ("preferred=100", {"Answer 0.0"}),
+        ("preferred=50&source=secret-model-1", set()),
+        ("preferred=1&source=secret-model-0", {"Answer 0.0"}),
         ("since=2999-01-01", set()),
         ("until=2999-01-01&source=secret-model-1", {"Answer 0.1", "Answer 1.1"}),
     ],
@@ -99,6 +104,32 @@ def test_gallery(query, shown):
     page = page_client(project.created_by).get(f"/projects/{project.pk}/data/?view=gallery&{query}").text
     texts = {f"Answer {number}.{side}" for number in range(2) for side in range(2)}
     assert {text for text in texts if f">{text}<" in page} == shown
+
+
+def test_the_leaderboard_leads_to_the_gallery():
+    """Of a source, and of what it won, tied and lost; a name with signs in it too."""
+    project = make_project()
+    for candidate in ("m&m 2/3?", "other"):
+        groups = [
+            {
+                "prompt": "Which?",
+                "candidates": [{"text": f"By {one}", "source": one} for one in (candidate, "third")],
+            }
+        ]
+        services.add_comparisons(project=project, groups=groups)
+    (anna,) = add_annotators(project, 1)
+    for choice in (0, "tie"):
+        lease = services.next_lease(project=project, user=anna, now=timezone.now())
+        judge(anna, project, lease.order.index(choice) if isinstance(choice, int) else choice)
+    refresh_quality(now=timezone.now())
+    client = page_client(project.created_by)
+    board = client.get(f"/projects/{project.pk}/leaderboard/").text
+    links = [html.unescape(one) for one in re.findall(r'<a href="([^"]*view=gallery[^"]*)"', board)]
+    assert len(links) == 3 + 4  # three sources; what was won, lost, and tied twice
+    for link in links:
+        found = client.get(link).text
+        assert 'class="gallery"' in found, link
+        assert ("By m&amp;m 2/3?" in found) == ("m%26m" in link)
 
 
 def test_the_gallery_hides_what_its_reader_is_to_judge(project, django_assert_max_num_queries):

@@ -21,7 +21,7 @@ from annotation.services.quality import refresh_quality
 from tests.annotation import factories
 from tests.annotation.test_queue import answer, take
 from tests.training import factories as trained
-from training.models import Checkpoint, Metric, Run
+from training.models import Checkpoint, Match, Metric, Round, RoundStep, Run
 
 pytestmark = pytest.mark.django_db(transaction=True)
 FOLDER = Path(settings.BASE_DIR) / "docs" / "images"
@@ -272,7 +272,34 @@ def train_some(world, project: Project, folder: Path) -> dict[str, str]:
     log_curves(under_way, 50)
     progress = {"status": "running", "step": 50, "total_steps": 120, "attempt": 1, "started_at": START}
     Run.objects.filter(pk=under_way.pk).update(**progress)
-    return {"run": f"/runs/{tuned.pk}/", "match": f"/matches/{match.pk}/"}
+    stopped = stopped_round(world, reward, tuned, match)
+    return {"run": f"/runs/{tuned.pk}/", "match": f"/matches/{match.pk}/", "round": f"/rounds/{stopped.pk}/"}
+
+
+def stopped_round(world, reward: Run, tuned: Run, match: Match) -> Round:
+    """Three steps that are done, and a promotion that the length of the answers stopped."""
+    won = {"rate": 0.703, "low": 0.582, "high": 0.801}
+    longer = {"name": "length", "value": 2.31, "limit": [0.5, 2.0], "why": "too long"}
+    evidence = won | {"bar": 0.5, "guardrails": [longer], "promoted": False, "why_not": ["too long"]}
+    shown = Round.objects.create(
+        project=tuned.project,
+        name="weekly",
+        number=3,
+        status="stopped",
+        created_by=world.manager,
+        started_at=START,
+        finished_at=START + timedelta(hours=5),
+    )
+    steps = [
+        ("train", {"method": "reward_model"}, {"run": reward}),
+        ("train", {"method": "dpo"}, {"run": tuned}),
+        ("match", {}, {"match": match, "result": won}),
+        ("promote", {}, {"status": "stopped", "result": evidence}),
+    ]
+    for index, (kind, spec, values) in enumerate(steps):
+        found = {"status": "done", **values}
+        RoundStep.objects.create(round=shown, index=index, kind=kind, spec=spec, **found)
+    return shown
 
 
 def log_curves(run: Run, steps: int) -> None:

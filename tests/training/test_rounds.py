@@ -266,8 +266,10 @@ def test_the_queue_follows_a_new_reward_model(project, base):
     ]
     this = schedule_of(project, plan).rounds
     advance()
-    factories.finish(this.get().steps.get(index=0).run)
+    factories.finish(this.get().steps.get(index=0).run, **{"eval/accuracy": 0.8})
     advance()
+    page = page_client(project.created_by).get(this.get().get_absolute_url()).content.decode()
+    assert "The reward agrees with 80 % of the answers." in page
     scoring = this.get().steps.get(index=1).run
     assert scoring.base_checkpoint.run.method == "reward_model"
     rows = frozen_rows(scoring)

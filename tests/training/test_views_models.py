@@ -1,5 +1,6 @@
 """Comparing runs, models, matches, schedules and the overview, through HTTP."""
 
+import html
 import io
 import re
 import uuid
@@ -11,7 +12,7 @@ from django.core.files.storage import default_storage
 from django.urls import reverse
 
 from annotation import services as annotation_services
-from annotation.models import Comparison
+from annotation.models import Candidate, Comparison
 from tests.annotation.factories import add_annotators, add_texts, make_project, make_user, text_groups
 from tests.training import factories
 from tests.training.conftest import client_of
@@ -167,6 +168,19 @@ def test_match(project, base, as_mona, done, django_assert_num_queries):
     assert "HX-Request" in part["Vary"]
     Comparison.objects.update(open_slots=0)
     assert 'hx-trigger="every' not in as_mona.get(match.get_absolute_url()).content.decode()
+
+
+def test_a_match_leads_to_its_pictures_and_texts(project, base, as_mona, done):
+    """Where people preferred the one, and where the other."""
+    match = factories.make_match(project, done, base, prompts=3, judged=3, lost=1)
+    name = f"checkpoint:{done.pk}"
+    for index, source in enumerate((name, "tiny")):
+        own = Candidate.objects.filter(comparison__in=match.comparisons.values("comparison"), index=index)
+        own.update(source=source)
+    page = as_mona.get(match.get_absolute_url()).content.decode()
+    links = [html.unescape(one) for one in re.findall(r'<a href="([^"]*view=gallery[^"]*)"', page)]
+    shown = [as_mona.get(link).content.decode() for link in links]
+    assert [one.count("preferred by 1 of 1") for one in shown] == [2, 1]
 
 
 def test_matches_take_the_same_queries_for_many(project, base, as_mona, done, django_assert_num_queries):

@@ -1,10 +1,12 @@
 """Matches: which of two models do people prefer, without knowing which is which."""
 
 from typing import Any
+from urllib.parse import urlencode
 
 from django.contrib.auth.decorators import login_required
 from django.http import HttpResponse
 from django.shortcuts import redirect, render
+from django.urls import reverse
 from django.views.decorators.http import require_GET, require_http_methods
 
 from annotation.errors import Invalid
@@ -55,9 +57,13 @@ def match(request: SignedIn, pk: int) -> HttpResponse:
 
 
 def _described(match: Match, result: dict[str, Any]) -> dict[str, Any]:
+    names = [services.name_of_base(run) for run in (match.left_run, match.right_run)]
+    preferred = {"view": "gallery", "use": "held-out", "outcome": "won"}
+    data = reverse("annotation:data", args=[match.project_id])
     return {
         "match": match,
-        "left": services.name_of_base(match.left_run),
-        "right": services.name_of_base(match.right_run),
+        "left": names[0],
+        "right": names[1],
+        "galleries": [f"{data}?{urlencode(preferred | {'source': name})}" for name in names],
         "result": result,
     }
