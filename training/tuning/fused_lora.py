@@ -2,7 +2,8 @@
 
 peft computes W x, then s B A x, multiplies and adds: two more passes over the outputs, and more backward.
 Here the small product is added by the matrix multiplication itself. Values are those of peft to rounding;
-with B = 0 they are exactly those without an adapter.
+with B = 0 they are exactly those without an adapter. On a layer in bfloat16 an adapter in float32 is computed
+in bfloat16, as under autocast: peft would keep a float32 copy of the layer's input for the backward pass.
 """
 
 from typing import Any
@@ -65,15 +66,14 @@ class FusedLoraLinear(LoraLinear):
             found: Tensor = super().forward(x, *args, **kwargs)
             return found
         base = self.get_base_layer()
-        given = [x, base.weight, base.bias, self.lora_A[name].weight, self.lora_B[name].weight]
-        if torch.is_autocast_enabled(x.device.type):
-            dtype = torch.get_autocast_dtype(x.device.type)
-            given = [None if one is None else one.to(dtype) for one in given]
-        fused: Tensor = _LinearWithLora.apply(*given, self.scaling[name])
+        given = (x, base.weight, base.bias, self.lora_A[name].weight, self.lora_B[name].weight)
+        dtype = _computed_in(x) or base.weight.dtype
+        cast = [None if one is None else one.to(dtype) for one in given]
+        fused: Tensor = _LinearWithLora.apply(*cast, self.scaling[name])
         return fused
 
     def _plain_adapter(self, x: Tensor) -> str | None:
-        """The one adapter that is active, if it is one of A and B alone, in the type of the layer."""
+        """The one adapter that is active, if it is one of A and B alone and no more precise than float32."""
         if self.disable_adapters or self.merged or len(self.active_adapters) != 1:
             return None
         name: str = self.active_adapters[0]
@@ -87,8 +87,17 @@ class FusedLoraLinear(LoraLinear):
             and not any(one._forward_hooks or one._forward_pre_hooks for one in (base, down, up))
             and not any(one.requires_grad for one in base.parameters())
         )
-        one_type = x.dtype == base.weight.dtype == down.weight.dtype == up.weight.dtype
-        return name if is_plain and (one_type or torch.is_autocast_enabled(x.device.type)) else None
+        fits = _computed_in(x) or (
+            x.dtype == base.weight.dtype
+            and all(one.weight.dtype in (x.dtype, torch.float32) for one in (down, up))
+        )
+        return name if is_plain and fits else None
+
+
+def _computed_in(x: Tensor) -> torch.dtype | None:
+    """What autocast computes in, if it is on."""
+    device = x.device.type
+    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
 
 
 def fuse_adapters(model: nn.Module) -> None:

@@ -54,6 +54,7 @@ class PreparedGroups:
         self._file_hashes: dict[Path, str] = {}
         self._encode_images(on_batch)
         self._encode_prompts(on_batch)
+        family.rest()
 
     @property
     def sizes(self) -> list[int]:

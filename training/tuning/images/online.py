@@ -119,6 +119,7 @@ class ImageOnline:
             self.family, steps=self.sampling.num_inference_steps, height=self.height, width=self.width
         )
         self.open_prompts()
+        self.family.rest()
         self.plan = make_plan([1] * len(self.prompts), config=config, seed=run.seed, budget=config.batch_size)
         self._started = 0.0
 
@@ -300,6 +301,7 @@ class ImageOnline:
         for here in self._slices(len(requests)):
             self.run.check_stop()
             pictures += self.draw_finished(requests[here])
+        self.family.rest()
         kept = self.rewards.state()
         scored = self.judge(self.held_out, pictures)
         self.rewards.load_state(kept)
@@ -314,6 +316,7 @@ class ImageOnline:
     @torch.no_grad()
     def _scored(self, prompts: list[str], micros: list[Micro]) -> Drawn:
         pixels = torch.cat([self.family.decode_latents(micro.chain.final).cpu() for micro in micros])
+        self.family.rest()
         pictures = [to_image(one) for one in pixels]
         asked = [prompt for micro in micros for prompt in micro.prompts]
         scored = self.judge(asked, pictures)

@@ -53,6 +53,7 @@ def draw_samples(
         image.save(run.dir.path / names[number])
         shown = {"prompt": prompts[request.prompt], "seed": request.seed, "image": names[number]}
         run.sample(step, when, shown)
+    family.rest()
 
 
 def _drawn(run: Run, *, when: str) -> set[str]:

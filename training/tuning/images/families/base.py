@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
+from accelerate import cpu_offload_with_hook
 from diffusers import AutoencoderDC, AutoencoderKL, AutoencoderTiny
 from jaxtyping import Float, Int, Real
 from torch import Tensor, nn
@@ -15,6 +16,8 @@ from torch import Tensor, nn
 from training.tuning.errors import BadInput
 from training.tuning.images.bases import check_tokenizer, generation_config
 from training.tuning.images.families.noise import Noise, noise_of
+
+NOWHERE_TO_GO = ("cpu",)  # devices whose memory is the CPU's
 
 # What a denoiser is told about prompts, by name; the first dimension of each tensor counts prompts.
 Conditioning = dict[str, Tensor]
@@ -38,6 +41,7 @@ class Family(abc.ABC):
         self.pipeline = pipeline
         self.base = base
         self.person: Tensor | None = None  # (D,): for whom a model for people draws
+        self._visitors: list[Any] = []  # the hooks of parts that come to the device when they are called
         self.noise: Noise = noise_of(pipeline.scheduler, base=base, supported=supported)
         self._check_vae(base, supported)
         for name in self.text_encoders:
@@ -66,7 +70,23 @@ class Family(abc.ABC):
 
     @property
     def device(self) -> torch.device:
-        return self.pipeline.device
+        """Where the denoiser is; other parts come there when they are called."""
+        found: torch.device = self.denoiser.device
+        return found
+
+    def rest(self) -> None:
+        """Have the text encoders and the autoencoder leave the device until each is called again.
+
+        To be called once they have done their work for a while, outside of a backward pass. On a CPU there is
+        nowhere to go.
+        """
+        if self.device.type in NOWHERE_TO_GO:
+            return
+        if not self._visitors:
+            parts = (*self.encoders, self.pipeline.vae)
+            self._visitors = [cpu_offload_with_hook(part, self.device)[1] for part in parts]
+        for visitor in self._visitors:
+            visitor.offload()
 
     @property
     def train_timesteps(self) -> int:
