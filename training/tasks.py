@@ -67,6 +67,7 @@ def advance_duels() -> None:
     now = services.database_now()
     services.advance_duels(now=now)
     services.forget_duels(now=now)
+    services.delete_withdrawn()
 
 
 @worker_ready.connect

@@ -22,7 +22,7 @@ from tests.annotation.files import png
 from tests.training import factories
 from tests.training.conftest import client_of
 from training import arena_browsing, services
-from training.models import Arena, Checkpoint, Duel, Run
+from training.models import Arena, Checkpoint, Duel, Run, Snapshot
 
 pytestmark = pytest.mark.django_db
 NAMES = ("secret-model-one", "secret-model-two", "secret-model-three")
@@ -237,6 +237,42 @@ def test_forgotten_questions_are_left_after_a_day(arena, project, anna):
     duel.refresh_from_db()
     assert duel.status == "abandoned"
     assert Judgement.objects.filter(lease__duel=judged.pk).exists()
+
+
+def test_what_was_asked_goes_with_what_was_said(arena, project, anna, django_capture_on_commit_callbacks):
+    """Once anna has all of hers deleted: messages, answers, runs, those that failed too, and every file but
+    one that somebody else's run reads. A model that is still answering is cancelled first.
+    """
+    others = answer(ask(project, project.created_by, "Shared words"))
+    vote(others, 0)
+    kept = {others.turns.get().left_run.snapshot.storage_key}
+    judged = answer(ask(project, anna, "Shared words"))
+    vote(judged, 0)
+    failed = ask(project, anna, "My secret")
+    turn = failed.turns.get()
+    before = [turn.left_run, turn.right_run]
+    Run.objects.filter(pk__in=[run.pk for run in before]).update(status="failed")
+    services.advance_duels(now=timezone.now())
+    services.try_again(duel=failed, user=anna)
+    running = last_turn(failed).left_run
+    Run.objects.filter(pk=running.pk).update(status="running")
+    assert services.delete_withdrawn() == 0
+
+    annotation_services.withdraw(project=project, user=anna, now=timezone.now())
+    annotation_services.delete_judgements(project=project, user=anna)
+    written = set(Snapshot.objects.values_list("storage_key", flat=True))
+    with django_capture_on_commit_callbacks(execute=True):
+        assert services.delete_withdrawn() == 1
+    assert Run.objects.get(pk=running.pk).cancel_requested_at
+    Run.objects.filter(pk=running.pk).update(status="cancelled")
+    with django_capture_on_commit_callbacks(execute=True):
+        assert services.delete_withdrawn() == 1
+    assert list(Duel.objects.all()) == [others]
+    assert set(Run.objects.all()) == {others.turns.get().left_run, others.turns.get().right_run}
+    assert Comparison.objects.filter(meta__has_key="duel").get().meta["duel"] == others.pk
+    assert {key for key in written if default_storage.exists(key)} == kept
+    assert services.delete_withdrawn() == 0
+    assert services.ask(project=project, user=project.created_by, prompt="Still open?", now=timezone.now())
 
 
 def test_who_met_least_is_drawn(arena):

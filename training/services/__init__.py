@@ -22,6 +22,7 @@ from training.services.duels import (
     say_more,
     try_again,
 )
+from training.services.erasing import delete_withdrawn
 from training.services.evaluating import create_evaluation, evaluations_of, report_of
 from training.services.executing import ask_to_stop, execute, stop_was_asked, warm_up
 from training.services.hub import create_upload, upload_result, wake_uploads
@@ -81,6 +82,7 @@ __all__ = [
     "create_upload",
     "database_now",
     "delete_schedule",
+    "delete_withdrawn",
     "duel_of",
     "evaluations_of",
     "execute",

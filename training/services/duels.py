@@ -7,6 +7,7 @@ is for whoever has seen `is_judged`.
 
 import random
 import secrets
+from collections.abc import Iterable
 from contextlib import suppress
 from datetime import datetime, timedelta
 from typing import Any, Final
@@ -163,7 +164,7 @@ def _advance(duel: Duel, *, now: datetime) -> bool:
     turn = duel.turns.select_related("left_run", "right_run").order_by("-number")[0]
     runs = [turn.left_run, turn.right_run]
     if any(run.status in ENDED_BADLY for run in runs):
-        _cancel(runs)
+        cancel_unfinished(runs)
         return _fail(duel)
     if any(run.status != Run.Status.DONE for run in runs):
         return False
@@ -248,12 +249,12 @@ def _abandon(duel: Duel) -> None:
     if duel.lease is not None:
         take_away(lease=duel.lease)
     for turn in duel.turns.select_related("left_run", "right_run"):
-        _cancel([turn.left_run, turn.right_run])
+        cancel_unfinished([turn.left_run, turn.right_run])
     duel.lease, duel.status = None, Duel.Status.ABANDONED
     duel.save(update_fields=["lease", "status"])
 
 
-def _cancel(runs: list[Run]) -> None:
+def cancel_unfinished(runs: Iterable[Run]) -> None:
     for run in runs:
         if run.status not in Run.ENDED:
             with suppress(Conflict):  # ended at this moment
