@@ -1,7 +1,7 @@
 """What somebody wrote in the arena goes with what they said, once they have that deleted.
 
 `annotation.services.withdrawing` deletes their judgements; of an arena it knows nothing. A periodic task
-looks for the rest: the comparisons that the answers became, and the runs that gave them, with all their files.
+looks for the rest: the comparisons that the answers became, and the runs that gave them, with their files.
 """
 
 from collections.abc import Sequence
