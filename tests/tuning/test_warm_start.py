@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -126,3 +127,13 @@ def test_another_environment_is_not_served(lasting):
     """Libraries read theirs when they are loaded."""
     assert lasting.serves(lasting._environment)
     assert not lasting.serves(lasting._environment | {"OMP_NUM_THREADS": "7"})
+
+
+def test_peft_is_not_loaded_where_it_would_open_devices():
+    """Nor what loads it: on a build with CUDA and with bitsandbytes."""
+    code = (
+        "import sys; from training.tuning import warm; warm._peft_is_harmless = lambda: False; "
+        "warm.load(warm.MODULES); print('peft' in sys.modules, 'transformers' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["False", "True"]

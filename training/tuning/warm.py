@@ -27,8 +27,10 @@ from training.tuning.quiet import quiet_libraries
 from training.tuning.rundir import die_with_parent
 
 SETTLE = 20.0  # seconds until the libraries are loaded: sites start other things first
-# They bring torch, transformers and diffusers along. Peft is not always fit to be loaded before a fork.
-MODULES = ("training.tuning.methods.dpo", "training.tuning.methods.grpo", "training.tuning.methods.flow_grpo")
+# They bring torch and transformers along; the second ones diffusers, which imports peft: not always fit to be
+# loaded before a fork.
+MODULES = ("training.tuning.methods.dpo", "training.tuning.methods.grpo")
+WITH_PEFT = ("peft", "training.tuning.methods.flow_grpo")
 
 
 def load(modules: Sequence[str]) -> None:
@@ -36,10 +38,9 @@ def load(modules: Sequence[str]) -> None:
     quiet_libraries()
     # Asking a driver how many devices there are leaves a forked process without any; NVML does not.
     os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")
-    for name in modules:
+    harmless = WITH_PEFT if modules == MODULES and _peft_is_harmless() else ()
+    for name in (*modules, *harmless):
         importlib.import_module(name)
-    if modules == MODULES and _peft_is_harmless():
-        importlib.import_module("peft")
     gc.collect()
     gc.freeze()
 

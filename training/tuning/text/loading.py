@@ -17,7 +17,6 @@ from transformers.utils.logging import disable_progress_bar
 
 from training.tuning.config import LoraConfig
 from training.tuning.errors import BadInput
-from training.tuning.fused_lora import fuse_adapters
 from training.tuning.rewards.info import read_info
 from training.tuning.text.attention import read_groups
 from training.tuning.text.models import (
@@ -74,7 +73,10 @@ def load_for_training(
     elif lora is not None:
         model = attach_lora(model, lora, kind=kind, members=members)
     without_dropout(model)
-    fuse_adapters(model)
+    if lora is not None:
+        from training.tuning.fused_lora import fuse_adapters
+
+        fuse_adapters(model)
     if kind == "reward":
         _settle_padding(model, tokenizer)
         keep_head_precise(model)
