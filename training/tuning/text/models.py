@@ -1,8 +1,8 @@
 """Text models: loading, adapters, the frozen start as reference, and reading group batches.
 
-Arithmetic: with ``fp32`` everything is float32. With ``bf16`` and an adapter, frozen weights are bfloat16 and
-the adapter float32; with ``bf16`` and full fine-tuning, weights stay float32 and the forward pass runs under
-autocast.
+Arithmetic: with ``fp32`` everything is float32. With ``bf16`` and an adapter, frozen weights are bfloat16,
+the adapter's float32 and multiplied in bfloat16 (``fused_lora.py``). With ``bf16`` and full fine-tuning,
+weights stay float32 and the forward pass runs under autocast.
 """
 
 import contextlib
