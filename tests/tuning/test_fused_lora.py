@@ -99,8 +99,8 @@ def saved_bytes(model, x):
         return value
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda value: value):
-        said = model(x)
-    return sum(kept.values()), said
+        model(x)
+    return sum(kept.values())
 
 
 def test_a_layer_in_bfloat16_keeps_no_second_copy_of_its_input():
@@ -109,8 +109,7 @@ def test_a_layer_in_bfloat16_keeps_no_second_copy_of_its_input():
     for one in (model, fused):
         one.a.base_layer.bfloat16()
         one.b.base_layer.bfloat16()
-    (peft_bytes, _), (own, _) = saved_bytes(model, x), saved_bytes(fused, x)
-    assert own < 0.6 * peft_bytes
+    assert saved_bytes(fused, x) < 0.6 * saved_bytes(model, x)
 
 
 def test_a_new_adapter_changes_no_bit():

@@ -218,11 +218,11 @@ def test_prompts_say_which_reward_counts(tmp_path: Path, base: Path) -> None:
     """
     words = ("short?", "long!")
     folder = make_run(
-        tmp_path / "mixture", "reward_model", base=base, config=CONFIG | MIXED | {"epochs": 20},
+        tmp_path / "mixture", "reward_model", base=base, config=CONFIG | MIXED | {"epochs": 30},
         rows=rows_with(words, 48, seed=0), held_out=rows_with(words, 12, seed=1),
     )  # fmt: skip
     assert run(folder) == 0
-    assert metrics(folder)[-1]["eval/accuracy"] > 0.9
+    assert metrics(folder)[-1]["eval/accuracy"] == 1
     found = scores(tmp_path / "score", folder / "result", rows_with(words, 2, seed=3))
     assert found[0] > 0 > found[1]
     new = {"fit": "people", "epochs": 10, "people_learning_rate": 1e-2, "loss": "mixture", "max_length": 96}
