@@ -94,6 +94,7 @@ def run(options: argparse.Namespace, data: Path) -> Found:
         "RUN_DEVICE_KIND": "cpu",
         "RUN_WORKERS": "2",
         "RUN_STALE_AFTER": str(STALE),
+        "RUN_RETRY_PAUSE": "1" if options.pretend else "10",
         "TIEBREAK_WORK_DIR": str(data / "work"),
         "FAKE_STEPS": str(STEPS[True]),
         "FAKE_SECONDS": "0.03",

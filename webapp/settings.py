@@ -368,6 +368,8 @@ RUN_DEVICE_KIND = os.environ.get("RUN_DEVICE_KIND", "cpu")  # whose queue new ru
 RUN_STALE_AFTER = timedelta(seconds=_seconds("RUN_STALE_AFTER", 60))
 RUN_STALL_AFTER = timedelta(seconds=_seconds("RUN_STALL_AFTER", 1800))
 RUN_MAX_ATTEMPTS = 3
+# So long, times the attempts lost so far, a run waits after an attempt that its worker saw fail.
+RUN_RETRY_PAUSE = timedelta(seconds=_seconds("RUN_RETRY_PAUSE", 30))
 
 # Operation
 METRICS_TOKEN = os.environ.get("METRICS_TOKEN", "")  # who may read /metrics; nobody if unset

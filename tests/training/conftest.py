@@ -1,6 +1,7 @@
 """A project with judgements, a base model, and a trainer that only pretends."""
 
 import sys
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -24,6 +25,11 @@ def own_folders(settings, tmp_path):
             "OPTIONS": {"location": str(tmp_path / "storage")},
         },
     }
+
+
+@pytest.fixture(autouse=True)
+def no_pause_between_attempts(settings):
+    settings.RUN_RETRY_PAUSE = timedelta(0)
 
 
 @pytest.fixture(autouse=True)

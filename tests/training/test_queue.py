@@ -127,6 +127,30 @@ def test_a_clock_that_was_set_back(run, long_running_database):
 
 
 @pytest.mark.django_db
+def test_a_pause_before_the_next_attempt(run, settings):
+    """Longer by every attempt that was lost; who tries again by hand does not wait."""
+    settings.RUN_RETRY_PAUSE = timedelta(seconds=30)
+    for lost, seconds in ((1, 30), (2, 60)):
+        Recorder(claim()).give_back("The disk was full.", counts=True)
+        assert claim() is None
+        run.refresh_from_db()
+        assert run.error == f"The disk was full. It is tried again after {seconds} seconds."
+        assert timedelta(seconds=seconds - 5) < run.not_before - queue.database_now()
+        Run.objects.update(not_before=F("not_before") - timedelta(seconds=seconds))
+        assert run.lost_attempts == lost
+    Recorder(claim()).give_back("The worker was stopped.", counts=False)
+    assert claim() == run
+    Recorder(Run.objects.get()).give_back("The disk was full.", counts=True)
+    run.refresh_from_db()
+    assert (run.status, run.error.startswith("The disk was full. That was attempt 3")) == ("failed", True)
+    services.retry_run(run=run)
+    Recorder(claim()).give_back("The disk was full.", counts=True)
+    services.cancel_run(run=run)
+    services.retry_run(run=run)
+    assert claim() == run
+
+
+@pytest.mark.django_db
 def test_three_lost_attempts_fail_the_run(run, long_running_database):
     for _ in range(3):
         assert claim() == run

@@ -101,6 +101,7 @@ def environment(settings, data_dir) -> dict[str, str]:
         "STORAGE_URL": f"file://{settings.STORAGES['default']['OPTIONS']['location']}",
         "TIEBREAK_WORK_DIR": str(settings.WORK_DIR),
         "CELERY_BROKER_URL": broker_url(settings.WORK_DIR.with_name("broker")),
+        "RUN_RETRY_PAUSE": "1",
     }
 
 

@@ -184,6 +184,7 @@ class Migration(migrations.Migration):
                 ('lost_attempts', models.PositiveSmallIntegerField(default=0, help_text='whose worker or trainer died or stalled')),
                 ('worker', models.CharField(blank=True, max_length=100)),
                 ('queued_at', models.DateTimeField(blank=True, null=True)),
+                ('not_before', models.DateTimeField(blank=True, help_text='the end of the pause after an attempt that was lost', null=True)),
                 ('started_at', models.DateTimeField(blank=True, null=True)),
                 ('heartbeat_at', models.DateTimeField(blank=True, null=True)),
                 ('progress_at', models.DateTimeField(blank=True, null=True)),

@@ -5,6 +5,7 @@ from typing import ClassVar
 
 from django.db import models
 from django.db.models import Q
+from django.db.models.functions import Now
 from django.urls import reverse
 from django.utils.translation import gettext_lazy as _
 
@@ -70,7 +71,9 @@ class Snapshot(models.Model):
 
 class RunQuerySet(ProjectRows["Run"]):
     def queued(self, *, device_kind: str) -> "RunQuerySet":
-        return self.filter(status=Run.Status.QUEUED, device_kind=device_kind)
+        """Those that a worker with such a device may take now."""
+        is_free = Q(not_before=None) | Q(not_before__lte=Now())
+        return self.filter(is_free, status=Run.Status.QUEUED, device_kind=device_kind)
 
     def lost(self, *, now: datetime, stale_after: timedelta, stall_after: timedelta) -> "RunQuerySet":
         """Running, but no worker or no progress has been seen for too long."""
@@ -126,6 +129,9 @@ class Run(models.Model):
     )
     worker = models.CharField(max_length=100, blank=True)
     queued_at = models.DateTimeField(null=True, blank=True)
+    not_before = models.DateTimeField(
+        null=True, blank=True, help_text="the end of the pause after an attempt that was lost"
+    )
     started_at = models.DateTimeField(null=True, blank=True)
     heartbeat_at = models.DateTimeField(null=True, blank=True)
     progress_at = models.DateTimeField(null=True, blank=True)

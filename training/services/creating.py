@@ -116,7 +116,7 @@ def retry_run(*, run: Run) -> None:
     """Queue a failed or cancelled run again; it goes on from its newest checkpoint. Conflict otherwise."""
     this = Run.objects.filter(pk=run.pk, status__in=[Run.Status.FAILED, Run.Status.CANCELLED])
     fresh: dict[str, Any] = {"error": "", "lost_attempts": 0, "preparations": 0}
-    fresh |= {"cancel_requested_at": None, "finished_at": None, "queued_at": None}
+    fresh |= {"cancel_requested_at": None, "finished_at": None, "queued_at": None, "not_before": None}
     frozen = Snapshot.objects.filter(runs=run.pk).exclude(frozen_at=None).exists()
     if not this.update(**fresh, status=Run.Status.DRAFT if frozen else Run.Status.PREPARING):
         raise Conflict(_("Run %(pk)s neither failed nor was cancelled.") % {"pk": run.pk})

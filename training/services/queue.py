@@ -39,6 +39,7 @@ def claim_next(*, device_kind: str, worker: str) -> Run | None:
         attempt=F("attempt") + 1,
         worker=worker[:100],
         code_version=code_version(),
+        not_before=None,
         started_at=Coalesce("started_at", Now()),
         heartbeat_at=Now(),
         progress_at=Now(),
@@ -112,14 +113,16 @@ def end(run: Run, status: Run.Status, *, among: QuerySet[Run] | None = None, **c
     return True
 
 
-def give_back(run: Run, *, reason: str, counts: bool) -> None:
+def give_back(run: Run, *, reason: str, counts: bool, pause: timedelta = timedelta(0)) -> None:
     """End an attempt that came to nothing: the run is queued again, or has failed.
 
     It has failed when too many attempts that count were lost. Who asked to cancel meanwhile gets that. The
-    caller holds the row's lock.
+    next attempt begins after the `pause`, by every lost one longer: a full disk or memory may have room then.
+    The caller holds the row's lock.
     """
     this = Run.objects.filter(pk=run.pk)
     lost = run.lost_attempts + counts
+    pause *= lost
     if run.cancel_requested_at:
         end(run, Run.Status.CANCELLED, lost_attempts=lost)
     elif lost >= settings.RUN_MAX_ATTEMPTS:
@@ -128,7 +131,9 @@ def give_back(run: Run, *, reason: str, counts: bool) -> None:
         )
         end(run, Run.Status.FAILED, lost_attempts=lost, error=error)
     else:
-        this.update(lost_attempts=lost, error=reason)
+        if pause:
+            reason = f"{reason} It is tried again after {pause.total_seconds():.0f} seconds."
+        this.update(lost_attempts=lost, error=reason, not_before=Now() + pause)
         enqueue(this)
 
 

@@ -5,8 +5,10 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import timedelta
 from typing import Any, TypeVar
 
+from django.conf import settings
 from django.db import InterfaceError, OperationalError, connection, transaction
 from django.db.models.functions import Now
 
@@ -110,9 +112,11 @@ class Recorder:
             self._end(Run.Status.CANCELLED)
 
     def give_back(self, reason: str, *, counts: bool) -> None:
-        """This attempt came to nothing; another one follows unless too many were lost."""
+        """This attempt came to nothing; another one follows, if it `counts` after a pause, unless too many
+        were lost."""
+        pause = settings.RUN_RETRY_PAUSE if counts else timedelta(0)
         with self.held() as run:
-            queue.give_back(run, reason=clean(reason), counts=counts)
+            queue.give_back(run, reason=clean(reason), counts=counts, pause=pause)
 
     def _end(self, status: Run.Status, *, error: str = "") -> None:
         queue.end(self.run, status, error=error, heartbeat_at=Now())
