@@ -34,6 +34,7 @@ from training.tuning.text.saving import how_to_load, save_result
 from training.tuning.text.setup import TOKEN_BUDGET, open_policy, open_tokenizer, training_budget
 from training.tuning.text.steps import Step, labelled_segments, labelled_steps, last_token
 from training.tuning.text.tokens import GroupTokenizer, Unusable, how_joined
+from training.tuning.text.vocabulary import narrow, tokens_of, widen
 from training.tuning.throughput import Throughput
 
 NEEDS = {
@@ -63,6 +64,7 @@ def train(run: Run) -> None:
     counts = [len(_ends(example, label)) for example in data.examples]
 
     model = open_policy(run, kind="reward", outputs=config.members)
+    narrow(model, tokens_of(one.tokens for one in (*data.examples, *held_out)), config)
     optimizer = make_optimizer(model.model.parameters(), config)
     done = run.begin(model.model, optimizer, total_steps=plan.total_steps)
 
@@ -84,6 +86,7 @@ def train(run: Run) -> None:
         run.end_step(step)
 
     kept = run.load_best(model.model)
+    widen(model)
     info = RewardInfo(kind="steps", outputs=config.members, step_rule=config.score, segments=config.segments)
     write = save_result(model, precision=config.precision, merged=config.merged)
 

@@ -49,6 +49,7 @@ from training.tuning.text.reward_training import (
 from training.tuning.text.saving import how_to_load
 from training.tuning.text.setup import TOKEN_BUDGET, open_policy, open_tokenizer, training_budget
 from training.tuning.text.tokens import GroupTokenizer, PairTokenizer, how_joined
+from training.tuning.text.vocabulary import narrow, tokens_of, widen
 from training.tuning.throughput import Throughput
 
 NEEDS = {
@@ -71,6 +72,9 @@ def train(run: Run) -> None:
     model = open_model(run, objective)
     data.examples = _corrected(run, data.examples)
     references = _references(run, model, tokenizer) if config.normalise != "none" else []
+    read_at_all = tokens_of(one.tokens for one in (*data.examples, *held_out))
+    read_at_all.update(*(batch.input_ids.flatten().tolist() for batch, _ in references))
+    narrow(model, read_at_all, config)
     if isinstance(objective, PersonalObjective):
         objective.attach(model, data.examples)
     start_head(model.model, outputs=_outputs_of_a_head(model, objective), start=config.start_head)
@@ -110,6 +114,7 @@ def train(run: Run) -> None:
         run.end_step(step)
 
     kept = run.load_best(trained)
+    widen(model)
     publish(run, model, objective, kept=kept, held_out=held_out, references=references)
 
 
