@@ -63,8 +63,7 @@ def comparisons_of(project: Project, filters: Mapping[str, Any]) -> QuerySet[Com
     """A project's comparisons that pass the filters of the page, without an order.
 
     `q` are words of the prompt, as a web search takes them. `against` names a person: those where somebody
-    else said something else than they did. `preferred`: a candidate, of the `source` if there is one, was
-    preferred in this share of the judgements, in percent, or more.
+    else said something else than they did. Of what is about candidates, `candidates_of` says what it means.
     """
     found: QuerySet[Comparison] = Comparison.objects.filter(project=project)
     standing = Judgement.objects.standing().filter(comparison=OuterRef("pk"))
@@ -77,10 +76,10 @@ def comparisons_of(project: Project, filters: Mapping[str, Any]) -> QuerySet[Com
     if by := filters.get("by"):
         theirs = Judgement.objects.standing().filter(annotator__in=_people(by))
         found = found.filter(pk__in=theirs.values("comparison"))
-    if source := filters.get("source"):
-        found = found.filter(_of_source(source, filters.get("outcome")))
-    if share := filters.get("preferred"):
-        found = found.filter(Exists(standing), _preferred(share, filters.get("source")))
+    if filters.get("preferred"):
+        found = found.filter(Exists(standing))  # nothing to count for the others
+    if filters.get("preferred") or filters.get("source"):
+        found = found.filter(Exists(candidates_of(filters).filter(comparison=OuterRef("pk"))))
     if since := filters.get("since"):
         found = found.filter(created_at__gte=_midnight(since))
     if until := filters.get("until"):
@@ -106,37 +105,45 @@ def comparisons_of(project: Project, filters: Mapping[str, Any]) -> QuerySet[Com
 
 def for_table(rows: QuerySet[Comparison]) -> QuerySet[Comparison]:
     """With candidates, standing judgements, and `judgement_count`."""
-    standing = Judgement.objects.standing().order_by("created_at", "pk")
     own = Judgement.objects.standing().filter(comparison=OuterRef("pk")).order_by().values("comparison")
     counted = Coalesce(Subquery(own.annotate(n=Count("pk")).values("n")), 0)
-    return rows.annotate(judgement_count=counted).prefetch_related(
-        candidates_in_order(), Prefetch("judgements", queryset=standing)
-    )
+    return rows.annotate(judgement_count=counted).prefetch_related(candidates_in_order(), _what_stands())
 
 
-def _of_source(source: str, outcome: str | None) -> Exists:
-    """Has a candidate of this source; that somebody preferred, or not, or where nobody won."""
-    candidates = Candidate.objects.filter(comparison=OuterRef("pk"), source=source)
-    said = Judgement.objects.standing().filter(comparison=OuterRef("comparison"))
-    own = _own_index()
-    neither = Q(choice="tie") | Q(choice="both_bad")
-    wanted = {
-        "won": said.filter(choice=own),
-        "lost": said.exclude(neither).exclude(choice=own).filter(choice__isnull=False),
-        "tied": said.filter(neither),
-    }
-    return Exists(candidates.filter(Exists(wanted[outcome])) if outcome else candidates)
+def for_gallery(rows: QuerySet[Comparison], filters: Mapping[str, Any]) -> QuerySet[Comparison]:
+    """With the candidates that pass the filters, and standing judgements."""
+    shown = candidates_of(filters).select_related("image").order_by("index")
+    return rows.prefetch_related(Prefetch("candidates", queryset=shown), _what_stands())
 
 
-def _preferred(percent: int, source: str | None) -> Exists:
-    """Has a candidate, of this source if one is named, that enough of the judgements preferred."""
+def _what_stands() -> Prefetch:
+    return Prefetch("judgements", queryset=Judgement.objects.standing().order_by("created_at", "pk"))
+
+
+def candidates_of(filters: Mapping[str, Any]) -> QuerySet[Candidate]:
+    """The candidates that pass the filters about them, of all comparisons and without an order.
+
+    Those of the `source`, with an `outcome` those that somebody preferred, or not, or where nobody won;
+    `preferred` in this share of the judgements, in percent, or more.
+    """
+    found: QuerySet[Candidate] = Candidate.objects.all()
     said = Judgement.objects.standing().filter(comparison=OuterRef("comparison")).order_by()
-    counted = said.values("comparison").annotate(n=Count("pk")).values("n")
-    candidates = Candidate.objects.filter(comparison=OuterRef("pk"))
-    if source:
-        candidates = candidates.filter(source=source)
-    chosen = Coalesce(Subquery(counted.filter(choice=_own_index())), 0)
-    return Exists(candidates.annotate(chosen=chosen).filter(chosen__gte=Subquery(counted) * percent / 100.0))
+    own = _own_index()
+    if source := filters.get("source"):
+        found = found.filter(source=source)
+        if outcome := filters.get("outcome"):
+            neither = Q(choice="tie") | Q(choice="both_bad")
+            wanted = {
+                "won": said.filter(choice=own),
+                "lost": said.exclude(neither).exclude(choice=own).filter(choice__isnull=False),
+                "tied": said.filter(neither),
+            }
+            found = found.filter(Exists(wanted[outcome]))
+    if percent := filters.get("preferred"):
+        counted = said.values("comparison").annotate(n=Count("pk")).values("n")
+        chosen = Coalesce(Subquery(counted.filter(choice=own)), 0)
+        found = found.annotate(chosen=chosen).filter(chosen__gte=Subquery(counted) * percent / 100.0)
+    return found
 
 
 def _own_index() -> Func:
@@ -161,12 +168,10 @@ class Card:
     hide_source: bool
 
 
-def cards_of(page: Page, user: User, *, source: str = "", preferred: int | None = None) -> list[Card]:
-    """The candidates of a page of comparisons; those of one source alone, or that this share preferred (in
-    percent), if that is asked for.
-    """
+def cards_of(page: Page, user: User) -> list[Card]:
+    """The candidates of a page of comparisons that were read `for_gallery`."""
     hidden = in_hands_among(page.rows, user)
-    cards = [
+    return [
         Card(
             comparison,
             candidate,
@@ -176,10 +181,6 @@ def cards_of(page: Page, user: User, *, source: str = "", preferred: int | None 
         )
         for comparison in page.rows
         for candidate in comparison.candidates.all()
-        if source in ("", candidate.source)
-    ]
-    return [
-        one for one in cards if not preferred or (one.judged and 100 * one.chosen >= preferred * one.judged)
     ]
 
 

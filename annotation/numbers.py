@@ -9,7 +9,12 @@ LEFT_TO_RIGHT = "\u200e"  # a mark without which a sign before a number moves be
 
 def number(value: float, decimals: int = 0) -> str:
     """Rounded, grouped: 1,234.5 in English, 1.234,5 in German."""
-    text = number_format(f"{value:.{decimals}f}", decimals, force_grouping=True).replace("-", "−")
+    return signed(number_format(f"{value:.{decimals}f}", decimals, force_grouping=True), value)
+
+
+def signed(text: str, value: float) -> str:
+    """A number that is written already, with a real minus that stays before it."""
+    text = text.replace("-", "−")
     return LEFT_TO_RIGHT + text if value < 0 and get_language_bidi() else text
 
 

@@ -322,3 +322,31 @@ class PromptForm(PageForm):
         max_length=MOST_CHARACTERS,
         widget=forms.Textarea(attrs={"rows": 4, "dir": "auto"}),
     )
+
+
+class GalleryForm(PageForm):
+    """What to look at of what a job gave; where it gave no scores, by words alone."""
+
+    q = forms.CharField(
+        label=_("Words of the prompt"),
+        required=False,
+        max_length=200,
+        widget=forms.TextInput(attrs={"type": "search"}),
+    )
+    order = forms.ChoiceField(
+        label=_("Order"),
+        required=False,
+        choices=[
+            ("highest", _("Highest score first")),
+            ("lowest", _("Lowest score first")),
+            ("given", _("As they came")),
+        ],
+    )
+    at_least = forms.FloatField(label=_("Score at least"), required=False)
+    at_most = forms.FloatField(label=_("Score at most"), required=False)
+
+    def __init__(self, *args: Any, has_scores: bool, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        if not has_scores:
+            for name in ("order", "at_least", "at_most"):
+                del self.fields[name]

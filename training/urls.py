@@ -2,7 +2,7 @@
 
 from django.urls import path, re_path
 
-from training.views import arena, jobs, matches, models, overview, rounds, runs, schedules
+from training.views import arena, galleries, jobs, matches, models, overview, rounds, runs, schedules
 
 app_name = "training"
 
@@ -14,6 +14,8 @@ urlpatterns = [
     path("runs/<int:pk>/", runs.run, name="run"),
     path("runs/<int:pk>/progress.json", runs.run_progress, name="run_progress"),
     path("runs/<int:pk>/samples/<str:name>", runs.run_sample, name="run_sample"),
+    path("runs/<int:pk>/gallery/", galleries.run_gallery, name="run_gallery"),
+    path("runs/<int:pk>/gallery/<str:name>", galleries.run_picture, name="run_picture"),
     re_path(r"^runs/(?P<pk>\d{1,18})/(?P<action>start|cancel|retry)/$", runs.run_action, name="run_action"),
     path("projects/<int:pk>/jobs/<slug:job>/new/", jobs.job_new, name="job_new"),
     path("runs/<int:pk>/suggestions/", jobs.run_suggestions, name="run_suggestions"),

@@ -22,6 +22,7 @@ from annotation.data_browsing import (
     cards_of,
     comparisons_of,
     count_of,
+    for_gallery,
     for_table,
     judgements_of,
     page_of,
@@ -51,13 +52,13 @@ def browse(request: SignedIn, pk: int) -> HttpResponse:
     form = DataFilterForm(request.GET or None)
     chosen: dict[str, Any] = form.cleaned_data if form.is_valid() else {}
     rows = comparisons_of(project, chosen)
-    page = page_of(for_table(rows), "rank", **position_of(request))
+    gallery = chosen.get("view") == "gallery"
+    shown = for_gallery(rows, chosen) if gallery else for_table(rows)
+    page = page_of(shown, "rank", **position_of(request))
     context = _context(request, project, form, chosen, page, rows.order_by("rank"))
-    context["gallery"] = chosen.get("view") == "gallery"
-    if context["gallery"]:
-        context["cards"] = cards_of(
-            page, request.user, source=chosen["source"], preferred=chosen["preferred"]
-        )
+    context["gallery"] = gallery
+    if gallery:
+        context["cards"] = cards_of(page, request.user)
     return render(request, "annotation/data.html", context)
 
 
@@ -83,6 +84,14 @@ def position_of(request: SignedIn) -> dict[str, Any]:
     return found
 
 
+def query_of(request: SignedIn) -> str:
+    """The filters of this page, for the links to the rows before and behind."""
+    query = request.GET.copy()
+    for name in ("before", "after"):
+        query.pop(name, None)
+    return query.urlencode()
+
+
 def _context(
     request: SignedIn,
     project: Project,
@@ -91,9 +100,6 @@ def _context(
     page: Page,
     rows: QuerySet[Any],
 ) -> dict[str, Any]:
-    query = request.GET.copy()
-    for name in ("before", "after"):
-        query.pop(name, None)
     return {
         "project": project,
         "form": form,
@@ -101,7 +107,7 @@ def _context(
         "count": count_of(rows),
         "most": MOST_COUNTED,
         "filtered": any(value for name, value in chosen.items() if name != "view"),
-        "query": query.urlencode(),
+        "query": query_of(request),
     }
 
 

@@ -106,6 +106,23 @@ def test_gallery(query, shown):
     assert {text for text in texts if f">{text}<" in page} == shown
 
 
+def test_of_two_answers_by_one_source_the_gallery_shows_which_is_meant():
+    project = make_project()
+    candidates = [{"text": text, "source": "twice"} for text in ("The winner", "The loser")]
+    services.add_comparisons(project=project, groups=[{"prompt": "Which?", "candidates": candidates}])
+    (anna,) = add_annotators(project, 1)
+    lease = services.next_lease(project=project, user=anna, now=timezone.now())
+    judge(anna, project, lease.order.index(0))
+    client = page_client(project.created_by)
+    for query, winner, loser in (
+        ("", True, True),
+        ("&outcome=won", True, False),
+        ("&outcome=lost", False, True),
+    ):
+        page = client.get(f"/projects/{project.pk}/data/?view=gallery&source=twice{query}").text
+        assert ("The winner" in page, "The loser" in page) == (winner, loser)
+
+
 def test_the_leaderboard_leads_to_the_gallery():
     """Of a source, and of what it won, tied and lost; a name with signs in it too."""
     project = make_project()

@@ -1,8 +1,12 @@
 """Projects with judgements, base models, runs: made through the services where these matter."""
 
-from collections.abc import Sequence
+import io
+import json
+import zipfile
+from collections.abc import Iterable, Sequence
 from itertools import count
 from pathlib import Path
+from typing import Any
 
 from django.core.files.base import ContentFile
 from django.core.files.storage import default_storage
@@ -107,6 +111,22 @@ def finish(run: Run, **metrics: float) -> Checkpoint:
     return Checkpoint.objects.create(
         run=run, storage_key=key, sha256="ab" * 32, size=3, metadata={"metrics": metrics}
     )
+
+
+def ended(
+    run: Run, rows: Sequence[Any], pictures: Iterable[Any] = (), name: str = "generations.jsonl"
+) -> Run:
+    """The run is done and wrote these rows."""
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w") as archive:
+        archive.writestr(name, "".join(json.dumps(row) + "\n" for row in rows))
+        for picture, data in pictures:
+            archive.writestr(f"media/{picture}", data)
+    key = default_storage.save("checkpoints/rows.zip", ContentFile(out.getvalue()))
+    Run.objects.filter(pk=run.pk).update(status=Run.Status.DONE)
+    Checkpoint.objects.create(run=run, storage_key=key, sha256="0" * 64, size=1)
+    run.refresh_from_db()
+    return run
 
 
 def make_match(project, done: Checkpoint, base, *, prompts: int = 6, judged: int = 4, lost: int = 1) -> Match:

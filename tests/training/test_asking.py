@@ -9,7 +9,7 @@ from annotation.models import Comparison, Project, QueueStrategy
 from annotation.services import use_strategy
 from tests.annotation.conftest import page_client
 from tests.annotation.factories import add_annotators, add_texts, judge, make_project
-from tests.training.test_jobs import ended
+from tests.training.factories import ended
 from training import acquisition, designs, services
 from training.models import Checkpoint
 from training.views.words import criteria_of

@@ -1,12 +1,9 @@
 """Jobs over HTTP and from their forms: answers written, candidates scored, and answers queued for judging."""
 
-import io
 import json
 import zipfile
 
 import pytest
-from django.core.files.base import ContentFile
-from django.core.files.storage import default_storage
 from django.urls import reverse
 
 from annotation.errors import Conflict, Invalid
@@ -17,8 +14,9 @@ from tests.annotation.factories import make_project, make_user
 from tests.annotation.files import png
 from tests.training import factories
 from tests.training.conftest import client_of
+from tests.training.factories import ended
 from training import services, storage
-from training.models import Checkpoint, Run
+from training.models import Run
 from training.tuning.registry import get_method
 
 pytestmark = pytest.mark.django_db
@@ -27,20 +25,6 @@ pytestmark = pytest.mark.django_db
 def frozen_rows(run):
     with storage.local_copy(run.snapshot.storage_key) as path, zipfile.ZipFile(path) as archive:
         return [json.loads(line) for line in archive.read("train.jsonl").splitlines()]
-
-
-def ended(run, rows, pictures=(), name="generations.jsonl"):
-    """The run is done and wrote these rows."""
-    out = io.BytesIO()
-    with zipfile.ZipFile(out, "w") as archive:
-        archive.writestr(name, "".join(json.dumps(row) + "\n" for row in rows))
-        for picture, data in pictures:
-            archive.writestr(f"media/{picture}", data)
-    key = default_storage.save("checkpoints/rows.zip", ContentFile(out.getvalue()))
-    Run.objects.filter(pk=run.pk).update(status=Run.Status.DONE)
-    Checkpoint.objects.create(run=run, storage_key=key, sha256="0" * 64, size=1)
-    run.refresh_from_db()
-    return run
 
 
 def test_a_generation_with_rewards_over_http(project, base, as_manager):

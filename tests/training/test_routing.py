@@ -8,7 +8,7 @@ from annotation.errors import Conflict, Invalid
 from annotation.models import Comparison
 from annotation.services import add_suggestions
 from tests.annotation.factories import add_annotators, add_texts, judge, make_project
-from tests.training.test_jobs import ended
+from tests.training.factories import ended
 from training import designs, routing, services
 from training.acquisition import Floats
 

@@ -31,6 +31,8 @@ from tests.annotation.factories import add_texts, make_project, make_user
 from tests.annotation.files import png
 from tests.training import factories as training_factories
 from training.models import Run, Schedule
+from training.services import create_generation, create_scoring
+from training.services.jobs import frozen_rows
 from training.services.rounds import start_round
 
 ROLES = ("owner", "manager", "reviewer", "annotator", "viewer")
@@ -152,6 +154,14 @@ def _add_trained(world: World, folder: Path) -> None:
     for who in SIGNED_IN:
         duel = training_factories.make_duel(project, (base, small), asker=world.users[who])
         world.rows["duel", who] = duel.pk
+    scoring = create_scoring(by=owner, project=project, reward=[{"rule": "words"}])
+    scored = [{"scores": [0.5] * len(row["candidates"])} for row in frozen_rows(scoring)]
+    training_factories.ended(scoring, scored, name="scores.jsonl")
+    pictures = Project.objects.get(pk=world.rows["picture_project"])
+    training_factories.make_base(folder / "unet", name="unet", modality="image", by=owner)
+    drawing = create_generation(by=owner, project=pictures, base="unet", prompts=["a dot"])
+    drawn = [{"prompt": "a dot", "candidates": [{"image": "0.png"}], "meta": {}}]
+    training_factories.ended(drawing, drawn, [("0.png", png())])
     begun = start_round(schedule=schedule, now=timezone.now())
     world.rows |= {"run": run.pk, "checkpoint": checkpoint.pk, "match": match.pk, "schedule": schedule.pk}
-    world.rows["round"] = begun.pk
+    world.rows |= {"round": begun.pk, "scoring": scoring.pk, "drawing": drawing.pk}

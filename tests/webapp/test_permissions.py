@@ -161,6 +161,8 @@ PAGES: dict[str, Route] = {
     "training:run": Route({"pk": "run"}, {"GET": WATCHING}),
     "training:run_progress": Route({"pk": "run"}, {"GET": WATCHING}),
     "training:run_sample": Route({"pk": "run", "name": "abc.png"}, {"GET": WATCHING}),
+    "training:run_gallery": Route({"pk": "scoring"}, {"GET": WATCHING}),
+    "training:run_picture": Route({"pk": "drawing", "name": "0.png"}, {"GET": WATCHING}),
     "training:run_action": Route({"pk": "run", "action": "cancel"}, {"POST": MANAGING}),
     "training:job_new": Route({"pk": "project", "job": "generate"}, {"GET": MANAGING, "POST": MANAGING}),
     "training:run_suggestions": Route({"pk": "run"}, {"POST": MANAGING}),

@@ -6,13 +6,16 @@ from django.utils.translation import override
 from annotation.answer_form import render_form
 from annotation.numbers import number
 from annotation.template import DEFAULT_QUESTIONS
+from training.templatetags.training_tags import figure
 
 
 def test_a_minus_stays_before_its_number():
     with override("ar"):
         assert number(-0.5, 1) == "\u200e−0,5"
         assert number(0.5, 1) == "0,5"
+        assert figure(-0.1234) == "\u200e−0,123"
     assert number(-0.5, 1) == "−0.5"
+    assert figure(-0.1234) == "−0.123"
 
 
 @pytest.mark.parametrize(("language", "arrows"), [("en", "←→"), ("ar", "→←")])

@@ -53,6 +53,7 @@ from training.services.results import (
     open_interface_file,
     open_result,
     open_sample_image,
+    read_picture,
     scores_of,
 )
 from training.services.rounds import cancel_round, retry_round
@@ -105,6 +106,7 @@ __all__ = [
     "prepare_waiting",
     "prioritise",
     "promote",
+    "read_picture",
     "register_base_model",
     "report_of",
     "requeue_lost_runs",

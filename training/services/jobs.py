@@ -1,6 +1,5 @@
 """Jobs: models write answers, and rewards score candidates. What was written becomes comparisons."""
 
-import zipfile
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Final
 
@@ -20,11 +19,11 @@ from annotation.services.media import store_image
 from annotation.services.suggestions import MOST_AT_ONCE
 from annotation.template import find_question
 from annotation.template.questions import MOST_RANKED
-from training import datasets, storage
+from training import datasets
 from training.models import Run, Snapshot
 from training.services import naming, queue
 from training.services.creating import check_config, check_seed
-from training.services.results import open_result, rows_of, scores_of
+from training.services.results import open_result, open_snapshot, rows_of, scores_of
 
 GENERATE: Final = {"text": "generate", "image": "image_generate"}
 SCORE: Final = {"text": "score", "image": "image_score"}
@@ -232,7 +231,7 @@ def suggest_scores(*, run: Run) -> int:
 
 
 def frozen_rows(run: Run) -> list[dict[str, Any]]:
-    with storage.local_copy(run.snapshot.storage_key) as path, zipfile.ZipFile(path) as frozen:
+    with open_snapshot(run) as frozen:
         return list(rows_of(frozen, "train.jsonl"))
 
 

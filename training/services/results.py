@@ -1,11 +1,11 @@
-"""What runs brought home."""
+"""What runs brought home, and what they were given."""
 
 import json
 import shutil
 import tempfile
 import zipfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import IO, Any
 
 from django.core.files import File
@@ -43,6 +43,31 @@ def open_result(run: Run) -> Iterator[zipfile.ZipFile]:
         raise NotFound(_("Run %(pk)s has no result.") % {"pk": run.pk})
     with storage.local_copy(checkpoint.storage_key) as path, zipfile.ZipFile(path) as result:
         yield result
+
+
+@contextmanager
+def open_snapshot(run: Run) -> Iterator[zipfile.ZipFile]:
+    """The zip of the rows that the run reads, and of their pictures."""
+    with storage.local_copy(run.snapshot.storage_key) as path, zipfile.ZipFile(path) as frozen:
+        yield frozen
+
+
+def open_pictures(run: Run) -> AbstractContextManager[zipfile.ZipFile]:
+    """The zip that holds under `media/` what the run drew, or what it scored."""
+    return open_result(run) if run.writes_answers else open_snapshot(run)
+
+
+def read_picture(run: Run, name: str) -> bytes:
+    """A picture that the run drew, or one that it scored. NotFound if it is none of them.
+
+    The name is looked up among those in the zip and leads nowhere else. A store of objects hands the whole
+    zip over each time.
+    """
+    with open_pictures(run) as archive:
+        try:
+            return archive.read(f"media/{name}")
+        except KeyError:
+            raise NotFound(_("Run %(pk)s has no such picture.") % {"pk": run.pk}) from None
 
 
 def open_checkpoint(checkpoint: Checkpoint) -> tuple[File, str]:

@@ -27,7 +27,7 @@ def figure(value: Any) -> str:
     if abs(value) >= 1000:
         return numbers.number(value)
     short = f"{value:.3g}"
-    return short if "e" in short else number_format(short)
+    return short if "e" in short else numbers.signed(number_format(short), value)
 
 
 @register.filter
