@@ -32,7 +32,7 @@ screenshots: .make/dev .make/browser
 	$(RUN) -m pytest tests/functional/screenshots.py
 bench: .make/bench
 	@status=0; for each in dpo_vs_trl "dpo_vs_trl --shape long_prompt" reward_vs_trl reward_decoder_vs_trl \
-	  grpo_vs_trl text_scaling fused_lora vocabulary frontier diffusion_dpo_vs_script ddpo_vs_loop image_preferences image_online \
+	  grpo_vs_trl text_scaling fused_lora compiling vocabulary frontier diffusion_dpo_vs_script ddpo_vs_loop image_preferences image_online \
 	  collect_throughput collect_vs_label_studio scale; do \
 	  $(RUN) -m benchmarks.$$each || { echo "benchmarks.$$each missed a target" >&2; status=1; }; \
 	done; exit $$status

@@ -1,7 +1,7 @@
 """A LoRA adapter in one pass (`training.tuning.fused_lora`) against peft's own layers, in turns.
 
-The same model computes a forward pass, and one with its backward pass, with peft's layers and with ours,
-``--rounds`` times each; told is the ratio of the medians. One thread, CPU seconds, float32.
+Two models alike compute a forward pass, and one with its backward pass, one with peft's layers and one with
+ours, ``--rounds`` times each; told is the ratio of the medians. One thread, CPU seconds, float32.
 
     python -m benchmarks.fused_lora [--rounds 10] [--write FILE]
 """
@@ -13,21 +13,22 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
 import peft
 import torch
 from diffusers import UNet2DConditionModel
-from peft.tuners.lora.layer import Linear as LoraLinear
 from torch import Tensor, nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from benchmarks.ddpo_vs_loop import PIXELS, RANK, TARGETS
 from benchmarks.diffusion_dpo_vs_script import save_model
-from training.tuning.fused_lora import FusedLoraLinear, fuse_adapters
+from training.tuning.fused_lora import fuse_adapters
 
 TOKENS, ROWS = 1024, 16
+Subject = tuple[nn.Module, Callable[[], Tensor]]  # a model, and a forward pass of it
 
 
 def main() -> int:
@@ -37,11 +38,16 @@ def main() -> int:
     parser.add_argument("--write", type=Path, help="write the result as Markdown")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    models = {f"Llama, width {width}, six layers, all linear, rank 16": llama(width) for width in (256, 768)}
-    models[f"U-Net of Stable Diffusion 1, widths / 5, {PIXELS} pixels, rank {RANK}"] = unet()
+    makers: dict[str, Callable[[], Subject]] = {
+        f"Llama, width {width}, six layers, all linear, rank 16": partial(llama, width)
+        for width in (256, 768)
+    }
+    makers[f"U-Net of Stable Diffusion 1, widths / 5, {PIXELS} pixels, rank {RANK}"] = unet
     lines = []
-    for name, (model, forward) in models.items():
-        trained, read = (ratio(model, forward, train, options.rounds) for train in (True, False))
+    for name, make in makers.items():
+        (_, theirs), (model, ours) = make(), make()
+        fuse_adapters(model)
+        trained, read = (ratio(theirs, ours, train=train, rounds=options.rounds) for train in (True, False))
         lines.append(f"| {name} | {trained:.2f} | {read:.2f} |")
     report = "\n".join(
         [
@@ -63,7 +69,7 @@ def main() -> int:
     return 0
 
 
-def llama(width: int) -> tuple[nn.Module, Callable[[], Tensor]]:
+def llama(width: int) -> Subject:
     """A small one with an adapter on every layer, and a pass over random tokens."""
     config = LlamaConfig(
         hidden_size=width, intermediate_size=width * 8 // 3, num_hidden_layers=6, num_attention_heads=8,
@@ -75,7 +81,7 @@ def llama(width: int) -> tuple[nn.Module, Callable[[], Tensor]]:
     return model, lambda: model(input_ids=ids, logits_to_keep=TOKENS // 10).logits
 
 
-def unet() -> tuple[nn.Module, Callable[[], Tensor]]:
+def unet() -> Subject:
     """That of the DDPO benchmark, with its adapter on attention."""
     with tempfile.TemporaryDirectory() as folder:
         save_model(Path(folder) / "model", PIXELS)
@@ -88,28 +94,20 @@ def unet() -> tuple[nn.Module, Callable[[], Tensor]]:
     return model, lambda: model(latents, times, words).sample
 
 
-def ratio(model: nn.Module, forward: Callable[[], Tensor], train: bool, rounds: int) -> float:
-    """Median seconds with peft's layers over those with ours."""
-    seconds: dict[bool, list[float]] = {False: [], True: []}
-    for turn in range(rounds + 1):
-        for fused, taken in seconds.items():
-            set_layers(model, fused=fused)
-            start = time.process_time()
-            with torch.set_grad_enabled(train):
-                said = forward()
-            if train:
-                said.square().mean().backward()
-            if turn:  # the first warms up
-                taken.append(time.process_time() - start)
-    return statistics.median(seconds[False]) / statistics.median(seconds[True])
+def ratio(before: Callable[[], Tensor], after: Callable[[], Tensor], *, train: bool, rounds: int) -> float:
+    """Median CPU seconds of a pass before over those of one after, taken in turns."""
+    seconds = [(_timed(before, train=train), _timed(after, train=train)) for _ in range(rounds + 2)]
+    first, second = zip(*seconds[2:], strict=True)  # the first two warm up
+    return statistics.median(first) / statistics.median(second)
 
 
-def set_layers(model: nn.Module, *, fused: bool) -> None:
-    """Ours, or peft's own again."""
-    fuse_adapters(model)
-    for module in model.modules():
-        if not fused and isinstance(module, FusedLoraLinear):
-            module.__class__ = LoraLinear
+def _timed(forward: Callable[[], Tensor], *, train: bool) -> float:
+    start = time.process_time()
+    with torch.set_grad_enabled(train):
+        said = forward()
+    if train:
+        said.square().mean().backward()
+    return time.process_time() - start
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from annotation.data_browsing import PAGE, Page
 from annotation.models import Comparison, Lease, User
 from annotation.prompts import Prompt, words_of
 from training.models import Run
-from training.services.results import open_pictures, open_result, open_snapshot, rows_of
+from training.services.results import comparison_of, open_pictures, open_result, open_snapshot, rows_of
 
 MOST_SHOWN: Final = 20 * PAGE  # cards of a gallery; filters lead to the others
 
@@ -137,7 +137,7 @@ def _in_hands(run: Run, user: User) -> list[Prompt]:
 
 
 def _cards(run: Run, shown: list[tuple[Found, dict[str, Any]]]) -> list[Card]:
-    numbers = [_comparison_of(group) for _, group in shown]
+    numbers = [comparison_of(group) for _, group in shown]
     here = Comparison.objects.filter(project=run.project_id, pk__in=[pk for pk in numbers if pk])
     addresses = {
         pk: reverse("annotation:comparison", args=[run.project_id, pk])
@@ -148,12 +148,6 @@ def _cards(run: Run, shown: list[tuple[Found, dict[str, Any]]]) -> list[Card]:
         _card(run, found, group, address=addresses.get(number or 0, ""), size=size)
         for (found, group), number, size in zip(shown, numbers, sizes, strict=True)
     ]
-
-
-def _comparison_of(group: dict[str, Any]) -> int | None:
-    """The number of its comparison, if it came from the project; rows over the API may hold anything."""
-    number = group.get("meta", {}).get("comparison")
-    return number if type(number) is int and 0 < number < 2**63 else None
 
 
 def _card(run: Run, found: Found, group: dict[str, Any], *, address: str, size: dict[str, int]) -> Card:

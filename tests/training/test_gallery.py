@@ -108,16 +108,14 @@ def test_what_became_of_the_comparison(scoring, as_mona):
 
 
 def test_rows_from_outside(scoring, as_mona):
-    """Rows over the API may say anything about themselves."""
+    """Groups that somebody gave over the API lead to no comparison, nor does a number of another project."""
     stranger = factories.judged_project(prompts=1).comparisons.get()
-    numbers = [stranger.pk, True, "1", 0, -1, 2**80, [1], None]
-    groups = [
-        {"prompt": "p", "candidates": [{"text": "Answer 1"}], "meta": {"comparison": n}} for n in numbers
-    ]
+    asked = [{"prompt": "p", "candidates": [{"text": "Answer 1"}]}]
+    groups = [*asked, asked[0] | {"meta": {"comparison": stranger.pk}}]
     groups.append({"prompt": [{"role": "user", "content": "in parts"}], "candidates": [{"text": "Answer 2"}]})
     run = scored(scoring.project, [[float(n)] for n in range(len(groups))], groups=groups)
     page = as_mona.get(address(run)).text
-    assert texts(page) == ["Answer 2", *["Answer 1"] * len(numbers)]
+    assert texts(page) == ["Answer 2", "Answer 1", "Answer 1"]
     assert not re.findall(r"href", "".join(cards(page)))
     assert texts(as_mona.get(address(run, "q=PARTS")).text) == ["Answer 2"]
 

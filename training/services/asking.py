@@ -14,7 +14,7 @@ from annotation.services.strategies import HIGHEST
 from training import acquisition, designs, routing
 from training.models import Run
 from training.services.jobs import frozen_rows
-from training.services.results import open_result, rows_of
+from training.services.results import comparison_of, open_result, rows_of
 
 BATCH: Final = 500  # comparisons that are locked together: some twenty milliseconds
 
@@ -179,7 +179,7 @@ def _features(run: Run) -> Iterator[tuple[int, acquisition.Floats, acquisition.F
                 raise Conflict(
                     _("Run %(id)s kept no features. Score with “features” in the config.") % {"id": run.pk}
                 )
-            number, found = row.get("meta", {}).get("comparison"), np.array(scores["features"], dtype=float)
+            number, found = comparison_of(row), np.array(scores["features"], dtype=float)
             own = np.array(scores["scores"], dtype=float)
             if number is not None and len(found) > 1 and np.isfinite(found).all() and np.isfinite(own).all():
                 yield number, found, own
@@ -190,7 +190,7 @@ def _scored_by_members(run: Run) -> Iterator[tuple[int, acquisition.Floats]]:
     rows = frozen_rows(run)
     with open_result(run) as result:
         for row, scores in zip(rows, rows_of(result, "scores.jsonl"), strict=True):
-            number = row.get("meta", {}).get("comparison")
+            number = comparison_of(row)
             members = _members(scores)
             if members is None:
                 raise Conflict(

@@ -23,7 +23,7 @@ from training import datasets
 from training.models import Run, Snapshot
 from training.services import naming, queue
 from training.services.creating import check_config, check_seed
-from training.services.results import open_result, open_snapshot, rows_of, scores_of
+from training.services.results import comparison_of, open_result, open_snapshot, rows_of, scores_of
 
 GENERATE: Final = {"text": "generate", "image": "image_generate"}
 SCORE: Final = {"text": "score", "image": "image_score"}
@@ -216,7 +216,7 @@ def suggest_scores(*, run: Run) -> int:
         raise Conflict(_("Run %(id)s has no scores.") % {"id": run.pk})
     if not kinds:
         raise Conflict(_("The project asks neither for a choice nor for a ranking."))
-    numbers = [row.get("meta", {}).get("comparison") for row in frozen_rows(run)]
+    numbers = [comparison_of(row) for row in frozen_rows(run)]
     here = set(Comparison.objects.filter(project=project).values_list("pk", flat=True))
     found = [
         {"comparison": number, "answer": _answer_of(scores, kinds, project.questions)}

@@ -98,6 +98,12 @@ def open_sample_image(run: Run, name: str) -> File:
     return default_storage.open(f"samples/{name}")
 
 
+def comparison_of(row: dict[str, Any]) -> int | None:
+    """The number of the comparison that a group of a scoring came from; None of one that somebody gave."""
+    number: int | None = row.get("meta", {}).get("comparison")
+    return number
+
+
 def rows_of(result: zipfile.ZipFile, name: str) -> Iterator[dict[str, Any]]:
     """The rows of a JSONL file in a zip."""
     with result.open(name) as lines:

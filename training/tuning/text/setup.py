@@ -56,6 +56,10 @@ def open_policy(run: Run, *, kind: Kind, outputs: int = 1, members: Sequence[str
         members=members,
         quantization=config.quantization,
     )
+    if config.compile:
+        from training.tuning.text.compiling import compile_parts
+
+        logger.info("%d parts are compiled", compile_parts(policy.inner, run.device))
     check_reading(policy, kind=kind)
     if getattr(config, "generation", "local") == "server":
         from training.tuning.text.server import open_server

@@ -25,6 +25,8 @@ WORTH_IT: Final = 0.5  # share of the vocabulary; of more there is little to sav
 class ReadRows(nn.Module):
     """An embedding of some tokens. ``weight`` (K, H) is trained; ``whole`` keeps all rows, on the CPU."""
 
+    place: Tensor
+
     def __init__(self, whole: nn.Embedding, tokens: Int[Tensor, " K"]) -> None:
         super().__init__()
         device = whole.weight.device
@@ -39,8 +41,7 @@ class ReadRows(nn.Module):
 
     def forward(self, input_ids: Int[Tensor, "..."]) -> Float[Tensor, "... H"]:
         """The rows of tokens; IndexError for one that is not among them."""
-        place: Tensor = self.place
-        return F.embedding(place[input_ids], self.weight, padding_idx=self.padding_idx)
+        return F.embedding(self.place[input_ids], self.weight, padding_idx=self.padding_idx)
 
     @torch.no_grad()
     def whole(self) -> nn.Embedding:
