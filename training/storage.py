@@ -4,6 +4,7 @@ Zips are deterministic: the same files give the same bytes, whoever packs them a
 """
 
 import hashlib
+import io
 import os
 import shutil
 import stat
@@ -11,15 +12,17 @@ import tempfile
 import uuid
 import zipfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 from django.conf import settings
 from django.core.files import File
 from django.core.files.storage import FileSystemStorage, default_storage
 
 CHUNK = 1024 * 1024
+RANGE = CHUNK // 4  # fetched at once of a zip of which a part is read
 COMPRESSED = {".jsonl", ".json", ".txt", ".md"}  # weights and images do not get smaller
 EPOCH = (1980, 1, 1, 0, 0, 0)
 
@@ -75,6 +78,51 @@ def local_copy(key: str) -> Iterator[Path]:
         path = scratch / PurePosixPath(key).name
         copy_to(key, path)
         yield path
+
+
+@contextmanager
+def open_zip(key: str) -> Iterator[zipfile.ZipFile]:
+    """A stored zip, to read some of its files: of a store of objects no more is fetched than is read."""
+    with ExitStack() as stack:
+        try:
+            with _own_errors(key):
+                file: Any = stack.enter_context(default_storage.open(key))
+        except FileNotFoundError:
+            raise StorageError(f"{key} is not in the storage. Was the storage moved or emptied?") from None
+        if hasattr(file, "obj"):  # of S3; Django's file would fetch the whole at the first byte
+            file = stack.enter_context(io.BufferedReader(_Ranges(file.obj), RANGE))
+        yield stack.enter_context(zipfile.ZipFile(file))
+
+
+class _Ranges(io.RawIOBase):
+    """An object of S3 (boto3's), read by ranges of bytes."""
+
+    def __init__(self, stored: Any) -> None:
+        self._stored, self._size, self._at = stored, int(stored.content_length), 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._at
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        start = {os.SEEK_SET: 0, os.SEEK_CUR: self._at, os.SEEK_END: self._size}[whence]
+        self._at = max(0, start + offset)
+        return self._at
+
+    def readinto(self, buffer: Any) -> int:
+        end = min(self._at + len(buffer), self._size)
+        if self._at >= end:
+            return 0
+        with _own_errors(self._stored.key):
+            found = self._stored.get(Range=f"bytes={self._at}-{end - 1}")["Body"].read()
+        buffer[: len(found)] = found
+        self._at += len(found)
+        return len(found)
 
 
 def copy_to(key: str, path: Path) -> None:

@@ -232,3 +232,30 @@ def test_storage_on_s3(bucket: None, tmp_path: Path, settings) -> None:
     assert list(backup.walk_storage()) == ["media/a/b.png"]
     with pytest.raises(storage.StorageError, match="is not in the storage"), storage.local_copy(stored.key):
         pass
+
+
+def test_a_file_of_a_zip_on_s3(
+    bucket: None, tmp_path: Path, settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of 40 MB no more is fetched than the list of names and the file that is read."""
+    settings.WORK_DIR = tmp_path / "work"
+    (source := tmp_path / "result" / "media").mkdir(parents=True)
+    for number in range(4):
+        (source / f"{number}.png").write_bytes(bytes([number]) * 10_000_000)
+    (source / "small.png").write_bytes(b"picture")
+    stored = storage.put_zip(source.parent, folder="checkpoints")
+    fetched = []
+    read = storage._Ranges.readinto
+    monkeypatch.setattr(
+        storage._Ranges, "readinto", lambda *given: fetched.append(read(*given)) or fetched[-1]
+    )
+    with storage.open_zip(stored.key) as archive:
+        assert archive.read("media/small.png") == b"picture"
+        assert sum(fetched) <= 4 * storage.RANGE
+        assert archive.read("media/2.png") == b"\2" * 10_000_000
+        with pytest.raises(KeyError):
+            archive.read("media/9.png")
+    assert sum(fetched) < 10_000_000 + 8 * storage.RANGE
+    storage.delete(stored.key)
+    with pytest.raises(storage.StorageError, match="is not in the storage"), storage.open_zip(stored.key):
+        pass

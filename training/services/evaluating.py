@@ -1,6 +1,5 @@
 """Evaluations of rewards: what they are asked about, and what came of it."""
 
-import zipfile
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Final
@@ -12,10 +11,10 @@ from annotation.errors import Conflict, Invalid
 from annotation.models import GoldAnswer, Project, User
 from annotation.services.groups import check_filters, read_groups
 from annotation.splitting import canonical
-from training import datasets, storage
+from training import datasets
 from training.models import Checkpoint, Run
 from training.services.jobs import create_job
-from training.services.results import rows_of
+from training.services.results import open_snapshot, rows_of
 from training.services.workspace import named_model
 
 EVALUATE: Final = {"text": "evaluate", "image": "image_evaluate"}
@@ -126,7 +125,7 @@ def _trained_prompts(names: Iterable[str]) -> set[str]:
         checkpoint = named_model(name)[1] if name != number and number.isdecimal() else None
         while checkpoint is not None:
             run = checkpoint.run
-            with storage.local_copy(run.snapshot.storage_key) as path, zipfile.ZipFile(path) as archive:
+            with open_snapshot(run) as archive:
                 found |= {canonical(row["prompt"]) for row in rows_of(archive, "train.jsonl")}
             checkpoint = run.base_checkpoint
     return found

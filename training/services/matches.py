@@ -2,7 +2,6 @@
 
 import json
 import random
-import zipfile
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -17,12 +16,11 @@ from annotation.models import Comparison, Judgement, Lease, Project, User
 from annotation.prompts import pictures_of
 from annotation.quality.intervals import wilson
 from annotation.services import add_comparisons, delete_untouched
-from training import storage
 from training.models import Checkpoint, Match, MatchComparison, Run
 from training.sequential import confidence_sequence
 from training.services.jobs import content_of, create_generation
 from training.services.naming import name_of_base
-from training.services.results import open_result, rows_of
+from training.services.results import open_result, open_snapshot, rows_of
 
 
 @transaction.atomic
@@ -80,10 +78,9 @@ def held_out_prompts(project: Project, names: Sequence[str]) -> list[Any]:
 
 
 def _eval_prompts(checkpoint: Checkpoint) -> list[Any]:
-    snapshot = checkpoint.run.snapshot
-    if not snapshot.counts.get("eval_groups"):
+    if not checkpoint.run.snapshot.counts.get("eval_groups"):
         return []
-    with storage.local_copy(snapshot.storage_key) as path, zipfile.ZipFile(path) as archive:
+    with open_snapshot(checkpoint.run) as archive:
         prompts = [row["prompt"] for row in rows_of(archive, "eval.jsonl")]
     return list({json.dumps(prompt, sort_keys=True): prompt for prompt in prompts}.values())
 

@@ -41,15 +41,13 @@ def open_result(run: Run) -> Iterator[zipfile.ZipFile]:
     checkpoint = Checkpoint.objects.filter(run=run).first()
     if checkpoint is None:
         raise NotFound(_("Run %(pk)s has no result.") % {"pk": run.pk})
-    with storage.local_copy(checkpoint.storage_key) as path, zipfile.ZipFile(path) as result:
+    with storage.open_zip(checkpoint.storage_key) as result:
         yield result
 
 
-@contextmanager
-def open_snapshot(run: Run) -> Iterator[zipfile.ZipFile]:
+def open_snapshot(run: Run) -> AbstractContextManager[zipfile.ZipFile]:
     """The zip of the rows that the run reads, and of their pictures."""
-    with storage.local_copy(run.snapshot.storage_key) as path, zipfile.ZipFile(path) as frozen:
-        yield frozen
+    return storage.open_zip(run.snapshot.storage_key)
 
 
 def open_pictures(run: Run) -> AbstractContextManager[zipfile.ZipFile]:
@@ -60,8 +58,7 @@ def open_pictures(run: Run) -> AbstractContextManager[zipfile.ZipFile]:
 def read_picture(run: Run, name: str) -> bytes:
     """A picture that the run drew, or one that it scored. NotFound if it is none of them.
 
-    The name is looked up among those in the zip and leads nowhere else. A store of objects hands the whole
-    zip over each time.
+    The name is looked up among those in the zip and leads nowhere else.
     """
     with open_pictures(run) as archive:
         try:
