@@ -25,9 +25,10 @@ def trained(folder: Path, base: Path, method: str, **config: Any) -> tuple[list[
 
 
 @needs_compiler
-def test_a_run_is_that_without(tmp_path: Path, llama: Path) -> None:
+@pytest.mark.parametrize("checkpointing", [False, True], ids=["", "checkpointing"])
+def test_a_run_is_that_without(checkpointing: bool, tmp_path: Path, llama: Path) -> None:
     """DPO starts at ln 2 exactly, with the adapter off for the reference, and goes the same way."""
-    config = QUICK | {"learning_rate": 1e-3, "max_steps": 4}
+    config = QUICK | {"learning_rate": 1e-3, "max_steps": 4, "gradient_checkpointing": checkpointing}
     plain, weights = trained(tmp_path / "plain", llama, "dpo", **config)
     compiled, compiled_weights = trained(tmp_path / "compiled", llama, "dpo", **config, compile=True)
     assert compiled[0]["loss"] == pytest.approx(math.log(2), abs=1e-7)
@@ -75,7 +76,7 @@ def test_no_compiler(llama: Path, tmp_path: Path, monkeypatch: Any, capsys: Any)
     monkeypatch.setattr(shutil, "which", lambda name: None)
     folder = make_run(tmp_path / "run", "dpo", base=llama, config=QUICK | {"compile": True})
     assert run(folder) == 1
-    assert "config.compile: needs a C++ compiler" in capsys.readouterr().err
+    assert "config.compile: needs a compiler (g++ or clang++) on the worker" in capsys.readouterr().err
 
 
 def test_nothing_to_gain(encoder: Path, tmp_path: Path, monkeypatch: Any, capsys: Any) -> None:
@@ -91,7 +92,10 @@ def test_what_it_does_not_go_with() -> None:
             DPOConfig(compile=True, **others)
 
 
-def test_a_gpu_without_triton(monkeypatch: Any) -> None:
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(BadInput, match="triton"):
+@pytest.mark.parametrize(("missing", "said"), [("triton", "triton"), ("compiler", "gcc or clang")])
+def test_a_gpu_without(missing: str, said: str, monkeypatch: Any) -> None:
+    monkeypatch.delenv("CC", raising=False)
+    monkeypatch.setattr("importlib.util.find_spec", lambda _: None if missing == "triton" else object())
+    monkeypatch.setattr("shutil.which", lambda name: None if missing == "compiler" else name)
+    with pytest.raises(BadInput, match=said):
         compiling._check_compiler(torch.device("cuda"))

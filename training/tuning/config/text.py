@@ -35,7 +35,7 @@ class TextTrainConfig(TrainConfig):
         False,
         title="Compile",
         description="Let norms and feed-forward parts be one kernel each: steps are a little faster after a "
-        "start that takes up to a minute longer. Pays in long runs.",
+        "start that takes up to a minute longer. Pays in long runs; needs a C compiler on the worker.",
     )
 
     @model_validator(mode="after")

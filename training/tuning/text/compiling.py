@@ -43,9 +43,11 @@ def _gains(name: str, module: nn.Module) -> bool:
 
 
 def _check_compiler(device: torch.device) -> None:
-    if device.type == "cpu":
-        names = [os.environ.get("CXX", "g++"), "clang++"]
-        if not any(shutil.which(name) for name in names):
-            raise BadInput("needs a C++ compiler (g++ or clang++) on the worker", field="config.compile")
-    elif importlib.util.find_spec("triton") is None:
+    """BadInput where torch would find out only in the middle of a step."""
+    on_cpu = device.type == "cpu"
+    if not on_cpu and importlib.util.find_spec("triton") is None:
         raise BadInput("needs the package triton on the worker", field="config.compile")
+    names = ("g++", "clang++") if on_cpu else ("gcc", "clang")  # triton's launchers are C
+    own = os.environ.get("CXX" if on_cpu else "CC")
+    if not any(shutil.which(name) for name in (*names, *([own] if own else []))):
+        raise BadInput(f"needs a compiler ({' or '.join(names)}) on the worker", field="config.compile")
