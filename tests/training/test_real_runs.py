@@ -257,10 +257,14 @@ def test_worker_killed_and_another_machine_goes_on(ask, expected_weights, settin
 
 
 def test_trainer_killed(ask, expected_weights, settings, data_dir):
+    """The worker sees it, and whoever comes after the pause goes on."""
     run = ask(**CONFIG)
-    with worker(settings, data_dir):
+    with worker(settings, data_dir) as first:
         wait_until(lambda: reached(run, 12), seconds=PATIENCE)
         os.kill(child_of(run), signal.SIGKILL)
+        first.wait(timeout=PATIENCE)
+    wait_until(lambda: has_ended(run) or Run.objects.queued(device_kind="cpu").exists(), seconds=PATIENCE)
+    with worker(settings, data_dir):
         wait_until(lambda: has_ended(run), seconds=PATIENCE)
     assert adapter_hash(run) == expected_weights
     run.refresh_from_db()
