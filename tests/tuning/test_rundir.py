@@ -125,6 +125,19 @@ def test_a_full_disk_costs_a_step_and_no_run(tmp_path: Path, llama: Path, monkey
     assert all(torch.equal(value, found[name]) for name, value in result_weights(undisturbed).items())
 
 
+def test_a_disk_that_is_full_from_the_start(tmp_path: Path, llama: Path, monkeypatch: Any) -> None:
+    """Not even its state could be written: the exit code says it."""
+    folder = make_run(tmp_path / "run", "dpo", base=llama, config=QUICK | {"max_steps": 1})
+
+    def set_state(self: RunDir, **values: Any) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RunDir, "set_state", set_state)
+        assert run(folder) == errors.EXIT_DISK_FULL
+    assert run(folder) == 0
+
+
 def test_a_full_disk_is_known_by_its_room(tmp_path: Path, monkeypatch: Any) -> None:
     """torch.save says nothing of the reason."""
     usage = shutil.disk_usage(tmp_path)

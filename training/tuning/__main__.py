@@ -95,12 +95,12 @@ def _train_locked(directory: RunDir) -> int:
             print(f"{directory.path}: finished before; the result is in {directory.result}")
         directory.set_state(**directory.read_progress(), status="done")
         return errors.EXIT_DONE
-    if directory.writes:
-        directory.cancel_file.unlink(missing_ok=True)
-        directory.remove_drafts()
-        log_to(directory.log_file)
-    directory.set_state(**directory.read_progress(), status="running")
     try:
+        if directory.writes:
+            directory.cancel_file.unlink(missing_ok=True)
+            directory.remove_drafts()
+            log_to(directory.log_file)
+        directory.set_state(**directory.read_progress(), status="running")
         with directory.heartbeat():
             _run_method(directory)
     except errors.Stopped as stop:
