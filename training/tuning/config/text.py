@@ -42,8 +42,6 @@ class TextTrainConfig(TrainConfig):
     def _compiling_has_a_use(self) -> Self:
         if self.compile and self.quantization:
             raise ValueError("compile does not go with quantization, which has kernels of its own")
-        if self.compile and getattr(self, "sharded", False):
-            raise ValueError("compile does not go with sharded")
         return self
 
     @model_validator(mode="after")
@@ -105,6 +103,8 @@ class ShardKeys(ProcessKeys):
             raise ValueError("sharded needs processes: there is nobody to divide the weights with")
         if getattr(self, "quantization", None):
             raise ValueError("sharded does not go with quantization")
+        if getattr(self, "compile", False):
+            raise ValueError("compile does not go with sharded")
         if getattr(self, "merged", False):
             raise ValueError("sharded does not go with merged; merge the adapter into the whole base later")
         if getattr(self, "lora", None) is None and getattr(self, "reference", "cached") == "live":
